@@ -1,0 +1,60 @@
+"""The attention branch that SE and SB share: GAP, FC, (BN,) ReLU, (dropout,) FC, (BN,) gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.options import Gate
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda z: torch.softmax(z, dim=1),  # over channels
+    "relu": torch.relu,
+    "none": lambda z: z,
+}
+
+
+class Branch(nn.Module):
+    """a = gate(F(x)),  F(x) = [BN](W2 dropout(relu([BN](W1 gap(x))))).
+
+    (N, C_in, H, W) to a signal (N, C_out, 1, 1).
+
+    Args:
+        in_channels, hidden, out_channels: widths of the two fully connected layers.
+        gate: the function on the output; ``softmax`` runs over the channels.
+        norm: batch norm after each layer (the SB paper); else none (the SE and ECA papers).
+        bias: biases in the layers.
+        dropout: probability in the hidden layer, after its ReLU.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        *,
+        gate: Gate,
+        norm: bool = False,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(in_channels, hidden, bias=bias)
+        self.norm1 = nn.BatchNorm1d(hidden) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.expand = nn.Linear(hidden, out_channels, bias=bias)
+        self.norm2 = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = x.mean((2, 3))
+        hidden = self.dropout(torch.relu(self.norm1(self.reduce(squeezed))))
+        signal = GATES[self.gate](self.norm2(self.expand(hidden)))
+        return signal[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"gate={self.gate}"

@@ -1,0 +1,334 @@
+"""From what the user typed to a checked configuration, without importing torch.
+
+A configuration is composed by Hydra from configs/. Each group's option names its builder (``_target_``), and the
+builder's source declares the option's keys, types and ranges: `declaration` reads them with ``ast``, so that a typo
+costs a fraction of a second and one line. Nothing but such a declared builder is ever called, and only from
+attnbench or a package named in ``ATTNBENCH_TRUST``.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from attnbench import options
+from attnbench.errors import ConfigError
+
+GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
+
+# What the caller of a builder supplies, not the configuration.
+SUPPLIED = {"site", "num_classes"}
+
+# What does not change a run's result: left out of the hash that names its folder.
+NEUTRAL = {
+    "seed",
+    "resume",
+    "debug",
+    "paths",
+    "dataset.root",
+    "runtime.device",
+    "runtime.workers",
+    "runtime.checkpoint_minutes",
+    "runtime.checkpoint_steps",
+}
+
+ROOT = {
+    "seed": options.Index,
+    "batch_size": options.Count,
+    "resume": typing.Literal["auto", "never"],
+    "debug": bool,
+    "paths": dict[str, str],
+}
+
+
+def folder() -> Path:
+    """Where the option files lie: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration.
+
+    Attributes:
+        tree: all values, resolved; ``tree["attention"]["kernel_size"]``.
+        choices: the option taken of each group; ``choices["attention"] == "eca"``.
+    """
+
+    tree: dict[str, Any]
+    choices: dict[str, str]
+
+    @property
+    def seed(self) -> int:
+        return int(self.tree["seed"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The dotted keys and values that decide a run's result, its seed apart."""
+        flat = dict(flatten(self.tree))
+        return {k: v for k, v in flat.items() if k not in NEUTRAL and k.split(".")[0] not in NEUTRAL}
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits of a SHA-256 over ``identity``."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def group_folder(self) -> Path:
+        """``<outputs>/runs/<dataset>/<backbone>/<attention>-<placement>-<hash>``, shared by the seeds."""
+        c = self.choices
+        name = f"{c['attention']}-{c['placement']}-{self.hash}"
+        return Path(self.tree["paths"]["outputs"]) / "runs" / c["dataset"] / c["backbone"] / name
+
+    @property
+    def run_folder(self) -> Path:
+        return self.group_folder / f"seed{self.seed}"
+
+    def build(self, group: str, *args: Any, **supplied: Any) -> Any:
+        """Call the builder of a group with its options."""
+        return build(self.tree[group], group, *args, **supplied)
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration of a command line.
+
+    Raises:
+        ConfigError: one line with the dotted key and the nearest valid one.
+    """
+    with _hydra():
+        try:
+            return check(hydra_compose("train", list(overrides), return_hydra_config=True))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise translate(error, overrides) from None
+
+
+def check(cfg: DictConfig) -> Config:
+    """A composed configuration (with its ``hydra`` node) as a checked one.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range or a pair that makes no sense.
+    """
+    choices = {k: str(v) for k, v in cfg.hydra.runtime.choices.items() if "@" not in k and "hydra" not in k}
+    choices |= {k.split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items() if "@" in k}
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    tree = _validated(raw, ROOT | dict.fromkeys(GROUPS, dict), "")
+    for group in GROUPS:
+        tree[group] = _checked_node(raw[group], group)
+    return _coherent(Config(tree, {k: choices[k] for k in (*GROUPS, "experiment") if k in choices}))
+
+
+def _coherent(config: Config) -> Config:
+    """Refuse pairs that make no sense; without attention, every placement is none."""
+    if config.choices["attention"] == "none":
+        tree = config.tree | {"placement": _none_placement()}
+        return Config(tree, config.choices | {"placement": "none"})
+    if not config.tree["placement"]["roles"]:
+        raise ConfigError(
+            f"attention={config.choices['attention']} has nowhere to stand", "placement.roles", "use placement=block or layer"
+        )
+    return config
+
+
+@cache
+def _none_placement() -> dict[str, Any]:
+    loaded = OmegaConf.to_container(OmegaConf.load(folder() / "placement" / "none.yaml"))
+    return typing.cast(dict[str, Any], loaded)
+
+
+def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
+    """Call the builder that a node names, with its options and what the caller supplies.
+
+    Raises:
+        ConfigError: the target is not a declared builder of a trusted package.
+    """
+    target = node["_target_"]
+    declaration(target, group)
+    module, _, name = target.rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+    return function(*args, **{k: v for k, v in node.items() if k != "_target_"}, **supplied)
+
+
+def _checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
+    target = node.get("_target_")
+    values = {k: v for k, v in node.items() if k != "_target_"}
+    return {"_target_": target, **_validated(values, declaration(str(target), group), group)}
+
+
+def _validated(values: dict[str, Any], declared: dict[str, Any], where: str) -> dict[str, Any]:
+    """Values checked against declared types, numbers in the declared type."""
+    checked = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else key
+        if key not in declared:
+            raise unknown(path, list(declared))
+        try:
+            checked[key] = TypeAdapter(declared[key], config=None).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"{key}={value}{_complaint(error)}", path, f"it is {describe(declared[key])}") from None
+    return checked
+
+
+def _complaint(error: ValidationError) -> str:
+    """What is wrong with the value, after its name: ``: must be odd; use 3 or 5``."""
+    phrase = options.explain(error)
+    return phrase[phrase.index(": ") :]
+
+
+def describe(annotation: Any) -> str:
+    """A declared type in words: ``a number > 0``, ``tanh | sigmoid``."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " | ".join(str(a) for a in args)
+    if origin is typing.Annotated:
+        limits = [str(m) for m in args[1:]]
+        signs = {"Ge(ge=": ">= ", "Gt(gt=": "> ", "Le(le=": "<= ", "Lt(lt=": "< "}
+        words = [sign + text[len(head) : -1] for text in limits for head, sign in signs.items() if text.startswith(head)]
+        odd = ["odd"] if any("_odd" in text for text in limits) else []
+        return " ".join([describe(args[0]), " and ".join([*odd, *(w for w in words if w != "< inf")])]).strip()
+    if origin is list:
+        return f"a list of {describe(args[0])}"
+    if args:
+        return " or ".join(describe(a) for a in args)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return names.get(annotation, str(annotation))
+
+
+@cache
+def declaration(target: str, where: str) -> dict[str, Any]:
+    """The options that a builder declares: name to type, read from its source.
+
+    Raises:
+        ConfigError: no such builder, or not one that a configuration may call.
+    """
+    module, _, name = target.rpartition(".")
+    node = _definition(module, name) if _trusted(module) else None
+    if node is None or not _is_builder(node):
+        raise ConfigError(f"{target} is no builder that may be called", f"{where}._target_", "name one of attnbench's")
+    space = vars(typing) | vars(options)
+    return {
+        field: eval(compile(ast.Expression(annotation), module, "eval"), space)  # our own source, parsed above
+        for field, annotation in _fields(node)
+        if field not in SUPPLIED
+    }
+
+
+def _trusted(module: str) -> bool:
+    trusted = ["attnbench", *filter(None, os.environ.get("ATTNBENCH_TRUST", "").split(","))]
+    return module.split(".")[0] in trusted
+
+
+def _definition(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
+    """The top-level definition of a function or class in a module's source, which is not imported."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return next((n for n in body if isinstance(n, kinds) and n.name == name), None)
+
+
+def _is_builder(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    names = {ast.unparse(d).split("(")[0].split(".")[-1] for d in node.decorator_list}
+    return bool(names & {"checked", "dataclass"})
+
+
+def _fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(node, ast.ClassDef):
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                yield line.target.id, line.annotation
+    else:
+        for arg in (*node.args.args, *node.args.kwonlyargs):
+            if arg.annotation is not None:
+                yield arg.arg, arg.annotation
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaf values of a nested dictionary; lists are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def unknown(key: str, known: Sequence[str]) -> ConfigError:
+    """The error of a key that does not exist, with the nearest one that does."""
+    parent, _, last = key.rpartition(".")
+    close = get_close_matches(last, known, 1, 0.5) or get_close_matches(key, known, 1, 0.5)
+    path = ".".join(filter(None, [parent, close[0]])) if close and "." not in close[0] else close and close[0]
+    todo = f"did you mean {path}?" if path else f"it has {', '.join(known[:12])}" if known else ""
+    return ConfigError("unknown key", key, todo)
+
+
+def translate(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's and OmegaConf's complaints in our one line."""
+    text = str(error)
+    cause = str(error.__cause__ or "")
+    if match := re.search(r"full_key: (\S+)", text + "\n" + cause):
+        return _unknown_key(match[1], overrides)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1], overrides)
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        group, _, option = match[1].strip("/").rpartition("/")
+        close = get_close_matches(option, names(group), 1, 0.4)
+        hint = f"did you mean {group}={close[0]}? " if close else ""
+        return ConfigError(f"{option} is no option", group, f"{hint}there are {', '.join(names(group))}")
+    return ConfigError(text.splitlines()[0], "command line", "write key=value; quote values with spaces or commas")
+
+
+def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
+    """Composed once more without the override at fault, to know the keys that there are."""
+    rest = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] != key]
+    parent, _, _ = key.rpartition(".")
+    try:
+        with _hydra():
+            tree = OmegaConf.to_container(hydra_compose("train", rest), resolve=False)
+    except (HydraException, OmegaConfBaseException):
+        return unknown(key, [])
+    keys = [k for k, _ in flatten(typing.cast(dict[str, Any], tree)) if not k.endswith("_target_")]
+    siblings = [k.removeprefix(f"{parent}.") for k in keys if k.startswith(f"{parent}.")] if parent else []
+    return unknown(key, siblings or [*GROUPS, "experiment", *keys])
+
+
+def names(group: str) -> list[str]:
+    """The options of a group, sorted."""
+    return sorted(str(p.relative_to(folder() / group))[:-5] for p in (folder() / group).rglob("*.yaml"))
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra's global state: the running command's own, or one for this call."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with initialize_config_dir(str(folder()), version_base="1.3"):
+        yield

@@ -1,0 +1,69 @@
+"""What can go wrong for a user: one line each, and the exit code that says which kind it was."""
+
+from __future__ import annotations
+
+
+class Failure(Exception):
+    """A failure the user can act on, printed as ``error: what (where); what to do``.
+
+    Args:
+        what: what is wrong, with the offending value.
+        where: the dotted configuration key, file or folder it was found in.
+        todo: what to do about it.
+    """
+
+    code = 1
+
+    def __init__(self, what: str, where: object = "", todo: str = "") -> None:
+        super().__init__(what, str(where), todo)
+        self.what, self.where, self.todo = what, str(where), todo
+
+    def __str__(self) -> str:
+        line = self.what
+        if self.where:
+            line += f" ({self.where})"
+        if self.todo:
+            line += f"; {self.todo}"
+        return " ".join(line.split())
+
+
+class ConfigError(Failure, ValueError):
+    """A configuration that cannot be run: unknown key, wrong type, out of range, impossible pair."""
+
+    code = 2
+
+
+class DataError(Failure):
+    """A data set that is missing, damaged, tampered with or laid out differently."""
+
+    code = 3
+
+
+class NonFiniteError(Failure):
+    """The loss or a weight became NaN or infinite; the last checkpoint is still finite."""
+
+    code = 4
+
+
+class StorageError(Failure):
+    """A checkpoint or result that cannot be written, read or trusted."""
+
+    code = 5
+
+
+class OutOfMemory(Failure):
+    """The device or the host ran out of memory."""
+
+    code = 6
+
+
+class BusyError(Failure):
+    """Another process holds the run's folder."""
+
+    code = 7
+
+
+class Stopped(Failure):
+    """A signal asked the run to stop; it is saved and the same command continues it."""
+
+    code = 143

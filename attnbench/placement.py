@@ -1,0 +1,195 @@
+"""Where attention goes: roles and stages of a stock backbone, resolved to sites.
+
+A role is what a module is in its block. ``ANATOMY`` names the roles of every block class that attnbench knows;
+a block class is taught by adding a line there. Four names hold in every backbone:
+
+    block       the block's output: its last norm, before the shortcut sum
+    layer       every convolution of the block
+    C1, C2, C3  the SB paper's names for expand, depthwise and project
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import accumulate
+
+from torch import nn
+
+from attnbench.errors import ConfigError
+from attnbench.insertion import Placement, Site
+from attnbench.options import Names, Stages, Wrap, checked
+
+ALIASES = {"C1": "expand", "C2": "depthwise", "C3": "project", "output": "block"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution of a block with the norm and activation that follow it, as names inside the block.
+
+    ``act`` is None where there is none or where one module serves several layers and cannot be taken away.
+    """
+
+    conv: str
+    norm: str
+    act: str | None = None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The roles of one block: its convolutions, its last norm, the width inside it and its design expansion."""
+
+    layers: dict[str, Layer]
+    output: str
+    width: int
+    expansion: int = 1
+
+
+def _resnet(block: nn.Module) -> Anatomy:
+    names = [n for n in ("1", "2", "3") if hasattr(block, f"conv{n}")]
+    layers = {f"conv{n}": Layer(f"conv{n}", f"bn{n}") for n in names}
+    channels = block.get_submodule(f"bn{names[-1]}").num_features
+    return Anatomy(layers, f"bn{names[-1]}", int(channels) // int(getattr(block, "expansion", 1)))  # type: ignore[call-overload, arg-type]
+
+
+def _inverted_residual(block: nn.Module) -> Anatomy:
+    """torchvision's: conv = [expand triple,] depthwise triple, 1x1 convolution, norm."""
+    triples = len(block.conv) - 2  # type: ignore[arg-type]
+    roles = ("expand", "depthwise")[-triples:]
+    layers = {r: Layer(f"conv.{i}.0", f"conv.{i}.1", f"conv.{i}.2") for i, r in enumerate(roles)}
+    layers["project"] = Layer(f"conv.{triples}", f"conv.{triples + 1}")
+    norm = block.conv[triples + 1]  # type: ignore[index]
+    return Anatomy(layers, f"conv.{triples + 1}", norm.num_features, expansion=6)
+
+
+def _cifar_inverted_residual(block: nn.Module) -> Anatomy:
+    roles = ("expand", "depthwise", "project")
+    layers = {role: Layer(f"conv{n}", f"bn{n}") for n, role in enumerate(roles, start=1)}
+    return Anatomy(layers, "bn3", block.bn3.num_features, expansion=6)  # type: ignore[arg-type, union-attr]
+
+
+ANATOMY: dict[str, Callable[[nn.Module], Anatomy]] = {
+    "torchvision.models.resnet.BasicBlock": _resnet,
+    "torchvision.models.resnet.Bottleneck": _resnet,
+    "torchvision.models.mobilenetv2.InvertedResidual": _inverted_residual,
+    "timm.models.resnet.BasicBlock": _resnet,
+    "timm.models.resnet.Bottleneck": _resnet,
+    "attnbench.backbones.resnet_cifar.BasicBlock": _resnet,
+    "attnbench.backbones.mobilenetv2_cifar.InvertedResidual": _cifar_inverted_residual,
+}
+
+# Blocks a stage, for backbones whose module names do not tell.
+STAGES = {
+    "torchvision.models.mobilenetv2.MobileNetV2": (1, 2, 3, 4, 3, 3, 1),
+    "attnbench.backbones.mobilenetv2_cifar.MobileNetV2": (1, 2, 3, 4, 3, 3, 1),
+}
+
+
+def _class_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
+    """The known blocks of a backbone in order: name, stage (from 1), block.
+
+    Raises:
+        ConfigError: none of the backbone's modules is a known block.
+    """
+    found = [(path, m) for path, m in model.named_modules() if _class_name(m) in ANATOMY]
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} has no block that attnbench knows",
+            "backbone",
+            "add its block class to ANATOMY in attnbench/placement.py",
+        )
+    stages = _stages(model, [path for path, _ in found])
+    return [(path, stage, m) for (path, m), stage in zip(found, stages, strict=True)]
+
+
+def _stages(model: nn.Module, paths: list[str]) -> list[int]:
+    """Stages of blocks: from the backbone's table, else one for each numbered group such as ``layer3``."""
+    if counts := STAGES.get(_class_name(model)):
+        ends = list(accumulate(counts))
+        return [next(s for s, end in enumerate(ends, 1) if i < end) for i in range(len(paths))]
+    groups = [(re.match(r"(.*?\D)?\d+", path) or re.match("", path)).group() for path in paths]  # type: ignore[union-attr]
+    order = list(dict.fromkeys(groups))
+    return [order.index(group) + 1 for group in groups]
+
+
+@checked
+def place(*, roles: Names | None = None, stages: Stages | None = None, wrap: Wrap = "conv") -> Placement:
+    """A placement at the given roles of the given stages (all of them if None).
+
+    Args:
+        roles: names from the block's anatomy or the four that hold everywhere; None is no site at all.
+        stages: stages counted from 1.
+        wrap: what T is at a convolution: the convolution, with its norm, or with its norm and activation. At a
+            block's output T is the last norm, whatever this says.
+
+    Raises:
+        ConfigError: when the placement meets a backbone that lacks a role or stage, or cannot be wrapped so.
+    """
+
+    def placement(model: nn.Module) -> Iterator[Site]:
+        found = blocks(model)
+        total = max(stage for _, stage, _ in found)
+        _refuse_unknown(found, roles or [], stages or [], total)
+        for path, stage, block in found:
+            if stages is None or stage in stages:
+                yield from _sites(path, block, roles or [], wrap, stage, total)
+
+    return placement
+
+
+def roles_of(model: nn.Module) -> list[str]:
+    """The roles that a backbone's blocks have, convolutions first, then ``block``."""
+    layers = [role for _, _, b in blocks(model) for role in ANATOMY[_class_name(b)](b).layers]
+    return [*sorted(set(layers), key=layers.index), "block"]
+
+
+def _refuse_unknown(
+    found: list[tuple[str, int, nn.Module]], roles: list[str], stages: list[int], total: int
+) -> None:
+    layers = {role for _, _, block in found for role in ANATOMY[_class_name(block)](block).layers}
+    known = [*sorted(layers), "block", "layer"]
+    for role in roles:
+        if ALIASES.get(role, role) not in known:
+            close = get_close_matches(role, known, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ConfigError(f"this backbone has no role {role}", "placement.roles", f"{hint}it has {', '.join(known)}")
+    for stage in stages:
+        if stage > total:
+            raise ConfigError(f"this backbone has no stage {stage}", "placement.stages", f"use 1 to {total}")
+
+
+def _sites(
+    path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int, stages: int
+) -> Iterator[Site]:
+    anatomy = ANATOMY[_class_name(block)](block)
+    wanted = {ALIASES.get(role, role) for role in roles}
+    common = {"stage": stage, "stages": stages, "width": anatomy.width, "expansion": anatomy.expansion}
+    for role, layer in anatomy.layers.items():
+        if role in wanted or "layer" in wanted:
+            conv = block.get_submodule(layer.conv)
+            trunk, absorbs = _wrapped(block, layer, wrap, role)
+            paths = tuple(f"{path}.{name}" for name in absorbs)
+            yield Site(f"{path}.{layer.conv}", trunk, conv.in_channels, conv.out_channels, role, absorbs=paths, **common)  # type: ignore[arg-type]
+    if "block" in wanted:
+        norm = block.get_submodule(anatomy.output)
+        channels = int(norm.num_features)  # type: ignore[arg-type]
+        yield Site(f"{path}.{anatomy.output}", norm, channels, channels, "block", **common)
+
+
+def _wrapped(block: nn.Module, layer: Layer, wrap: Wrap, role: str) -> tuple[nn.Module, list[str]]:
+    """The trunk that a wrap makes of a layer, and the names that it takes in."""
+    names = [layer.conv, layer.norm, layer.act][: ("conv", "conv_norm", "conv_norm_act").index(wrap) + 1]
+    if None in names:
+        raise ConfigError(
+            f"{role} of {type(block).__name__} has no activation of its own to wrap",
+            "placement.wrap",
+            "use conv or conv_norm",
+        )
+    parts = [block.get_submodule(name) for name in names if name]
+    return (parts[0] if len(parts) == 1 else nn.Sequential(*parts)), [n for n in names[1:] if n]
