@@ -16,7 +16,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -107,6 +107,11 @@ class Config:
     @property
     def run_folder(self) -> Path:
         return self.group_folder / f"seed{self.seed}"
+
+    def updated(self, values: Mapping[str, Mapping[str, Any]]) -> Config:
+        """This configuration with other options in some groups, checked again."""
+        nodes = {group: _checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
+        return _coherent(Config(self.tree | nodes, self.choices))
 
     def build(self, group: str, *args: Any, **supplied: Any) -> Any:
         """Call the builder of a group with its options."""

@@ -1,0 +1,114 @@
+"""The composition root: a configuration becomes a network with its sites, a task, data and a training state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnbench import config as configuration
+from attnbench.config import Config
+from attnbench.data.dataset import Dataset
+from attnbench.data.loader import Loader
+from attnbench.feed import Feed
+from attnbench.insertion import Site, insert
+from attnbench.optim import Schedule
+from attnbench.runtime import Process
+from attnbench.state import TrainState, moving_average
+
+
+def network(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
+    """The backbone with its attention, and the sites where it stands.
+
+    The backbone is made first, so that with the same seed its weights do not depend on the attention.
+
+    Raises:
+        ConfigError: the placement finds no site, or the attention cannot stand at one.
+    """
+    model = config.build("backbone", num_classes=num_classes)
+    if config.choices["attention"] == "none":
+        return model, []
+    placement = config.build("placement")
+    return model, insert(model, placement, lambda site: config.build("attention", site))
+
+
+def sketch(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
+    """The network without its weights, on the meta device: for counting, and for refusing what cannot be built."""
+    stock = {**config.tree["backbone"]}
+    if stock.get("pretrained"):
+        stock["pretrained"] = False
+    plain = Config(config.tree | {"backbone": stock}, config.choices)
+    with torch.device("meta"):
+        return network(plain, num_classes)
+
+
+def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
+    """Training and validation batches on the process's device."""
+    common: dict[str, Any] = {
+        "batch_size": config.tree["batch_size"],
+        "seed": config.seed,
+        "rank": process.rank,
+        "world_size": process.world_size,
+        "workers": config.tree["runtime"]["workers"],
+    }
+    train = Loader(data.train.to(process.device), train=True, **common)
+    val = Loader(data.val.to(process.device), train=False, **common)
+    return Feed(train, process, data.mean, data.std), Feed(val, process, data.mean, data.std)
+
+
+def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:
+    """A state before its first step, for a model that is on its device."""
+    return TrainState(
+        model=model,
+        optimizer=schedule.optimizer(model),
+        scaler=process.scaler(),
+        average=moving_average(model, schedule.ema_decay),
+        loss_sum=torch.zeros((), device=process.device),
+    )
+
+
+def create_model(
+    name: str,
+    attention: str = "none",
+    placement: str | None = None,
+    num_classes: int = 1000,
+    pretrained: bool = False,
+    backbone_kwargs: Mapping[str, Any] | None = None,
+    attention_kwargs: Mapping[str, Any] | None = None,
+    placement_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A backbone with attention, as the same words on the command line make it.
+
+    Args:
+        name: a backbone of ``list_models``.
+        attention: one of ``list_attentions``.
+        placement: ``block``, ``layer``; None for the attention's usual one.
+        num_classes: outputs of the classifier.
+        pretrained: stock weights, loaded before the attention is inserted.
+        backbone_kwargs, attention_kwargs, placement_kwargs: options, such as ``{"kernel_size": 3}``.
+
+    Raises:
+        ConfigError: a ``ValueError`` naming what is unknown, of the wrong type or out of range.
+    """
+    overrides = [f"backbone={name}", f"attention={attention}"]
+    overrides += [f"placement={placement}"] if placement else []
+    options = {"backbone": dict(backbone_kwargs or {}), "attention": dict(attention_kwargs or {})}
+    options["placement"] = dict(placement_kwargs or {})
+    if pretrained:
+        options["backbone"]["pretrained"] = True
+    config = configuration.compose(overrides).updated(options)
+    return network(config, num_classes)[0]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The backbones' names that match a shell pattern such as ``resnet*``."""
+    return [name for name in configuration.names("backbone") if fnmatch(name, pattern)]
+
+
+def list_attentions(pattern: str = "*") -> list[str]:
+    """The attentions' names that match a shell pattern such as ``se*``."""
+    return [name for name in configuration.names("attention") if fnmatch(name, pattern)]
+

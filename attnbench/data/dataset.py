@@ -1,0 +1,88 @@
+"""What a data set is to the rest of the program: two splits and a few facts about their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+RGB = tuple[float, float, float]
+Draw = tuple[int, int]  # (seed, epoch): the key of an epoch's random choices
+
+
+class Batch(NamedTuple):
+    """The samples that one process sees in one step.
+
+    Attributes:
+        images: uint8 (N, 3, H, W), in any memory format.
+        targets: int64 (N,), indices into ``Dataset.classes``.
+        weight: N * world_size / global batch size, 1.0 in one process. A loss averaged over N and
+            multiplied by it is, after DDP's mean over processes, the mean over the global batch.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weight: float
+
+    def parts(self, count: int) -> Iterator[Batch]:
+        """The batch in up to ``count`` parts of nearly equal size, whose losses add up to the whole one's."""
+        images, targets = self.images.tensor_split(count), self.targets.tensor_split(count)
+        for some, labels in zip(images, targets, strict=True):
+            if len(labels):
+                yield Batch(some, labels, self.weight * len(labels) / len(self.targets))
+
+
+class Split(Protocol):
+    """One side of a data set, before sampling: ``Resident`` in memory or ``Files`` on disk."""
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Prepare, in place, for batches used on ``device``; returns itself."""
+        ...
+
+    def batches(
+        self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images and targets of each step, in order.
+
+        Args:
+            steps: for each step the int64 (N,) indices of its samples.
+            draw: the key of the augmentation; None for the evaluation view of the images.
+            workers: processes that may decode images; 0 for none.
+            timeout: seconds to wait for a worker before calling it lost.
+
+        Raises:
+            DataError: a sample cannot be read, or a worker died.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification data set.
+
+    Attributes:
+        classes: the name of each class, by target.
+        train: the split to learn from.
+        val: the split to report accuracy on.
+        size: side in pixels of an image as the network sees it.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        source: one line for reports on what these pixels are.
+        fingerprint: SHA-256 in hex that changes when the data change.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    size: int
+    mean: RGB
+    std: RGB
+    source: str
+    fingerprint: str

@@ -1,0 +1,111 @@
+"""A split that lives in memory as one tensor: a batch is one gather, wherever that tensor is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as zero_pad
+
+from attnbench.data import sampling
+from attnbench.data.dataset import RGB, Dataset, Draw
+
+
+class Pixels(NamedTuple):
+    """Decoded images, uint8 (N, S, S, 3), and their labels, int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Resident:
+    """Images in memory, augmented by a random crop of the zero-padded image and an optional mirror.
+
+    Args:
+        pixels: square images and their labels.
+        pad: zeros added on every side; a training crop lies anywhere in the padded image.
+        flip: whether to mirror half of the training images left to right.
+
+    Attributes:
+        images: uint8 (N, S + 2 pad, S + 2 pad, 3), padded once.
+        labels: int64 (N,).
+    """
+
+    def __init__(self, pixels: Pixels, *, pad: int, flip: bool) -> None:
+        images = torch.from_numpy(pixels.images)
+        assert images.dtype == torch.uint8 and images.shape[1:] == (images.shape[1],) * 2 + (3,)
+        self.images = zero_pad(images, (0, 0, pad, pad, pad, pad))
+        self.labels = torch.from_numpy(pixels.labels).long()
+        self.size, self.pad, self.flip = images.shape[1], pad, flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the pixels, and with them the work of every batch, to ``device``."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
+
+    def batches(
+        self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See ``Split.batches``; no worker is used, as handing over would take longer than this."""
+        device = self.images.device
+        # Tables and indices go over once an epoch: a copy in each step would make the device wait.
+        top, left, mirrored = (table.to(device) for table in self._placements(draw))
+        for index in [step.to(device) for step in steps]:
+            yield self._gather(index, top[index], left[index], mirrored[index]), self.labels[index]
+
+    def _placements(self, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every sample the crop's top and left, int64, and whether it is mirrored: (N,) each."""
+        if draw is None:
+            centre = torch.full((len(self),), self.pad)
+            return centre, centre, torch.zeros(len(self), dtype=torch.bool)
+        generator = sampling.generator("augment", *draw)
+        top, left = torch.randint(2 * self.pad + 1, (2, len(self)), generator=generator)
+        mirrored = torch.rand(len(self), generator=generator) < 0.5
+        return top, left, mirrored & self.flip
+
+    def _gather(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        """Crop and mirror in one indexing: uint8 (N, 3, S, S), a channels_last view."""
+        along = torch.arange(self.size, device=index.device)
+        rows = along + top[:, None]
+        columns = torch.where(mirrored[:, None], self.size - 1 - along, along) + left[:, None]
+        crops = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return crops.permute(0, 3, 1, 2)
+
+
+def resident_dataset(
+    train: Pixels,
+    val: Pixels,
+    *,
+    classes: tuple[str, ...],
+    pad: int,
+    flip: bool,
+    mean: RGB,
+    std: RGB,
+    source: str,
+) -> Dataset:
+    """A data set held in memory; ``pad`` and ``flip`` augment the training split alone."""
+    return Dataset(
+        classes=classes,
+        train=Resident(train, pad=pad, flip=flip),
+        val=Resident(val, pad=0, flip=False),
+        size=train.images.shape[1],
+        mean=mean,
+        std=std,
+        source=source,
+        fingerprint=_fingerprint(*train, *val),
+    )
+
+
+def _fingerprint(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""Batches on their way from a data set to the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnbench.data.dataset import Batch
+from attnbench.errors import Stopped
+from attnbench.runtime import Process
+
+
+class Batches(Protocol):
+    """Where batches come from; see ``attnbench.data.loader.Loader``."""
+
+    samples: int
+
+    def __len__(self) -> int: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+
+class Feed:
+    """Batches as the network reads them: on the device, normalised, float32 (N, 3, H, W).
+
+    Args:
+        loader: uint8 images.
+        mean, std: of pixels in [0, 1], one a channel.
+    """
+
+    def __init__(
+        self, loader: Batches, process: Process, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        self.loader, self.process = loader, process
+        self.mean = 255 * torch.tensor(mean, device=process.device).view(1, -1, 1, 1)
+        self.scale = 1 / (255 * torch.tensor(std, device=process.device).view(1, -1, 1, 1))
+        self.seconds_waiting = 0.0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    @property
+    def samples(self) -> int:
+        return self.loader.samples
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on.
+
+        Raises:
+            Stopped: a signal came in and this is the only process (several agree after each step).
+        """
+        batches = self.loader.epoch(epoch, start)
+        while (batch := self._next(batches)) is not None:
+            if self.process.stop_requested and self.process.control is None:
+                raise Stopped("stopped by a signal", todo="the same command continues")
+            yield batch._replace(images=self.normalised(batch.images), targets=self._moved(batch.targets))
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        self.seconds_waiting += time.perf_counter() - began
+        return batch
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.process.device, non_blocking=True)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(x / 255 - mean) / std of uint8 images, in the process's memory format."""
+        floats = self._moved(images).contiguous(memory_format=self.process.memory_format).float()
+        return (floats - self.mean) * self.scale

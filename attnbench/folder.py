@@ -1,0 +1,95 @@
+"""A run's folder: who holds it, how the run stands, what it left."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attnbench import storage
+from attnbench.errors import BusyError, StorageError
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: where it lies; made when first held.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run left, or None if it has not finished."""
+        result = storage.read_json(self.path / "result.json")
+        return result if isinstance(result, dict) and result.get("status") == "done" else None
+
+    def refuse_busy(self) -> None:
+        """Raise BusyError if another process holds the folder; writes nothing."""
+        if (self.path / ".lock").exists():
+            with open(self.path / ".lock", encoding="utf-8") as lock:
+                self._acquire(lock.fileno())
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the folder and hold it; the system lets go when the process ends, however it ends.
+
+        Raises:
+            BusyError: another process holds it.
+            StorageError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the end
+        except OSError as error:
+            raise StorageError(f"cannot make the run's folder: {error.strerror}", self.path, "choose paths.outputs") from None
+        with lock:
+            self._acquire(lock.fileno())
+            lock.truncate(0)
+            lock.write(f"{socket.gethostname()} {os.getpid()}\n")
+            lock.flush()
+            yield
+
+    def _acquire(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = (self.path / ".lock").read_text(encoding="utf-8").strip()
+            raise BusyError(f"another process holds this run: {holder}", self.path, "wait for it or stop it") from None
+
+    def clear(self) -> None:
+        """Remove what an earlier start left, for ``resume=never``."""
+        for name in ("result.json", "status.json", "metrics.jsonl", "train.log"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "tb"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def status(self, status: str, **about: Any) -> None:
+        """Say how the run stands: running, stopped, failed or done."""
+        record = {"status": status, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **about}
+        storage.write_json(self.path / "status.json", record)
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        storage.write_json(self.path / name, dict(value))
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Copy the log to train.log."""
+        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger = logging.getLogger("attnbench")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()

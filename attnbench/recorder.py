@@ -1,0 +1,243 @@
+"""What a run writes down while it trains: metrics.jsonl, TensorBoard, a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attnbench import storage
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("attnbench")
+
+LINE_SECONDS = 15.0  # between two plain lines inside an epoch
+
+
+class Progress(Protocol):
+    """What a recorder reads of the training state; see ``attnbench.state.TrainState``."""
+
+    step: int
+
+    @property
+    def lr(self) -> float: ...
+
+    def mean_loss(self) -> float:
+        """The epoch's mean loss, at the price of waiting for the device."""
+        ...
+
+
+class Recorder(Protocol):
+    """What the training loop tells."""
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """An epoch begins or continues after ``step`` of its ``steps``."""
+        ...
+
+    def step(self, state: Progress) -> None:
+        """A step is done."""
+        ...
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch is done and evaluated."""
+        ...
+
+    def close(self) -> None:
+        """Nothing follows."""
+        ...
+
+
+class NullRecorder:
+    """Off the main process nothing is written."""
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
+    def step(self, state: Progress) -> None: ...
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class FolderRecorder:
+    """Writes to a run's folder and to the terminal.
+
+    Args:
+        folder: the run's folder.
+        epoch, step: where the run continues; what an earlier start wrote beyond that is dropped.
+        steps: of an epoch.
+        samples: images of an epoch, over all processes.
+        hparams: the options of the run for TensorBoard's HParams tab.
+        texts: named texts for TensorBoard: the composed configuration, the resolved sites.
+        every: steps between two looks at the loss.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        epoch: int,
+        step: int,
+        steps: int,
+        samples: int,
+        hparams: Mapping[str, Any],
+        texts: Mapping[str, str],
+        every: int,
+    ) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.every, self.steps, self.samples = every, steps, samples
+        kept = [line for line in read_metrics(self.path) if line["epoch"] <= epoch]
+        storage.write(self.path, lambda file: file.write("".join(map(_jsonl, kept)).encode()))
+        self.writer = _writer(folder / "tb", epoch * steps + step, hparams, texts)
+        self.progress = _Bar() if sys.stderr.isatty() else _Lines()
+        self.done = 0
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        self.done = epoch * steps
+        self.progress.begin(epoch, epochs, step, steps, self.samples / steps)
+
+    def step(self, state: Progress) -> None:
+        at = self.done + state.step
+        if at % self.every == 0:
+            self.progress.loss = state.mean_loss()
+            self.writer.add_scalar("train/loss", self.progress.loss, at)
+            self.writer.add_scalar("train/lr", state.lr, at)
+        self.progress.step(state.step)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch."""
+        line = {"epoch": epoch + 1, **metrics}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(_jsonl(line))
+        for name, tag in TAGS.items():
+            if name in metrics:
+                self.writer.add_scalar(tag, metrics[name], epoch + 1)
+        self.writer.flush()
+        self.progress.epoch(line)
+
+    def close(self) -> None:
+        self.progress.close()
+        self.writer.close()
+
+
+TAGS = {
+    "top1": "val/top1",
+    "top5": "val/top5",
+    "val_loss": "val/loss",
+    "images_per_s": "perf/images_per_s",
+    "data_time_share": "perf/data_time_share",
+}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a metrics file; a last line that was cut off does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:
+            log.warning("metrics line cut off (%s); dropped", path)
+    return parsed
+
+
+def _jsonl(line: Mapping[str, Any]) -> str:
+    return json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+
+
+def _writer(folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str]) -> SummaryWriter:
+    """An event file that carries the hparams itself: ``add_hparams`` would make a second run of it."""
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+    writer = SummaryWriter(str(folder), purge_step=step or None)
+    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in hparams.items()}
+    for summary in hparams_summaries(plain, {"val/top1": 0.0}):
+        writer.file_writer.add_summary(summary)
+    for name, text in texts.items():
+        writer.add_text(name, "```\n" + text + "\n```")
+    return writer
+
+
+class _Lines:
+    """Progress as plain lines: one an epoch, and one every few seconds inside a long one."""
+
+    def __init__(self) -> None:
+        self.loss = float("nan")
+        self.shown = time.monotonic()
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
+        self.epoch_number, self.epochs, self.first, self.steps, self.batch = epoch, epochs, step, steps, batch
+        self.began = time.monotonic()
+
+    def step(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self.shown > LINE_SECONDS:
+            self.shown = now
+            rate = (step - self.first) * self.batch / (now - self.began)
+            left = (self.steps * (self.epochs - self.epoch_number) - step) * self.batch / rate
+            log.info(
+                "epoch %d/%d step %d/%d loss %.3f %.0f images/s %s left",
+                self.epoch_number + 1, self.epochs, step, self.steps, self.loss, rate, clock(left),
+            )  # fmt: skip
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        self.shown = time.monotonic()
+        log.info("epoch %d/%d %s", line["epoch"], self.epochs, describe(line))
+
+    def close(self) -> None: ...
+
+
+class _Bar:
+    """Progress as one bar over the whole run, with a line above it for each epoch."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.loss = float("nan")
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} images/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task: Any = None
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
+        self.name, self.base, self.batch = f"{epoch + 1}/{epochs}", epoch * steps, batch
+        self.first, self.began = step, time.monotonic()
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=epochs * steps, epoch=self.name, loss=self.loss, rate=0.0)
+
+    def step(self, step: int) -> None:
+        rate = (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.began)
+        self.bar.update(
+            self.task, completed=self.base + step, epoch=self.name, loss=self.loss, rate=rate
+        )  # fmt: skip
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        self.bar.print(f"epoch {line['epoch']} {describe(line)}", highlight=False)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def describe(line: Mapping[str, Any]) -> str:
+    """The metrics of an epoch in words."""
+    forms = {"train_loss": "loss {:.3f}", "top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "images_per_s": "{:.0f} images/s"}
+    return "  ".join(form.format(line[key]) for key, form in forms.items() if key in line)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,260 @@
+"""One run, from a checked configuration to result.json."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from attnbench import __version__, build, complexity, engine
+from attnbench.config import Config
+from attnbench.data.dataset import Dataset
+from attnbench.errors import Failure, OutOfMemory, Stopped
+from attnbench.feed import Feed
+from attnbench.folder import RunFolder
+from attnbench.insertion import Site
+from attnbench.recorder import FolderRecorder, NullRecorder, read_metrics
+from attnbench.runtime import Process, rank
+from attnbench.state import Checkpoints, Timer, TrainState, set_rng_state
+
+log = logging.getLogger("attnbench")
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train, continue or repeat the run of a configuration and write its result.
+
+    Returns:
+        The contents of result.json.
+
+    Raises:
+        Failure: its kind gives the exit code; the folder's status.json says the same.
+    """
+    build.sketch(config, num_classes=10)  # refuses a placement that cannot be, before anything is made
+    folder = RunFolder(config.run_folder)
+    with _held(folder, config), _reported(folder):
+        data: Dataset = config.build("dataset")
+        with config.build("runtime").start() as process:
+            return _train(config, folder, data, process)
+
+
+def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:
+    schedule, task = config.build("schedule"), config.build("task")
+    checkpoints = Checkpoints(folder.checkpoints, config.identity | {"data": data.fingerprint})
+    torch.manual_seed(config.seed)
+    model, sites = build.network(config, len(data.classes))
+    saved = checkpoints.load()
+    if saved:
+        model.load_state_dict(saved["model"])
+    model = process.place(model)
+    network = process.wrap(model)
+    state = build.train_state(model, schedule, process)
+    torch.manual_seed(config.seed * 1000 + process.rank)
+    feed, val = build.feeds(config, data, process)
+    if saved:
+        _resume(state, saved, len(feed), process)
+    recorder = _recorder(config, folder, state, feed, sites, process)
+    saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
+    try:
+        with process.signals():
+            engine.fit(
+                state,
+                network,
+                task,
+                feed,
+                lambda: engine.evaluation(state, task, val, process),
+                schedule=schedule,
+                batch_size=config.tree["batch_size"],
+                process=process,
+                recorder=recorder,
+                saver=saver,
+            )
+    except Stopped:
+        saver.save(state)
+        raise
+    finally:
+        recorder.close()
+    result = _result(config, folder, data, state, process)
+    if process.main:
+        folder.write("result.json", result)
+        folder.status("done")
+    return result
+
+
+def _resume(state: TrainState, saved: dict[str, Any], steps: int, process: Process) -> None:
+    state.load_state_dict(saved)
+    state.resumed_from_step = state.epoch * steps + state.step
+    if len(saved["rng"]) == process.world_size:
+        set_rng_state(saved["rng"][process.rank])
+    else:
+        log.warning(
+            "the checkpoint is of %d processes, this is %d: dropout draws anew", len(saved["rng"]), process.world_size
+        )
+    if process.main:
+        log.info("resumed from step %d (epoch %d, step %d)", state.resumed_from_step, state.epoch + 1, state.step)
+
+
+def _checkpoint_pace(config: Config) -> tuple[int | None, float]:
+    runtime = config.tree["runtime"]
+    return runtime["checkpoint_steps"], runtime["checkpoint_minutes"]
+
+
+def _recorder(
+    config: Config, folder: RunFolder, state: TrainState, feed: Feed, sites: list[Site], process: Process
+) -> FolderRecorder | NullRecorder:
+    if not process.main:
+        return NullRecorder()
+    listing = describe_sites(state.model, sites)
+    for line in listing:
+        log.info("%s", line)
+    return FolderRecorder(
+        folder.path,
+        epoch=state.epoch,
+        step=state.step,
+        steps=len(feed),
+        samples=feed.samples,
+        hparams={**_options(config), "seed": config.seed},
+        texts={"config": yaml.safe_dump(config.tree, sort_keys=False), "sites": "\n".join(listing)},
+        every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
+    )
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """What distinguishes runs in the HParams tab: the options taken, and the values that decide a result."""
+    values = {k: v for k, v in config.identity.items() if not k.endswith("_target_")}
+    return {**config.choices, **values}
+
+
+def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
+    """One line a stage: how many sites at which roles, and the kernel sizes of ECA there."""
+    lines = []
+    for stage in sorted({site.stage for site in sites}):
+        here = [site for site in sites if site.stage == stage]
+        roles = ", ".join(dict.fromkeys(site.role for site in here))
+        kernels = {
+            module.kernel_size[0]
+            for site in here
+            for module in model.get_submodule(site.path).modules()
+            if isinstance(module, torch.nn.Conv1d)
+        }
+        k = f", k {', '.join(map(str, sorted(kernels)))}" if kernels else ""
+        lines.append(f"attention at stage {stage}: {len(here)} sites ({roles}){k}")
+    return lines
+
+
+def _result(
+    config: Config, folder: RunFolder, data: Dataset, state: TrainState, process: Process
+) -> dict[str, Any]:
+    sketch, _ = build.sketch(config, len(data.classes))
+    metrics = read_metrics(folder.path / "metrics.jsonl") if process.main else []
+    last = metrics[-1] if metrics else {}
+    speeds = [line["images_per_s"] for line in metrics if "images_per_s" in line]
+    return {
+        "status": "done",
+        "top1": last.get("top1"),
+        "top5": last.get("top5"),
+        **{f"best_{key}": value for key, value in state.best.items()},
+        "epochs": state.epoch,
+        "params": complexity.params(sketch),
+        "macs": complexity.macs(sketch, data.size),
+        "images_per_s": statistics.median(speeds) if speeds else None,
+        "seconds": state.seconds,
+        "peak_memory_bytes": _peak_memory(process),
+        "resumed_from_step": state.resumed_from_step,
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "choices": config.choices,
+        "data": {"source": data.source, "fingerprint": data.fingerprint},
+        "world_size": process.world_size,
+        "state_sha256": state.digest(),
+    }
+
+
+def _peak_memory(process: Process) -> int:
+    """Bytes at the worst moment: of the device, or of this process on the CPU."""
+    if process.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(process.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def _held(folder: RunFolder, config: Config) -> Iterator[None]:
+    """Hold the folder and write what is known before the first step; the main process alone does."""
+    if rank() != 0:
+        yield
+        return
+    with folder.hold():
+        if config.tree["resume"] == "never":
+            folder.clear()
+        folder.status("running")
+        record = {"choices": config.choices, "hash": config.hash, **config.tree}
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+        folder.write("env.json", environment())
+        with folder.logged():
+            yield
+
+
+@contextmanager
+def _reported(folder: RunFolder) -> Iterator[None]:
+    """Turn what goes wrong into a Failure, and leave it in status.json and train.log."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        failure = classify(error)
+        if rank() == 0:
+            trace = "".join(traceback.format_exception(error))
+            status = "stopped" if isinstance(failure, Stopped) else "failed"
+            folder.status(status, error=str(failure), code=failure.code, traceback=trace)
+            for handler in log.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.emit(log.makeRecord(log.name, logging.ERROR, "", 0, trace, (), None))
+        raise failure from error
+
+
+def classify(error: BaseException) -> Failure:
+    """The failure that an exception means to a user."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped("stopped before the first step", todo="the same command begins again")
+    text = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return OutOfMemory("out of memory", "batch_size", "use a smaller batch_size, or schedule.accumulate=2")
+    first = text.splitlines()[0] if text else ""
+    return Failure(f"unexpected {type(error).__name__}: {first}", "train.log", "debug=true shows the traceback")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and commit, for whoever wants to know what made a result."""
+    return {
+        "attnbench": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of a checkout, marked ``-dirty`` with local changes; None outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,190 @@
+"""How a run is executed: device, precision, processes, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from attnbench.errors import ConfigError, Stopped
+from attnbench.options import Count, Index, Positive, Precision
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class Runtime:
+    """The options of the group ``runtime``.
+
+    Attributes:
+        device: ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+        precision: of the forward pass; ``fp16`` scales the loss.
+        compile: compile the network.
+        channels_last: keep images and weights as NHWC in memory.
+        workers: processes that decode an image folder.
+        deterministic: only algorithms that give the same bits each time.
+        sync_bn: batch norm over all processes.
+        checkpoint_minutes, checkpoint_steps: when to save inside an epoch.
+    """
+
+    device: str = "auto"
+    precision: Precision = "fp32"
+    compile: bool = False
+    channels_last: bool = True
+    workers: Index = 2
+    deterministic: bool = False
+    sync_bn: bool = False
+    checkpoint_minutes: Positive = 10.0
+    checkpoint_steps: Count | None = None
+
+    @contextmanager
+    def start(self) -> Iterator[Process]:
+        """This process, joined with the others that torchrun started, if it did.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        device = _device(self.device)
+        torch.backends.cudnn.benchmark = not self.deterministic
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(self.deterministic)
+        control = _join(device)
+        try:
+            yield Process(self, device, control)
+        finally:
+            torch.use_deterministic_algorithms(False)
+            if control is not None:
+                dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number among those of the run."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"{name} is no device", "runtime.device", "use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("there is no CUDA device", "runtime.device", "use runtime.device=cpu or auto")
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _join(device: torch.device) -> Any:
+    """The group for control messages, over gloo so that it never waits for the GPU; None in a single process."""
+    if world_size() == 1:
+        return None
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.new_group(backend="gloo")
+
+
+class Process:
+    """One process of a run, and what it shares with the others."""
+
+    def __init__(self, runtime: Runtime, device: torch.device, control: Any) -> None:
+        self.runtime = runtime
+        self.device = device
+        self.control = control
+        self.rank, self.world_size = rank(), world_size()
+        self.main = self.rank == 0
+        self.stop_requested = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.runtime.channels_last else torch.contiguous_format
+
+    def autocast(self) -> torch.autocast:
+        """The forward pass's precision, always there, switched off for fp32."""
+        dtype = DTYPES[self.runtime.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """The loss scaler, always there, switched off for all but fp16."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.runtime.precision == "fp16")
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Bring a model to the device, in its memory format.
+
+        Raises:
+            ConfigError: batch norm over all processes without CUDA.
+        """
+        if self.runtime.sync_bn:
+            if self.device.type != "cuda":
+                raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as the training step calls it: compiled in place, inside DDP if there are other processes."""
+        if self.runtime.compile:
+            model.compile()
+        if self.world_size == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.control is not None:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Which of the flags are set in any process."""
+        if self.control is None:
+            return list(flags)
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
+        return [bool(v) for v in votes]
+
+    def gather(self, value: Any) -> list[Any]:
+        """A value of every process, by rank."""
+        if self.control is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's batch norm statistics, so that all evaluate the same network."""
+        if self.control is not None:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask for a stop after the current step; a second one stops at once."""
+
+        def ask(number: int, frame: object) -> None:
+            if self.stop_requested:
+                os._exit(Stopped.code)
+            self.stop_requested = True
+
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(kind, ask) for kind in kinds]
+        try:
+            yield
+        finally:
+            for kind, handler in zip(kinds, before, strict=True):
+                signal.signal(kind, handler)

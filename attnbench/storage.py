@@ -1,0 +1,94 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from attnbench.errors import StorageError
+
+
+class _Hashing(io.RawIOBase):
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
+    """Write a file through a temporary neighbour: fill, flush to disk, rename.
+
+    Args:
+        path: the file; it keeps its old contents until the new ones are complete.
+        fill: writes the contents to the open file it is given.
+
+    Returns:
+        The SHA-256 of the contents, in hexadecimal digits.
+
+    Raises:
+        StorageError: no space, no permission; the temporary file is gone and the old contents are there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _Hashing(file)
+            fill(hashing)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+        return hashing.digest.hexdigest()
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write: {_reason(error, path)}", path, "make space or choose paths.outputs") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, or None where there is no file or it cannot be read as JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_folder(path: Path) -> None:
+    """Make the rename itself last through a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    usage = os.statvfs(path.parent)
+    full = usage.f_bavail * usage.f_frsize < 1 << 20
+    return os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0]

@@ -1,0 +1,82 @@
+"""A sweep: `-m` over anything. One member's failure does not touch the others."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from omegaconf import DictConfig
+
+from attnbench import config as configuration
+from attnbench.errors import Failure
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended.
+
+    Attributes:
+        state: ``done``, ``skipped`` (it was done already), ``failed`` or ``stopped``.
+        folder: the run's folder.
+        result: what it left, if it is done.
+        reason: why it is not.
+    """
+
+    state: str
+    folder: str
+    result: dict[str, Any] | None = None
+    reason: str = ""
+
+
+class Sweep(Callback):
+    """Checks all members before the first one starts, and closes with a table."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[str, Outcome]] = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose and check every member, so that a typo in the last one is found before the first one runs."""
+        for overrides in expand(list(config.hydra.overrides.task)):
+            try:
+                configuration.compose(overrides)
+            except Failure as failure:
+                print(f"error: {failure}", file=sys.stderr)
+                sys.exit(failure.code)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        self.members.append((" ".join(job_return.overrides or []), job_return.return_value))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table; exit 1 if any member failed."""
+        print_table(self.members)
+        if any(outcome.state == "failed" for _, outcome in self.members):
+            sys.exit(1)
+
+
+def expand(overrides: list[str]) -> list[list[str]]:
+    """The command lines of a sweep's members."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides)
+    return [list(member) for batch in BasicSweeper.split_arguments(parsed, None) for member in batch]
+
+
+def print_table(members: list[tuple[str, Outcome]]) -> None:
+    """One row a member: its overrides, how it ended, its top-1 and why it failed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("member", "state", "top-1 %", "folder or reason")
+    for name, outcome in members:
+        top1 = (outcome.result or {}).get("top1")
+        table.add_row(name, outcome.state, f"{top1:.2f}" if top1 is not None else "", outcome.reason or outcome.folder)
+    console = Console()
+    console.print(table)
+    counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed")}
+    console.print(", ".join(f"{n} {state}" for state, n in counts.items()))
