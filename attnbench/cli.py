@@ -7,9 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn
 
-from attnbench.errors import Failure, Stopped
+from attnbench.errors import ConfigError, Failure, Stopped
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from attnbench.attempt import Outcome
 
 USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
@@ -26,93 +32,70 @@ def main() -> None:
     """The entry point of ``attnbench``."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print(USAGE, end="")
         return
-    command = COMMANDS.get(words[0])
-    if command is None:
-        from difflib import get_close_matches
-
-        close = get_close_matches(words[0], COMMANDS, 1)
-        fail(f"{words[0]} is no command", f"did you mean {close[0]}?" if close else "attnbench --help lists them")
     sys.argv = [f"attnbench {words[0]}", *words[1:]]
-    command()
+    guarded(COMMANDS.get(words[0], lambda: _no_command(words[0])))
 
 
-def fail(what: str, todo: str) -> NoReturn:
-    print(f"error: {what} (command line); {todo}", file=sys.stderr)
-    sys.exit(2)
+def _no_command(word: str) -> NoReturn:
+    close = get_close_matches(word, COMMANDS, 1)
+    todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
+    raise ConfigError(f"{word} is no command", "command line", todo)
 
 
 def train() -> None:
-    """Train one run, or a sweep of them."""
+    """Train one run, or a sweep of them; what goes wrong in a single run is raised."""
     import hydra
 
     from attnbench import config
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
     _log_to_stderr()
-    run = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="train")(_member)
-    guarded(run)
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
+    alone: list[Outcome] = []
+    run = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="train")
+    run(lambda cfg: _member(cfg, alone))()
+    for outcome in alone:
+        report(outcome)
 
 
-def _member(cfg: Any) -> Any:
-    """One run: alone it raises what goes wrong; in a sweep that becomes its outcome."""
+def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
+    """A run of its own, whose outcome is put into ``alone``, or a sweep's member, whose outcome is returned."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from attnbench import config
+    from attnbench.attempt import attempt
+    from attnbench.config import check
 
-    whole = OmegaConf.merge({"hydra": HydraConfig.get()}, cfg)
-    checked = config.check(whole)  # type: ignore[arg-type]
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        outcome = attempt(checked)
-        report(outcome)
-        return outcome
-    return survived(checked)
-
-
-def survived(config: Any) -> Any:
-    """The outcome of a sweep's member, whatever happens to it; a signal alone ends the sweep."""
-    from attnbench.sweep import Outcome
-
-    try:
-        return attempt(config)
-    except Stopped:
-        raise
-    except Failure as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return Outcome("failed", str(config.run_folder), reason=str(failure))
+    hydra = HydraConfig.get()
+    outcome = attempt(lambda: check(OmegaConf.merge({"hydra": hydra}, cfg)))  # type: ignore[arg-type]
+    if hydra.mode != RunMode.MULTIRUN:
+        alone.append(outcome)
+    elif outcome.failure:
+        say(outcome.failure)
+        if outcome.state == "stopped":  # the whole sweep
+            sys.exit(Stopped.code)
+    return outcome
 
 
-def attempt(config: Any) -> Any:
-    """Run, or say that the run was done. Torch is imported only if there is something to do.
+def report(outcome: Outcome) -> None:
+    """The closing table of a run.
 
     Raises:
-        Failure: what went wrong.
+        Failure: why there is none.
     """
-    from attnbench.folder import RunFolder
-    from attnbench.sweep import Outcome
-
-    folder = RunFolder(config.run_folder)
-    if config.tree["resume"] == "auto" and (result := folder.result()):
-        return Outcome("skipped", str(folder.path), result)
-    folder.refuse_busy()
-    from attnbench import run
-
-    return Outcome("done", str(folder.path), run.train(config))
-
-
-def report(outcome: Any) -> None:
-    """The closing table of a run."""
+    if outcome.failure:
+        raise outcome.failure
+    if not _main_process():
+        return
     from rich.console import Console
     from rich.table import Table
 
     from attnbench.recorder import clock
 
-    result = outcome.result
-    if os.environ.get("RANK", "0") != "0":
-        return
+    result = outcome.result or {}
     table = Table(show_header=False, title="done already" if outcome.state == "skipped" else "done")
     table.add_row("top-1, last epoch", f"{result['top1']:.2f} %")
     table.add_row("top-1, best epoch", f"{result['best_top1']:.2f} % (epoch {result['best_epoch']})")
@@ -120,54 +103,59 @@ def report(outcome: Any) -> None:
     if result["images_per_s"]:
         table.add_row("training speed", f"{result['images_per_s']:.0f} images/s")
     table.add_row("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB")
-    table.add_row("parameters, multiply-adds", f"{result['params']:,}, {result['macs']:,}")
+    table.add_row("parameters", f"{result['params']:,}")
+    table.add_row("multiply-adds", f"{result['macs']:,} an image")
     table.add_row("data", result["data"]["source"])
-    table.add_row("folder", outcome.folder)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(outcome.folder, soft_wrap=True, highlight=False)
 
 
-def guarded(run: Callable[[], object]) -> None:
+def guarded(command: Callable[[], object]) -> None:
     """Run a command; what goes wrong becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
-    debug = "debug=true" in sys.argv
     try:
-        run()
-    except Failure as failure:
-        _end(failure, debug)
-    except KeyboardInterrupt as stop:
-        _end(Stopped("stopped before the first step", todo="the same command begins again"), debug, stop)
-    except Exception as error:
-        from attnbench import config
+        command()
+    except (Exception, KeyboardInterrupt) as error:
+        failure = _failure(error)
+        if "debug=true" in sys.argv:
+            import traceback
 
-        _end(config.translate(error, sys.argv[1:]) if _of_hydra(error) else _unexpected(error), debug, error)
+            traceback.print_exception(failure.__cause__ or error)
+        say(failure)
+        sys.exit(failure.code)
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped("stopped before the first step", todo="the same command begins again")
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        from attnbench.config import translate
+
+        return translate(error, sys.argv[1:])
+    first = (str(error).splitlines() or [""])[0]
+    return Failure(f"unexpected {type(error).__name__}: {first}", "attnbench", "debug=true shows the traceback")
 
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _of_hydra(error: Exception) -> bool:
-    return type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
-
-
-def _unexpected(error: Exception) -> Failure:
-    first = (str(error).splitlines() or [""])[0]
-    return Failure(f"unexpected {type(error).__name__}: {first}", "attnbench", "debug=true shows the traceback")
-
-
-def _end(failure: Failure, debug: bool, cause: BaseException | None = None) -> NoReturn:
-    if debug:
-        import traceback
-
-        traceback.print_exception(cause or failure)
-    if os.environ.get("RANK", "0") == "0":
+def say(failure: Failure) -> None:
+    """One line on stderr, from one process of the run."""
+    if _main_process():
         print(f"error: {failure}", file=sys.stderr)
-    sys.exit(failure.code)
+
+
+def _main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _log_to_stderr() -> None:
     logger = logging.getLogger("attnbench")
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.setLevel(logging.INFO if _main_process() else logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)

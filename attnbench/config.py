@@ -55,7 +55,7 @@ NEUTRAL = {
 
 ROOT = {
     "seed": options.Index,
-    "batch_size": options.Count,
+    "batch_size": options.Several,
     "resume": typing.Literal["auto", "never"],
     "debug": bool,
     "paths": dict[str, str],
@@ -137,9 +137,8 @@ def check(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or a pair that makes no sense.
     """
-    choices = {k: str(v) for k, v in cfg.hydra.runtime.choices.items() if "@" not in k and "hydra" not in k}
-    choices |= {k.split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items() if "@" in k}
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    choices = {str(k).split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items()}
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     tree = _validated(raw, ROOT | dict.fromkeys(GROUPS, dict), "")
     for group in GROUPS:
@@ -188,7 +187,7 @@ def _validated(values: dict[str, Any], declared: dict[str, Any], where: str) -> 
     """Values checked against declared types, numbers in the declared type."""
     checked = {}
     for key, value in values.items():
-        path = f"{where}.{key}" if where else key
+        path = f"{where}.{key}".lstrip(".")
         if key not in declared:
             raise unknown(path, list(declared))
         try:
@@ -294,7 +293,7 @@ def unknown(key: str, known: Sequence[str]) -> ConfigError:
     return ConfigError("unknown key", key, todo)
 
 
-def translate(error: Exception, overrides: Sequence[str]) -> ConfigError:
+def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
     """Hydra's and OmegaConf's complaints in our one line."""
     text = str(error)
     cause = str(error.__cause__ or "")

@@ -87,8 +87,8 @@ def pace(state: TrainState, progress: float, rate: float) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     for module in state.model.modules():
-        if hasattr(module, "set_progress"):
-            module.set_progress(progress)
+        if anneal := getattr(module, "set_progress", None):
+            anneal(progress)
 
 
 class Clock:

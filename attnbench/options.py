@@ -8,6 +8,7 @@ user typed; ``checked`` enforces the same declaration when the builder is called
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -31,7 +32,14 @@ def _distinct(items: list[Any]) -> list[Any]:
     return items
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("must be auto, cpu, cuda or cuda:<n>")
+    return name
+
+
 Count = Annotated[int, Ge(1)]  # 1, 2, 3, ...
+Several = Annotated[int, Ge(2)]  # what batch norm needs
 Index = Annotated[int, Ge(0)]  # 0, 1, 2, ...
 OddInt = Annotated[int, Ge(1), AfterValidator(_odd)]
 Positive = Annotated[float, Gt(0), Lt(float("inf"))]
@@ -42,6 +50,7 @@ Names = Annotated[list[str], AfterValidator(_distinct)]
 Stages = Annotated[list[Count], AfterValidator(_distinct)]
 KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all, or one a stage
 
+Device = Annotated[str, AfterValidator(_device)]
 Wrap = Literal["conv", "conv_norm", "conv_norm_act"]
 Gate = Literal["tanh", "sigmoid", "softmax", "relu", "none"]
 Law = Literal["step", "exponential", "linear", "cosine"]
@@ -57,7 +66,7 @@ def checked(builder: F) -> F:
     Raises:
         ConfigError: an argument that is unknown, of the wrong type or out of range (a ``ValueError``).
     """
-    validated = validate_call(builder, config=STRICT)
+    validated = validate_call(config=STRICT)(builder)
 
     @functools.wraps(builder)
     def build(*args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
+from typing import Any
 
 from torch import nn
 
@@ -47,11 +48,15 @@ class Anatomy:
     expansion: int = 1
 
 
+def _channels(block: nn.Module, norm: str) -> int:
+    return int(block.get_submodule(norm).num_features)  # type: ignore[arg-type]
+
+
 def _resnet(block: nn.Module) -> Anatomy:
     names = [n for n in ("1", "2", "3") if hasattr(block, f"conv{n}")]
     layers = {f"conv{n}": Layer(f"conv{n}", f"bn{n}") for n in names}
-    channels = block.get_submodule(f"bn{names[-1]}").num_features
-    return Anatomy(layers, f"bn{names[-1]}", int(channels) // int(getattr(block, "expansion", 1)))  # type: ignore[call-overload, arg-type]
+    last = f"bn{names[-1]}"
+    return Anatomy(layers, last, _channels(block, last) // getattr(block, "expansion", 1))
 
 
 def _inverted_residual(block: nn.Module) -> Anatomy:
@@ -60,14 +65,14 @@ def _inverted_residual(block: nn.Module) -> Anatomy:
     roles = ("expand", "depthwise")[-triples:]
     layers = {r: Layer(f"conv.{i}.0", f"conv.{i}.1", f"conv.{i}.2") for i, r in enumerate(roles)}
     layers["project"] = Layer(f"conv.{triples}", f"conv.{triples + 1}")
-    norm = block.conv[triples + 1]  # type: ignore[index]
-    return Anatomy(layers, f"conv.{triples + 1}", norm.num_features, expansion=6)
+    last = f"conv.{triples + 1}"
+    return Anatomy(layers, last, _channels(block, last), expansion=6)
 
 
 def _cifar_inverted_residual(block: nn.Module) -> Anatomy:
     roles = ("expand", "depthwise", "project")
     layers = {role: Layer(f"conv{n}", f"bn{n}") for n, role in enumerate(roles, start=1)}
-    return Anatomy(layers, "bn3", block.bn3.num_features, expansion=6)  # type: ignore[arg-type, union-attr]
+    return Anatomy(layers, "bn3", _channels(block, "bn3"), expansion=6)
 
 
 ANATOMY: dict[str, Callable[[nn.Module], Anatomy]] = {
@@ -169,16 +174,29 @@ def _sites(
 ) -> Iterator[Site]:
     anatomy = ANATOMY[_class_name(block)](block)
     wanted = {ALIASES.get(role, role) for role in roles}
-    common = {"stage": stage, "stages": stages, "width": anatomy.width, "expansion": anatomy.expansion}
+    common: dict[str, Any] = {
+        "stage": stage,
+        "stages": stages,
+        "width": anatomy.width,
+        "expansion": anatomy.expansion,
+    }
     for role, layer in anatomy.layers.items():
         if role in wanted or "layer" in wanted:
             conv = block.get_submodule(layer.conv)
             trunk, absorbs = _wrapped(block, layer, wrap, role)
             paths = tuple(f"{path}.{name}" for name in absorbs)
-            yield Site(f"{path}.{layer.conv}", trunk, conv.in_channels, conv.out_channels, role, absorbs=paths, **common)  # type: ignore[arg-type]
+            yield Site(
+                f"{path}.{layer.conv}",
+                trunk,
+                conv.in_channels,  # type: ignore[arg-type]
+                conv.out_channels,  # type: ignore[arg-type]
+                role,
+                absorbs=paths,
+                **common,
+            )
     if "block" in wanted:
+        channels = _channels(block, anatomy.output)
         norm = block.get_submodule(anatomy.output)
-        channels = int(norm.num_features)  # type: ignore[arg-type]
         yield Site(f"{path}.{anatomy.output}", norm, channels, channels, "block", **common)
 
 

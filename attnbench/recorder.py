@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -155,10 +156,12 @@ def _writer(folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+    if step == 0:  # what an earlier start drew is not this run's
+        shutil.rmtree(folder, ignore_errors=True)
     writer = SummaryWriter(str(folder), purge_step=step or None)
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in hparams.items()}
     for summary in hparams_summaries(plain, {"val/top1": 0.0}):
-        writer.file_writer.add_summary(summary)
+        writer._get_file_writer().add_summary(summary)
     for name, text in texts.items():
         writer.add_text(name, "```\n" + text + "\n```")
     return writer

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from attnbench.errors import ConfigError, Stopped
-from attnbench.options import Count, Index, Positive, Precision
+from attnbench.options import Count, Device, Index, Positive, Precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,7 +35,7 @@ class Runtime:
         checkpoint_minutes, checkpoint_steps: when to save inside an epoch.
     """
 
-    device: str = "auto"
+    device: Device = "auto"
     precision: Precision = "fp32"
     compile: bool = False
     channels_last: bool = True
@@ -78,10 +78,7 @@ def world_size() -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"{name} is no device", "runtime.device", "use auto, cpu, cuda or cuda:0") from None
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError("there is no CUDA device", "runtime.device", "use runtime.device=cpu or auto")
@@ -133,7 +130,7 @@ class Process:
             if self.device.type != "cuda":
                 raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as the training step calls it: compiled in place, inside DDP if there are other processes."""

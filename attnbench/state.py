@@ -21,6 +21,10 @@ from attnbench.errors import NonFiniteError, StorageError
 
 log = logging.getLogger("attnbench")
 
+ITEMS = (
+    "model", "average", "optimizer", "scaler", "loss_sum", "epoch", "step", "seconds", "best", "rng", "config"
+)  # fmt: skip - of a checkpoint
+
 
 @dataclass
 class TrainState:
@@ -92,21 +96,14 @@ class TrainState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint; the model's own weights are loaded before it reaches its device.
-
-        Raises:
-            StorageError: an item is missing.
-        """
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.loss_sum.copy_(state["loss_sum"])
-            self.epoch, self.step = state["epoch"], state["step"]
-            self.seconds, self.best = state["seconds"], dict(state["best"])
-        except (KeyError, AttributeError, TypeError) as error:
-            raise StorageError(f"the checkpoint lacks {error}", "checkpoints/last.pt", "use resume=never") from None
+        """Continue from a checkpoint; the model's own weights are loaded before it reaches its device."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.loss_sum.copy_(state["loss_sum"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.seconds, self.best = state["seconds"], dict(state["best"])
 
     def digest(self) -> str:
         """A SHA-256 over weights, buffers, average and optimizer: equal runs have equal digests."""
@@ -116,6 +113,19 @@ class TrainState:
             sha.update(name.encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load the weights that a checkpoint holds.
+
+    Raises:
+        StorageError: they are of another network, as after a change of the code.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise StorageError(f"the checkpoint is of another network: {reason}", "model", "use resume=never") from error
 
 
 def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -151,8 +161,9 @@ def _tensors(value: Any, name: str = "") -> Any:
 class Checkpoints:
     """The checkpoints of a run: ``last.pt``, the one before it, and ``best.pt``.
 
-    Each is a complete file or not there. ``SHA256SUMS`` (as ``sha256sum -c`` reads it) is written before the files
-    move, so that at every instant a file whose hash it lists is whole, and one whose hash it lacks is not trusted.
+    A checkpoint is trusted if ``SHA256SUMS`` (as ``sha256sum -c`` reads it) lists its hash as that of ``last.pt`` or
+    ``previous.pt``, whichever of the names it has: a save stages ``next.pt``, lists what the files will be, and only
+    then moves them, so that at every instant the newest listed checkpoint is there and whole.
 
     Args:
         folder: where they lie; made when first written to.
@@ -162,7 +173,9 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder
         self.identity = dict(identity)
-        self.last, self.previous, self.best = (folder / f"{n}.pt" for n in ("last", "previous", "best"))
+        self.last, self.previous, self.next, self.best = (
+            folder / f"{name}.pt" for name in ("last", "previous", "next", "best")
+        )
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Make a state the last checkpoint; what was last becomes the previous one.
@@ -171,20 +184,24 @@ class Checkpoints:
             NonFiniteError: the state holds a NaN or infinite number; nothing is written.
             StorageError: it cannot be written; the last checkpoint is as it was.
         """
-        _refuse_non_finite(state)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / "next.pt"
+        _refuse_non_finite(state, f"epoch {state['epoch'] + 1}, step {state['step']}")
+        self._settle()
         sums = self._sums()
-        new = storage.write(fresh, lambda file: torch.save({**state, "config": self.identity}, file))
-        self._write_sums({**sums, "previous.pt": sums.get("last.pt", ""), "last.pt": new})
-        if self.last.exists():
-            os.replace(self.last, self.previous)
-        os.replace(fresh, self.last)
+        older = "last.pt" if _hash(self.last) == sums.get("last.pt", "") else "previous.pt"
+        new = storage.write(self.next, lambda file: torch.save({**state, "config": self.identity}, file))
+        self._write_sums({**sums, "previous.pt": sums.get(older, ""), "last.pt": new})
+        self._settle()
 
-    def save_best(self, weights: Mapping[str, Tensor], **about: Any) -> None:
-        """Keep the evaluated weights of the best epoch so far."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"model": dict(weights), "config": self.identity, **about}
+    def save_best(self, weights: Mapping[str, Tensor], *, epoch: int, **about: Any) -> None:
+        """Keep the evaluated weights of the best epoch so far, counted from 1.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite; nothing is written.
+            StorageError: they cannot be written.
+        """
+        content = {"model": dict(weights), "config": self.identity, "epoch": epoch, **about}
+        _refuse_non_finite(content, f"epoch {epoch}, after its last step")
+        self._make_folder()
         digest = storage.write(self.best, lambda file: torch.save(content, file))
         self._write_sums({**self._sums(), "best.pt": digest})
 
@@ -194,20 +211,47 @@ class Checkpoints:
         A damaged one is passed over with one warning.
 
         Raises:
-            StorageError: checkpoints are there but none is whole, or it is of another configuration.
+            StorageError: checkpoints are there but none is whole, or it is of another configuration or lacks something.
         """
-        there = [path for path in (self.last, self.previous) if path.exists()]
-        for path in there:
-            if storage.sha256(path) in self._sums().values():
-                return self._read(path)
-            older = "falling back to previous.pt" if path == self.last and len(there) > 1 else "no older one"
-            log.warning("checkpoint %s is damaged (its SHA-256 is not in SHA256SUMS); %s", path, older)
-        if there:
-            raise StorageError("no checkpoint is whole", self.folder, "start again with resume=never")
+        sums = self._sums()
+        there = {_hash(path): path for path in (self.previous, self.last, self.next) if path.exists()}
+        newest, older = (there.get(sums.get(name, "")) for name in ("last.pt", "previous.pt"))
+        if newest is None and older is not None:
+            log.warning("checkpoint %s is damaged or missing (see SHA256SUMS); falling back to %s", self.last, older)
+        if path := newest or older:
+            return self._read(path)
+        if there or "last.pt" in sums:
+            raise StorageError("no checkpoint is whole", self.folder, "restore one, or start again with resume=never")
         return None
 
+    def _settle(self) -> None:
+        """Move a staged checkpoint that is listed to its place, now or after an interrupted save."""
+        self._make_folder()
+        sums = self._sums()
+        if _hash(self.next) == sums.get("last.pt", ""):
+            if _hash(self.last) == sums.get("previous.pt", ""):
+                self._move(self.last, self.previous)
+            self._move(self.next, self.last)
+
+    def _move(self, path: Path, to: Path) -> None:
+        try:
+            os.replace(path, to)
+        except OSError as error:
+            raise StorageError(f"cannot rename: {error.strerror}", path, "see who else writes there") from error
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder: {error.strerror}", self.folder, "choose paths.outputs") from error
+
     def _read(self, path: Path) -> dict[str, Any]:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
+            raise StorageError(f"not a checkpoint: {str(error).splitlines()[0]}", path, "use resume=never") from error
+        if missing := [item for item in ITEMS if item not in state]:
+            raise StorageError(f"the checkpoint lacks {', '.join(missing)}", path, "use resume=never")
         theirs = state["config"]
         differ = sorted(k for k in theirs.keys() | self.identity.keys() if theirs.get(k) != self.identity.get(k))
         if differ:
@@ -217,7 +261,7 @@ class Checkpoints:
 
     def _sums(self) -> dict[str, str]:
         path = self.folder / "SHA256SUMS"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
     def _write_sums(self, sums: Mapping[str, str]) -> None:
@@ -225,13 +269,17 @@ class Checkpoints:
         storage.write(self.folder / "SHA256SUMS", lambda file: file.write(text.encode()))
 
 
-def _refuse_non_finite(state: Mapping[str, Any]) -> None:
-    floats = [(n, t) for n, t in _tensors(state["model"]) if t.is_floating_point()]
-    finite = torch.stack([t.isfinite().all() for _, t in floats]).tolist()  # one synchronisation for all
+def _hash(path: Path) -> str | None:
+    return storage.sha256(path) if path.exists() else None
+
+
+def _refuse_non_finite(content: Mapping[str, Any], where: str) -> None:
+    floats = [(name, tensor) for name, tensor in _tensors(content) if tensor.is_floating_point()]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floats]).tolist()  # one synchronisation for all
     for (name, _), good in zip(floats, finite, strict=True):
         if not good:
-            where = f"epoch {state['epoch'] + 1}, step {state['step']}"
-            raise NonFiniteError(f"{name.lstrip('.')} is not finite", where, "lower schedule.lr; the last checkpoint is from before")
+            todo = "lower schedule.lr; the last checkpoint is from before"
+            raise NonFiniteError(f"{name.lstrip('.')} is not finite", where, todo)
 
 
 class Timer:

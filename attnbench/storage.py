@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,7 +43,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
     Raises:
         StorageError: no space, no permission; the temporary file is gone and the old contents are there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
     try:
         with open(temporary, "wb") as file:
             hashing = _Hashing(file)
@@ -53,8 +54,10 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
         _flush_folder(path.parent)
         return hashing.digest.hexdigest()
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write: {_reason(error, path)}", path, "make space or choose paths.outputs") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig
 
 from attnbench import config as configuration
+from attnbench.attempt import Outcome
 from attnbench.errors import Failure
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run ended.
-
-    Attributes:
-        state: ``done``, ``skipped`` (it was done already), ``failed`` or ``stopped``.
-        folder: the run's folder.
-        result: what it left, if it is done.
-        reason: why it is not.
-    """
-
-    state: str
-    folder: str
-    result: dict[str, Any] | None = None
-    reason: str = ""
 
 
 class Sweep(Callback):
     """Checks all members before the first one starts, and closes with a table."""
 
     def __init__(self) -> None:
-        self.members: list[tuple[str, Outcome]] = []
+        self.members: list[tuple[list[str], Outcome]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every member, so that a typo in the last one is found before the first one runs."""
@@ -50,7 +33,7 @@ class Sweep(Callback):
                 sys.exit(failure.code)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        self.members.append((" ".join(job_return.overrides or []), job_return.return_value))
+        self.members.append((list(job_return.overrides or []), job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table; exit 1 if any member failed."""
@@ -67,15 +50,19 @@ def expand(overrides: list[str]) -> list[list[str]]:
     return [list(member) for batch in BasicSweeper.split_arguments(parsed, None) for member in batch]
 
 
-def print_table(members: list[tuple[str, Outcome]]) -> None:
-    """One row a member: its overrides, how it ended, its top-1 and why it failed."""
+def print_table(members: list[tuple[list[str], Outcome]]) -> None:
+    """One row a member: the overrides that tell it from the others, how it ended, its top-1 or why it failed."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("member", "state", "top-1 %", "folder or reason")
-    for name, outcome in members:
+    common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()
+    table = Table("member", "state", "top-1 %", "folder or reason", title=" ".join(sorted(common)))
+    for overrides, outcome in members:
+        name = " ".join(o for o in overrides if o not in common)
         top1 = (outcome.result or {}).get("top1")
-        table.add_row(name, outcome.state, f"{top1:.2f}" if top1 is not None else "", outcome.reason or outcome.folder)
+        table.add_row(
+            name, outcome.state, f"{top1:.2f}" if top1 is not None else "", str(outcome.failure or outcome.folder)
+        )
     console = Console()
     console.print(table)
     counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed")}

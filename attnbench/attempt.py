@@ -1,0 +1,51 @@
+"""One attempt at a run: done, skipped, failed or stopped, but never an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from attnbench.config import Config
+from attnbench.errors import Failure, Stopped
+from attnbench.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        state: ``done``, ``skipped`` (it was done already), ``failed`` or ``stopped``.
+        folder: the run's folder, empty if the configuration was refused.
+        result: what the run left, if it is done.
+        failure: why it is not.
+    """
+
+    state: str
+    folder: str = ""
+    result: dict[str, Any] | None = None
+    failure: Failure | None = None
+
+
+def attempt(configure: Callable[[], Config]) -> Outcome:
+    """Run a configuration, unless its result is there. Torch is imported only if there is something to do.
+
+    Args:
+        configure: gives the configuration, or raises a Failure that then is the outcome.
+    """
+    path = ""
+    try:
+        config = configure()
+        folder = RunFolder(config.run_folder)
+        path = str(folder.path)
+        if config.tree["resume"] == "auto" and (result := folder.result()):
+            return Outcome("skipped", path, result)
+        folder.refuse_busy()
+        from attnbench import run
+
+        return Outcome("done", path, run.train(config))
+    except Stopped as stop:
+        return Outcome("stopped", path, failure=stop)
+    except Failure as failure:
+        return Outcome("failed", path, failure=failure)

@@ -1,0 +1,42 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
+
+import torch
+
+from attnbench import config
+from attnbench.config import Config
+
+pytest_plugins = ["tests.data_fixtures"]
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., Config]:
+    """Configurations whose outputs lie in the test's own folder."""
+    return lambda *overrides: config.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
+
+
+@pytest.fixture
+def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line in a process of its own, with outputs in the test's own folder."""
+
+    def call(*words: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / script), *words]
+        environment = os.environ | {"ATTNBENCH_OUTPUTS": str(tmp_path / "outputs")}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
+
+    return call

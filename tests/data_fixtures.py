@@ -1,0 +1,126 @@
+"""Images for tests: real samples where they are at hand, generated ones in the same layouts.
+
+Real samples are looked for in ``$ATTNBENCH_SAMPLES``, then in ``../shared/data`` beside the
+checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+SAMPLES = Path(
+    os.environ.get("ATTNBENCH_SAMPLES")
+    or Path(__file__).resolve().parents[1].parent / "shared" / "data"
+)
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """59 real ImageNet images as ``val/<wnid>/*.JPEG``, three of them grey; no ``train``."""
+    return _unpacked("imagenet-sample.tar", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def cifar_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of CIFAR-10 as ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``: 60,000 small files."""
+    return _unpacked("cifar10-jpeg.tar.xz", tmp_path_factory)
+
+
+def _unpacked(archive: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive's content, unpacked once for all xdist workers; skips where it is absent."""
+    if not (SAMPLES / archive).is_file():
+        pytest.skip(f"no {archive} in {SAMPLES}; set ATTNBENCH_SAMPLES to the sample data")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / f"sample-{archive.partition('.')[0]}"
+    done = folder / ".done"
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            # Five times as fast as the tarfile module for 60,000 files.
+            subprocess.run(["tar", "-xf", SAMPLES / archive, "-C", folder], check=True)
+            done.touch()
+    return folder
+
+
+def photo(seed: int, width: int, height: int) -> Image.Image:
+    """A colourful image unlike that of any other seed, smooth enough to survive JPEG."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def image_folder(
+    root: Path,
+    *,
+    classes: Sequence[str] = ("cat", "dog"),
+    per_class: int = 4,
+    size: tuple[int, int] = (60, 48),
+    sides: Sequence[str] = ("train", "val"),
+) -> Path:
+    """Write ``<side>/<class>/<k>.jpg`` of (width, height) ``size`` below ``root``; returns it."""
+    seed = 0
+    for side in sides:
+        for name in classes:
+            folder = root / side / name
+            folder.mkdir(parents=True)
+            for k in range(per_class):
+                photo(seed, *size).save(folder / f"{k}.jpg", quality=95)
+                seed += 1
+    return root
+
+
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+
+
+def cifar_batches(root: Path, *, per_batch: int = 20) -> Path:
+    """Write CIFAR-10's extracted folder, in the byte layout of the official files, below ``root``.
+
+    Returns the folder ``root/cifar-10-batches-py``. Its pixels are random, so its hashes are wrong.
+    """
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        rows = rng.integers(0, 256, (per_batch, 3072), dtype=np.uint8)
+        labels = rng.integers(0, 10, per_batch).tolist()
+        (folder / name).write_bytes(python2_batch(rows, labels, b"labels"))
+    meta = {b"label_names": [name.encode() for name in CIFAR10_CLASSES]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
+    return folder
+
+
+def python2_batch(rows: np.ndarray, labels: Sequence[int], labels_key: bytes) -> bytes:
+    """The pickle that Python 2 and numpy 1 wrote of ``{"data": rows, labels_key: labels}``."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value
+
+    shape = b"".join(b"J" + struct.pack("<i", n) for n in rows.shape) + b"\x86"
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R("
+        b"K\x01" + shape + b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + b"T" + struct.pack("<i", rows.size) + rows.tobytes() + b"tb"
+    )  # fmt: skip
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + text(b"data") + array + text(labels_key) + numbers + b"u."
+
+
+def canary(touch: Callable[[str], object], path: Path) -> bytes:
+    """A pickle that calls ``touch(path)`` if it is ever loaded without restriction."""
+
+    class Canary:
+        def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+            return touch, (str(path),)
+
+    return pickle.dumps({b"data": Canary()}, protocol=2)
