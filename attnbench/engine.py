@@ -76,6 +76,7 @@ def fit(
             state.step += 1
             recorder.step(state)
             saver.after_step(state)
+        state.loss_sum = process.mean(state.loss_sum)
         speed = clock.read()
         metrics = {"train_loss": state.mean_loss(), "lr": state.lr, **evaluate(), **speed}
         recorder.epoch(epoch, metrics)
@@ -86,9 +87,10 @@ def pace(state: TrainState, progress: float, rate: float) -> None:
     """Bring everything that depends on the epoch to ``progress``: the learning rate, and modules that anneal."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    for module in state.model.modules():
-        if anneal := getattr(module, "set_progress", None):
-            anneal(progress)
+    for network in {state.model, state.evaluated}:
+        for module in network.modules():
+            if anneal := getattr(module, "set_progress", None):
+                anneal(progress)
 
 
 class Clock:
@@ -134,7 +136,7 @@ class Saver:
         if metrics[self.metric] > state.best.get(self.metric, float("-inf")):
             state.best = {self.metric: metrics[self.metric], "epoch": state.epoch + 1}
             if self.process.main:
-                self.checkpoints.save_best(state.evaluated.state_dict(), **state.best)
+                self.checkpoints.save_best(state.evaluated.state_dict(), state.best)
         state.next_epoch()
         self.save(state)
 
@@ -142,6 +144,7 @@ class Saver:
         """Write the state and every process's random generators as the last checkpoint."""
         now = time.monotonic()
         state.seconds, self.began = state.seconds + now - self.began, now
+        state.loss_sum = self.process.mean(state.loss_sum)
         rng = self.process.gather(rng_state())
         if self.process.main:
             self.checkpoints.save(state.state_dict(rng))

@@ -9,12 +9,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from attnbench import storage
-from attnbench.errors import BusyError, StorageError
+from attnbench.errors import BusyError
 
 
 class RunFolder:
@@ -34,9 +34,10 @@ class RunFolder:
         return result if isinstance(result, dict) and result.get("status") == "done" else None
 
     def refuse_busy(self) -> None:
-        """Raise BusyError if another process holds the folder; writes nothing."""
-        if (self.path / ".lock").exists():
-            with open(self.path / ".lock", encoding="utf-8") as lock:
+        """Raise BusyError if another run holds the folder; writes nothing."""
+        main = os.environ.get("RANK", "0") == "0"  # it holds the folder for all that torchrun starts
+        if main and (self.path / ".lock").exists():
+            with storage.changing(self.path), open(self.path / ".lock", "r+", encoding="utf-8") as lock:
                 self._acquire(lock.fileno())
 
     @contextmanager
@@ -47,11 +48,9 @@ class RunFolder:
             BusyError: another process holds it.
             StorageError: it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(self.path)
+        with storage.changing(self.path):
             lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the end
-        except OSError as error:
-            raise StorageError(f"cannot make the run's folder: {error.strerror}", self.path, "choose paths.outputs") from None
         with lock:
             self._acquire(lock.fileno())
             lock.truncate(0)
@@ -60,18 +59,19 @@ class RunFolder:
             yield
 
     def _acquire(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        try:  # not flock, which data workers would inherit and hold on to for seconds after a kill
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             holder = (self.path / ".lock").read_text(encoding="utf-8").strip()
             raise BusyError(f"another process holds this run: {holder}", self.path, "wait for it or stop it") from None
 
     def clear(self) -> None:
         """Remove what an earlier start left, for ``resume=never``."""
-        for name in ("result.json", "status.json", "metrics.jsonl", "train.log"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "tb"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        with storage.changing(self.path):
+            for name in ("result.json", "status.json", "metrics.jsonl", "train.log"):
+                (self.path / name).unlink(missing_ok=True)
+            for path in filter(Path.exists, (self.checkpoints, self.path / "tb")):
+                shutil.rmtree(path)
 
     def status(self, status: str, **about: Any) -> None:
         """Say how the run stands: running, stopped, failed or done."""
@@ -84,7 +84,8 @@ class RunFolder:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Copy the log to train.log."""
-        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        with storage.changing(self.path):
+            handler = _Log(self.path / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("attnbench")
         logger.addHandler(handler)
@@ -92,4 +93,12 @@ class RunFolder:
             yield
         finally:
             logger.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):
+                handler.close()
+
+
+class _Log(logging.FileHandler):
+    """A log that does without what it cannot write: a full disk is reported once, by what matters."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        ...

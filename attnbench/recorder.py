@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,7 @@ class FolderRecorder:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch."""
         line = {"epoch": epoch + 1, **metrics}
-        with open(self.path, "a", encoding="utf-8") as file:
+        with storage.changing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(_jsonl(line))
         for name, tag in TAGS.items():
             if name in metrics:
@@ -156,6 +157,7 @@ def _writer(folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+    threading.excepthook = _excepthook
     if step == 0:  # what an earlier start drew is not this run's
         shutil.rmtree(folder, ignore_errors=True)
     writer = SummaryWriter(str(folder), purge_step=step or None)
@@ -165,6 +167,12 @@ def _writer(folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[
     for name, text in texts.items():
         writer.add_text(name, "```\n" + text + "\n```")
     return writer
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    """Leave out the traceback of TensorBoard's thread on a full disk: its next call raises the same in ours."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
 
 
 class _Lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import platform
 import resource
@@ -10,25 +11,27 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from attnbench import __version__, build, complexity, engine
+from attnbench import __version__, build, complexity, engine, storage
 from attnbench.config import Config
 from attnbench.data.dataset import Dataset
-from attnbench.errors import Failure, OutOfMemory, Stopped
+from attnbench.errors import Failure, OutOfMemory, Stopped, StorageError
 from attnbench.feed import Feed
 from attnbench.folder import RunFolder
 from attnbench.insertion import Site
 from attnbench.recorder import FolderRecorder, NullRecorder, read_metrics
-from attnbench.runtime import Process, rank
-from attnbench.state import Checkpoints, Timer, TrainState, set_rng_state
+from attnbench.runtime import Process, Runtime, rank
+from attnbench.state import Checkpoints, Timer, TrainState, load_weights, set_rng_state
 
 log = logging.getLogger("attnbench")
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -41,10 +44,12 @@ def train(config: Config) -> dict[str, Any]:
         Failure: its kind gives the exit code; the folder's status.json says the same.
     """
     build.sketch(config, num_classes=10)  # refuses a placement that cannot be, before anything is made
+    runtime: Runtime = config.build("runtime")
+    runtime.check()  # and so does this a device that is not there
     folder = RunFolder(config.run_folder)
     with _held(folder, config), _reported(folder):
         data: Dataset = config.build("dataset")
-        with config.build("runtime").start() as process:
+        with runtime.start() as process:
             return _train(config, folder, data, process)
 
 
@@ -55,7 +60,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
     model, sites = build.network(config, len(data.classes))
     saved = checkpoints.load()
     if saved:
-        model.load_state_dict(saved["model"])
+        load_weights(model, saved["model"])
     model = process.place(model)
     network = process.wrap(model)
     state = build.train_state(model, schedule, process)
@@ -65,8 +70,8 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
         _resume(state, saved, len(feed), process)
     recorder = _recorder(config, folder, state, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
-    try:
-        with process.signals():
+    with process.signals(), closing(recorder):
+        try:
             engine.fit(
                 state,
                 network,
@@ -79,11 +84,9 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
                 recorder=recorder,
                 saver=saver,
             )
-    except Stopped:
-        saver.save(state)
-        raise
-    finally:
-        recorder.close()
+        except Stopped:
+            saver.save(state)
+            raise
     result = _result(config, folder, data, state, process)
     if process.main:
         folder.write("result.json", result)
@@ -93,6 +96,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
 
 def _resume(state: TrainState, saved: dict[str, Any], steps: int, process: Process) -> None:
     state.load_state_dict(saved)
+    engine.pace(state, state.epoch + max(0, state.step - 1) / steps, state.lr)  # as the last step left it
     state.resumed_from_step = state.epoch * steps + state.step
     if len(saved["rng"]) == process.world_size:
         set_rng_state(saved["rng"][process.rank])
@@ -198,7 +202,8 @@ def _held(folder: RunFolder, config: Config) -> Iterator[None]:
             folder.clear()
         folder.status("running")
         record = {"choices": config.choices, "hash": config.hash, **config.tree}
-        (folder.path / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+        text = yaml.safe_dump(record, sort_keys=False)
+        storage.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
         folder.write("env.json", environment())
         with folder.logged():
             yield
@@ -214,7 +219,8 @@ def _reported(folder: RunFolder) -> Iterator[None]:
         if rank() == 0:
             trace = "".join(traceback.format_exception(error))
             status = "stopped" if isinstance(failure, Stopped) else "failed"
-            folder.status(status, error=str(failure), code=failure.code, traceback=trace)
+            with suppress(StorageError):  # the disk may be what failed
+                folder.status(status, error=str(failure), code=failure.code, traceback=trace)
             for handler in log.handlers:
                 if isinstance(handler, logging.FileHandler):
                     handler.emit(log.makeRecord(log.name, logging.ERROR, "", 0, trace, (), None))
@@ -230,6 +236,9 @@ def classify(error: BaseException) -> Failure:
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return OutOfMemory("out of memory", "batch_size", "use a smaller batch_size, or schedule.accumulate=2")
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        where = error.filename or "paths.outputs"
+        return StorageError(f"cannot write: {error.strerror}", where, "make space or choose paths.outputs")
     first = text.splitlines()[0] if text else ""
     return Failure(f"unexpected {type(error).__name__}: {first}", "train.log", "debug=true shows the traceback")
 

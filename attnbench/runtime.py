@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from attnbench.errors import ConfigError, Stopped
 from attnbench.options import Count, Device, Index, Positive, Precision
 
+SAME_SIGNAL = 1.0  # seconds
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,13 +48,18 @@ class Runtime:
     checkpoint_minutes: Positive = 10.0
     checkpoint_steps: Count | None = None
 
-    @contextmanager
-    def start(self) -> Iterator[Process]:
-        """This process, joined with the others that torchrun started, if it did.
+    def check(self) -> None:
+        """Refuse what this machine cannot do.
 
         Raises:
-            ConfigError: there is no such device.
+            ConfigError: there is no such device, or batch norm over processes is asked for without CUDA.
         """
+        if _device(self.device).type != "cuda" and self.sync_bn:
+            raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
+
+    @contextmanager
+    def start(self) -> Iterator[Process]:
+        """This process, joined with the others that torchrun started, if it did."""
         device = _device(self.device)
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic:
@@ -83,6 +91,8 @@ def _device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise ConfigError("there is no CUDA device", "runtime.device", "use runtime.device=cpu or auto")
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        if index >= torch.cuda.device_count():
+            raise ConfigError(f"there is no cuda:{index}", "runtime.device", f"there are {torch.cuda.device_count()}")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
@@ -121,14 +131,8 @@ class Process:
         return torch.amp.GradScaler(self.device.type, enabled=self.runtime.precision == "fp16")
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Bring a model to the device, in its memory format.
-
-        Raises:
-            ConfigError: batch norm over all processes without CUDA.
-        """
+        """Bring a model to the device, in its memory format."""
         if self.runtime.sync_bn:
-            if self.device.type != "cuda":
-                raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
@@ -146,6 +150,10 @@ class Process:
         if self.control is not None:
             dist.all_reduce(tensor)
         return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        return self.total(tensor.clone()) / self.world_size
 
     def any(self, *flags: bool) -> list[bool]:
         """Which of the flags are set in any process."""
@@ -171,12 +179,17 @@ class Process:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a stop after the current step; a second one stops at once."""
+        """SIGTERM and SIGINT ask for a stop after the current step; another one stops at once.
+
+        Within a second it is the same one: SLURM sends it to all processes, and torchrun passes it on to ours.
+        """
+        asked = math.inf
 
         def ask(number: int, frame: object) -> None:
-            if self.stop_requested:
+            nonlocal asked
+            if time.monotonic() > asked + SAME_SIGNAL:
                 os._exit(Stopped.code)
-            self.stop_requested = True
+            self.stop_requested, asked = True, min(asked, time.monotonic())
 
         kinds = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(kind, ask) for kind in kinds]

@@ -21,9 +21,8 @@ from attnbench.errors import NonFiniteError, StorageError
 
 log = logging.getLogger("attnbench")
 
-ITEMS = (
-    "model", "average", "optimizer", "scaler", "loss_sum", "epoch", "step", "seconds", "best", "rng", "config"
-)  # fmt: skip - of a checkpoint
+# What a checkpoint holds.
+ITEMS = ("model", "average", "optimizer", "scaler", "loss_sum", "epoch", "step", "seconds", "best", "rng", "config")
 
 
 @dataclass
@@ -192,16 +191,16 @@ class Checkpoints:
         self._write_sums({**sums, "previous.pt": sums.get(older, ""), "last.pt": new})
         self._settle()
 
-    def save_best(self, weights: Mapping[str, Tensor], *, epoch: int, **about: Any) -> None:
-        """Keep the evaluated weights of the best epoch so far, counted from 1.
+    def save_best(self, weights: Mapping[str, Tensor], about: Mapping[str, float]) -> None:
+        """Keep the evaluated weights of the best epoch so far, and which that is.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite; nothing is written.
             StorageError: they cannot be written.
         """
-        content = {"model": dict(weights), "config": self.identity, "epoch": epoch, **about}
-        _refuse_non_finite(content, f"epoch {epoch}, after its last step")
-        self._make_folder()
+        content = {"model": dict(weights), "config": self.identity, **about}
+        _refuse_non_finite(content, f"epoch {about['epoch']}, after its last step")
+        storage.make_folder(self.folder)
         digest = storage.write(self.best, lambda file: torch.save(content, file))
         self._write_sums({**self._sums(), "best.pt": digest})
 
@@ -226,7 +225,7 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Move a staged checkpoint that is listed to its place, now or after an interrupted save."""
-        self._make_folder()
+        storage.make_folder(self.folder)
         sums = self._sums()
         if _hash(self.next) == sums.get("last.pt", ""):
             if _hash(self.last) == sums.get("previous.pt", ""):
@@ -234,16 +233,8 @@ class Checkpoints:
             self._move(self.next, self.last)
 
     def _move(self, path: Path, to: Path) -> None:
-        try:
+        with storage.changing(to):
             os.replace(path, to)
-        except OSError as error:
-            raise StorageError(f"cannot rename: {error.strerror}", path, "see who else writes there") from error
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make the folder: {error.strerror}", self.folder, "choose paths.outputs") from error
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,19 +45,42 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
     """
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
     try:
-        with open(temporary, "wb") as file:
-            hashing = _Hashing(file)
-            fill(hashing)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        with changing(path):
+            with open(temporary, "wb") as file:
+                hashing = _Hashing(file)
+                fill(hashing)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
         return hashing.digest.hexdigest()
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise StorageError(f"cannot write: {_reason(error, path)}", path, "make space or choose paths.outputs") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Say what keeps a file or folder from being written, moved or made.
+
+    Raises:
+        StorageError: no space, no permission.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        what = f"cannot write: {_reason(error, path)}"
+        raise StorageError(what, path, "make space or choose paths.outputs") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if it is not there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with changing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

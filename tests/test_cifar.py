@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnbench.data import cifar, cifar_batches
+from attnbench.data import cifar_batches
 from attnbench.data.cifar import cifar10, cifar100
 from attnbench.data.resident import Resident
 from attnbench.errors import DataError
@@ -37,25 +37,26 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture
 def official(tmp_path: Path) -> Iterator[Path]:
-    """An extracted folder and an archive of generated files, taken for the published ones."""
+    """A generated folder, and its archive in ``../packed``, taken for the published ones."""
     folder = write_batches(tmp_path)
-    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive = tmp_path / "packed" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, arcname=folder.name)
     hashes = {file.name: sha256(file) for file in [*folder.iterdir(), archive]}
-    with mock.patch.object(cifar, "CIFAR10", replace(cifar.CIFAR10, sha256=hashes)):
+    release = replace(cifar_batches.CIFAR10, sha256=hashes)
+    with mock.patch("attnbench.data.cifar.CIFAR10", release):
         yield folder
 
 
 def test_folder_itself_parent_and_archive_agree(official: Path) -> None:
     inside, above = cifar10(root=str(official)), cifar10(root=str(official.parent))
-    for file in official.iterdir():
-        file.unlink()
-    archive = cifar10(root=str(official.parent))
+    packed = official.parent / "packed"
+    archive = cifar10(root=str(packed))
     assert inside.fingerprint == above.fingerprint == archive.fingerprint
     assert archive.classes == CIFAR10_CLASSES and archive.source == "CIFAR-10, official files"
     assert (len(archive.train), len(archive.val), archive.size) == (100, 20, 32)
-    assert not any(official.iterdir())  # nothing was extracted
+    assert [file.name for file in packed.iterdir()] == ["cifar-10-python.tar.gz"]  # not extracted
 
 
 def test_pixels_and_labels(official: Path) -> None:
@@ -79,11 +80,10 @@ def test_a_tampered_file_is_named(official: Path, name: str) -> None:
 
 
 def test_a_tampered_archive_is_named(official: Path) -> None:
-    archive = official.parent / "cifar-10-python.tar.gz"
-    (official / "batches.meta").unlink()
+    archive = official.parent / "packed" / "cifar-10-python.tar.gz"
     archive.write_bytes(archive.read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"not the cifar-10-python.tar.gz.*/cifar-10-python.tar.gz"):
-        cifar10(root=str(official.parent))
+        cifar10(root=str(archive.parent))
 
 
 def test_a_missing_file_is_named(official: Path) -> None:

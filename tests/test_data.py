@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from attnbench.data import sampling
 from attnbench.data.dataset import Batch, Split
 from attnbench.data.digits import digits
 from attnbench.data.loader import Loader
-from attnbench.data.resident import Pixels, Resident
+from attnbench.data.resident import Pixels, Resident, resident_dataset
 from attnbench.errors import ConfigError, DataError
 
 
@@ -201,7 +202,16 @@ def test_digits_at_their_own_size_are_the_published_values() -> None:
     assert val.labels[0] == 4
 
 
-def test_fingerprint_follows_the_pixels() -> None:
+def test_fingerprint_follows_pixels_and_labels() -> None:
+    def fingerprint(pixel: int, label: int, val_label: int = 0) -> str:
+        image = np.full((1, 2, 2, 3), 5, np.uint8)
+        image[0, 1, 1, 2] = pixel
+        train, val = (Pixels(image, np.array([target])) for target in (label, val_label))
+        facts: dict[str, Any] = {"classes": ("a", "b"), "mean": (0,) * 3, "std": (1,) * 3}
+        return resident_dataset(train, val, pad=0, flip=False, source="", **facts).fingerprint
+
+    assert fingerprint(5, 0) == fingerprint(5, 0)
+    assert len({fingerprint(*changed) for changed in [(5, 0), (6, 0), (5, 1), (5, 0, 1)]}) == 4
     assert digits().fingerprint == digits(pad=0).fingerprint != digits(size=8).fingerprint
 
 

@@ -39,7 +39,9 @@ class MixedConv2d(nn.Module):
 
     def __init__(self, trunk: nn.Conv2d, kernels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(multiplied(trunk.weight, kernels))
+        # Four dimensions, K C filters, because Module.to(memory_format=channels_last) refuses five.
+        self.weight = nn.Parameter(multiplied(trunk.weight, kernels).flatten(0, 1))
+        self.count = kernels
         self.bias = None if trunk.bias is None else nn.Parameter(multiplied(trunk.bias, kernels))
         self.stride, self.dilation, self.groups = trunk.stride, trunk.dilation, trunk.groups
         self.padding = trunk.padding
@@ -61,19 +63,24 @@ class MixedConv2d(nn.Module):
 
     @property
     def depthwise(self) -> bool:
-        return self.groups > 1 and self.weight.shape[2] == 1 and not isinstance(self.padding, str)
+        return self.groups > 1 and self.weight.shape[1] == 1 and not isinstance(self.padding, str)
 
     @property
     def pointwise(self) -> bool:
         unpadded = self.padding in ((0, 0), "same", "valid")
-        return self.groups == 1 and self.weight.shape[3:] == (1, 1) and unpadded
+        return self.groups == 1 and self.weight.shape[2:] == (1, 1) and unpadded
+
+    @property
+    def kernels(self) -> Tensor:
+        """W, (K, C, C_in / groups, h, w)."""
+        return self.weight.unflatten(0, (self.count, -1))
 
     def mixed(self, mixture: Tensor) -> Tensor:
         """sum_k pi_nk W_k, a kernel for each sample: (N, C, C_in / groups, h, w)."""
-        return (mixture @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+        return (mixture @ self.kernels.flatten(1)).unflatten(1, self.kernels.shape[1:])
 
     def extra_repr(self) -> str:
-        shape = "x".join(map(str, self.weight.shape))
+        shape = "x".join(map(str, self.kernels.shape))
         return f"{shape}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
 
 
@@ -87,7 +94,7 @@ def multiplied(value: Tensor, kernels: int) -> Tensor:
 def stacked(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     """concat_k(W_k) * concat_k(pi_k x), the K copies side by side within each group."""
     parts = x.unflatten(1, (conv.groups, 1, -1)) * mixture[:, None, :, None, None, None]
-    weight = conv.weight.transpose(0, 1).flatten(1, 2)
+    weight = conv.kernels.transpose(0, 1).flatten(1, 2)
     return F.conv2d(parts.flatten(1, 3), weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -114,7 +121,7 @@ def stencil(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     x = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).unsqueeze(2)  # (N, C_in, 1, H, W)
     weight = conv.mixed(mixture).squeeze(2).unflatten(1, (conv.groups, -1))[..., None, None]
     y = x.new_zeros(())
-    for i, j in product(range(conv.weight.shape[3]), range(conv.weight.shape[4])):
+    for i, j in product(*map(range, conv.weight.shape[2:])):
         y = y + weight[:, :, :, i, j] * seen(conv, x, i, j)
     return y.flatten(1, 2)
 

@@ -52,8 +52,8 @@ def test_aa_is_its_equation(stride: int, reach: int) -> None:
     assert trunk.out_channels == 16, "the site's trunk was cut, not a copy of it"
 
 
-def test_positions_matter_and_only_as_differences() -> None:
-    """Moving the content moves the answer, within a frame of zeros wide enough that nothing leaves it."""
+def test_positions_matter() -> None:
+    """A mirrored map gives the mirrored answer without positions and another one with them."""
     torch.manual_seed(0)
     attention = RelativeSelfAttention(3, keys=4, values=4, heads=2, reach=8, stride=(1, 1)).double()
     x = torch.randn(1, 3, 3, 4, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Parameters that the papers print, to the last digit (../shared papers' tables; see docs on counting)."""
+"""Parameters that the ECA and SB papers print, as the integers that round to them."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_dyconv_is_its_equation() -> None:
     for y, sample in zip(layer(x), x, strict=True):
         hidden = branch.norm1(branch.reduce(sample.mean((1, 2)))[None]).relu()
         pi = torch.softmax(branch.norm2(branch.expand(hidden))[0] / 3.0, dim=0)
-        kernel, bias = (torch.tensordot(pi, t, 1) for t in (layer.conv.weight, layer.conv.bias))
+        kernel, bias = (torch.tensordot(pi, t, 1) for t in (layer.conv.kernels, layer.conv.bias))
         torch.testing.assert_close(y, F.conv2d(sample, kernel, bias, padding=1))
     assert branch.reduce.out_features == 8 // 4 and branch.reduce.bias is not None and len(pi) == 4
 
@@ -51,7 +51,7 @@ def test_condconv_is_its_equation() -> None:
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     for y, sample in zip(layer(x), x, strict=True):
         r = torch.sigmoid(layer.routing.weight @ sample.mean((1, 2)) + layer.routing.bias)
-        kernel, bias = (torch.tensordot(r, t, 1) for t in (layer.conv.weight, layer.conv.bias))
+        kernel, bias = (torch.tensordot(r, t, 1) for t in (layer.conv.kernels, layer.conv.bias))
         torch.testing.assert_close(y, F.conv2d(sample, kernel, bias, padding=1))
 
 

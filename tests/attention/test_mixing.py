@@ -51,15 +51,38 @@ def test_all_ways_are_the_equation(name: str, samples: int, size: tuple[int, int
     x = torch.randn(samples, 6, *size, dtype=torch.float64, requires_grad=True)
     mixture = torch.rand(samples, 3, dtype=torch.float64, requires_grad=True)
     leaves = [x, mixture, conv.weight]
-    expected = definition(trunk, conv.weight, None, x, mixture)
+    expected = definition(trunk, conv.kernels, None, x, mixture)
     expected_gradients = torch.autograd.grad(expected.sin().sum(), leaves)
     for way in ways(conv):
         for image in (x, x.to(memory_format=torch.channels_last)):
             y = way(conv, image, mixture)
             torch.testing.assert_close(y, expected, msg=lambda text, way=way: f"{way.__name__}: {text}")
         torch.testing.assert_close(torch.autograd.grad(y.sin().sum(), leaves), expected_gradients)
-    with_bias = definition(trunk, conv.weight, conv.bias, x, mixture)
+    with_bias = definition(trunk, conv.kernels, conv.bias, x, mixture)
     torch.testing.assert_close(conv(x, mixture), with_bias)
+
+
+@pytest.mark.parametrize("name", ["pointwise strided", "depthwise strided", "depthwise multiplied", "groups"])
+def test_compiles_whole_at_any_size(name: str) -> None:
+    """Captured with dynamic shapes; small and large maps, which take different ways, and a single sample."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    conv = MixedConv2d(deepcopy(CONVOLUTIONS[name]), 3).double()
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True, dynamic=True)
+    for samples, size in ((3, (5, 7)), (2, (25, 24)), (1, (9, 9))):
+        x = torch.randn(samples, 6, *size, dtype=torch.float64, requires_grad=True)
+        mixture = torch.rand(samples, 3, dtype=torch.float64)
+        outputs = compiled(x, mixture), conv(x, mixture)
+        torch.testing.assert_close(*outputs)
+        gradients = [torch.autograd.grad(y.sin().sum(), [x, conv.weight]) for y in outputs]
+        torch.testing.assert_close(*gradients)
+
+
+def test_inductor_agrees() -> None:
+    torch._dynamo.reset()
+    conv = MixedConv2d(nn.Conv2d(6, 8, 1), 3)
+    x, mixture = torch.randn(2, 6, 12, 12), torch.rand(2, 3)
+    torch.testing.assert_close(torch.compile(conv, fullgraph=True)(x, mixture), conv(x, mixture))
 
 
 def test_ways_are_chosen_by_shape() -> None:
@@ -78,9 +101,9 @@ def test_kernel_0_is_the_trunks_and_the_others_are_as_wide() -> None:
     torch.manual_seed(0)
     trunk = nn.Conv2d(64, 64, 3)
     conv = MixedConv2d(trunk, 4)
-    assert torch.equal(conv.weight[0], trunk.weight) and torch.equal(conv.bias[0], trunk.bias)
-    assert conv.weight[0].data_ptr() != trunk.weight.data_ptr()
-    for other in conv.weight[1:]:
+    assert torch.equal(conv.kernels[0], trunk.weight) and torch.equal(conv.bias[0], trunk.bias)
+    assert conv.kernels[0].data_ptr() != trunk.weight.data_ptr()
+    for other in conv.kernels[1:]:
         assert not torch.equal(other, trunk.weight)
         torch.testing.assert_close(other.std(), trunk.weight.std(), rtol=0.02, atol=0)
-    assert not torch.equal(conv.weight[1], conv.weight[2])
+    assert not torch.equal(conv.kernels[1], conv.kernels[2])
