@@ -1,0 +1,197 @@
+"""Small runs for the tests of reliability: forked from a warm process, or started as a user starts them.
+
+A process that imports torch takes seconds to start. The fork server has torch loaded and one run behind it, so a
+run through the whole command line, in a process of its own that can be killed, starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# 24 steps of a network with everything that a resume may forget: dropout, batch norm, momentum, an average.
+SMALL = (
+    "runtime.device=cpu backbone=resnet20 attention=sb placement.stages=[3] attention.dropout=0.2 dataset.size=4 "
+    "batch_size=128 schedule.epochs=2 schedule.ema_decay=0.9 runtime.checkpoint_steps=3"
+).split()
+STEPS = 12  # of an epoch
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+class Ended(NamedTuple):
+    """How a run ended: its exit code (negative: the signal that killed it), what it said, its training time."""
+
+    code: int
+    stderr: str
+    seconds: float = 0.0
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that a failure leaves."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error:")]
+
+
+class Kill(NamedTuple):
+    """When to kill -9 a run: so many seconds after it began, or after its first checkpoint."""
+
+    seconds: float
+    after_checkpoint: bool = True
+
+
+class ForkServer:
+    """Forks runs of ``python train.py``, one at a time."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.runs"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe)
+
+    def run(self, outputs: Path, *overrides: str, before: Callable[[], object] = int, kill: Kill | None = None) -> Ended:
+        """One run of SMALL; ``before`` (a module's function or a partial of one) is called in its process first."""
+        words = [*SMALL, f"paths.outputs={outputs}", *overrides]
+        assert self.process.stdin and self.process.stdout
+        pickle.dump((words, str(outputs), before, kill), self.process.stdin)
+        self.process.stdin.flush()
+        return Ended(*pickle.load(self.process.stdout))
+
+    def close(self) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+
+
+def start(outputs: Path, *overrides: str, processes: int = 1) -> subprocess.Popen[str]:
+    """Start ``python train.py`` (under torchrun for several processes) on SMALL."""
+    launcher = [] if processes == 1 else f"-m torch.distributed.run --standalone --nproc-per-node {processes}".split()
+    command = [sys.executable, *launcher, "train.py", *SMALL, f"paths.outputs={outputs}", *overrides]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str], timeout: float = 100) -> Ended:
+    _, stderr = process.communicate(timeout=timeout)
+    return Ended(process.returncode, stderr)
+
+
+@contextmanager
+def running(outputs: Path, *overrides: str, processes: int = 1) -> Iterator[subprocess.Popen[str]]:
+    """A run that has its first checkpoint and is killed, if need be, at the end."""
+    process = start(outputs, *overrides, processes=processes)
+    try:
+        wait_for(lambda: checkpointed(outputs) or process.poll() is not None)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def folder(outputs: Path) -> Path:
+    """The folder of the only run there."""
+    (path,) = (outputs / "runs").glob("*/*/*/seed*")
+    return path
+
+
+def checkpointed(outputs: Path) -> bool:
+    return any((outputs / "runs").glob("*/*/*/seed*/checkpoints/last.pt"))
+
+
+def result(outputs: Path) -> dict[str, Any]:
+    return json.loads((folder(outputs) / "result.json").read_text())
+
+
+def epochs(outputs: Path) -> list[int]:
+    """The epochs that metrics.jsonl has lines of."""
+    lines = (folder(outputs) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+def strays(outputs: Path) -> list[str]:
+    """Files of a run's folder that only an interrupted write leaves."""
+    return [str(p) for p in folder(outputs).rglob("*") if p.name.endswith(".tmp") or p.name == "next.pt"]
+
+
+def _serve() -> None:
+    """Fork a run for each order on stdin."""
+    import torch
+
+    from attnbench import config, run
+
+    torch.set_num_threads(1)  # a process that has started OpenMP threads cannot fork
+    orders, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a run prints is no reply
+    with tempfile.TemporaryDirectory() as warm:
+        run.train(config.compose([*SMALL, "schedule.epochs=1", f"paths.outputs={warm}"]))
+    while order := _next(orders):
+        words, outputs, before, kill = order
+        with tempfile.TemporaryFile() as stderr:
+            pid = os.fork() or _train(words, before, stderr.fileno())
+            code, seconds = _watch(pid, Path(outputs), kill)
+            stderr.seek(0)
+            pickle.dump((code, stderr.read().decode(), seconds), replies)
+        replies.flush()
+
+
+def _next(orders: Any) -> Any:
+    try:
+        return pickle.load(orders)
+    except EOFError:
+        return None
+
+
+def _train(words: list[str], before: Callable[[], object], stderr: int) -> int:
+    """What the forked process does: the command line's own way through a run. It does not return."""
+    from attnbench import cli
+
+    code = 70
+    try:
+        os.dup2(stderr, 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.argv = ["train.py", *words]
+        before()
+        cli.guarded(cli.train)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 70
+    finally:
+        os._exit(code)
+
+
+def _watch(pid: int, outputs: Path, kill: Kill | None) -> tuple[int, float]:
+    """Wait for a run's end, or bring it about: its exit code, and the seconds since its first checkpoint."""
+    began, first, status = time.monotonic(), 0.0, 0
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        now = time.monotonic()
+        if not first and checkpointed(outputs):
+            first = now
+        since = first if kill and kill.after_checkpoint else began
+        if kill and since and now - since > kill.seconds:
+            os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), time.monotonic() - (first or began)
+
+
+if __name__ == "__main__":
+    _serve()
