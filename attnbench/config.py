@@ -26,6 +26,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -124,11 +125,21 @@ def compose(overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: one line with the dotted key and the nearest valid one.
     """
+    offer_timm(overrides)
     with _hydra():
         try:
             return check(hydra_compose("train", list(overrides), return_hydra_config=True))
         except (HydraException, OmegaConfBaseException) as error:
             raise translate(error, overrides) from None
+
+
+def offer_timm(overrides: Sequence[str]) -> None:
+    """Make an option of every ``backbone=timm/<name>`` that a command line asks for."""
+    for override in overrides:
+        key, _, values = override.partition("=")
+        for name in re.findall(r"timm/([\w.\-]+)", values) if key == "backbone" else ():
+            node = {"_target_": "attnbench.backbones.timm.timm_model", "name": name, "pretrained": False}
+            ConfigStore.instance().store(name, node, group="backbone/timm")
 
 
 def check(cfg: DictConfig) -> Config:

@@ -30,17 +30,24 @@ ALIASES = {"C1": "expand", "C2": "depthwise", "C3": "project", "output": "block"
 class Layer:
     """A convolution of a block with the norm and activation that follow it, as names inside the block.
 
-    ``act`` is None where there is none or where one module serves several layers and cannot be taken away.
+    None stands where there is none, or where one module serves several layers and cannot be taken away.
     """
 
     conv: str
-    norm: str
+    norm: str | None = None
     act: str | None = None
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The roles of one block: its convolutions, its last norm, the width inside it and its design expansion."""
+    """The roles of one block.
+
+    Attributes:
+        layers: its convolutions by role.
+        output: the module whose output is the block's, before a shortcut sum: its last norm where it has one.
+        width: channels inside the block.
+        expansion: how far the block's family widens its inner layers by design.
+    """
 
     layers: dict[str, Layer]
     output: str
@@ -48,8 +55,10 @@ class Anatomy:
     expansion: int = 1
 
 
-def _channels(block: nn.Module, norm: str) -> int:
-    return int(block.get_submodule(norm).num_features)  # type: ignore[arg-type]
+def _channels(block: nn.Module, name: str) -> int:
+    """Output channels of a block's norm or convolution."""
+    module = block.get_submodule(name)
+    return int(getattr(module, "num_features", None) or module.out_channels)  # type: ignore[arg-type]
 
 
 def _resnet(block: nn.Module) -> Anatomy:
@@ -75,12 +84,60 @@ def _cifar_inverted_residual(block: nn.Module) -> Anatomy:
     return Anatomy(layers, "bn3", _channels(block, "bn3"), expansion=6)
 
 
+def _shuffle_unit(block: nn.Module) -> Anatomy:
+    """Two branches joined by concatenation; the first one has convolutions where the unit downsamples."""
+    layers = {
+        "expand": Layer("branch2.0", "branch2.1", "branch2.2"),
+        "depthwise": Layer("branch2.3", "branch2.4"),
+        "project": Layer("branch2.5", "branch2.6", "branch2.7"),
+    }
+    if len(block.branch1):  # type: ignore[arg-type]
+        layers["shortcut_depthwise"] = Layer("branch1.0", "branch1.1")
+        layers["shortcut_project"] = Layer("branch1.2", "branch1.3", "branch1.4")
+    return Anatomy(layers, "branch2.6", _channels(block, "branch2.6"))
+
+
+def _mnas(block: nn.Module) -> Anatomy:
+    layers = {
+        "expand": Layer("layers.0", "layers.1", "layers.2"),
+        "depthwise": Layer("layers.3", "layers.4", "layers.5"),
+        "project": Layer("layers.6", "layers.7"),
+    }
+    return Anatomy(layers, "layers.7", _channels(block, "layers.7"), expansion=6)
+
+
+def _dense_layer(block: nn.Module) -> Anatomy:
+    """Norms come before convolutions here: the one after conv1 is norm2, and conv2's output is joined as it is."""
+    layers = {"conv1": Layer("conv1", "norm2", "relu2"), "conv2": Layer("conv2")}
+    return Anatomy(layers, "conv2", _channels(block, "conv1"))
+
+
+def _timm_inverted_residual(block: nn.Module) -> Anatomy:
+    """timm's norms carry the activation, so a layer with its norm is a layer with its activation too."""
+    layers = {
+        "expand": Layer("conv_pw", "bn1"),
+        "depthwise": Layer("conv_dw", "bn2"),
+        "project": Layer("conv_pwl", "bn3"),
+    }
+    return Anatomy(layers, "bn3", _channels(block, "bn3"), expansion=6)
+
+
+def _timm_separable(block: nn.Module) -> Anatomy:
+    layers = {"depthwise": Layer("conv_dw", "bn1"), "project": Layer("conv_pw", "bn2")}
+    return Anatomy(layers, "bn2", _channels(block, "bn2"), expansion=6)
+
+
 ANATOMY: dict[str, Callable[[nn.Module], Anatomy]] = {
     "torchvision.models.resnet.BasicBlock": _resnet,
     "torchvision.models.resnet.Bottleneck": _resnet,
     "torchvision.models.mobilenetv2.InvertedResidual": _inverted_residual,
+    "torchvision.models.shufflenetv2.InvertedResidual": _shuffle_unit,
+    "torchvision.models.mnasnet._InvertedResidual": _mnas,
+    "torchvision.models.densenet._DenseLayer": _dense_layer,
     "timm.models.resnet.BasicBlock": _resnet,
     "timm.models.resnet.Bottleneck": _resnet,
+    "timm.models._efficientnet_blocks.InvertedResidual": _timm_inverted_residual,
+    "timm.models._efficientnet_blocks.DepthwiseSeparableConv": _timm_separable,
     "attnbench.backbones.resnet_cifar.BasicBlock": _resnet,
     "attnbench.backbones.mobilenetv2_cifar.InvertedResidual": _cifar_inverted_residual,
 }
@@ -204,10 +261,11 @@ def _wrapped(block: nn.Module, layer: Layer, wrap: Wrap, role: str) -> tuple[nn.
     """The trunk that a wrap makes of a layer, and the names that it takes in."""
     names = [layer.conv, layer.norm, layer.act][: ("conv", "conv_norm", "conv_norm_act").index(wrap) + 1]
     if None in names:
+        lacking = ("norm", "activation")[names.index(None) - 1]
         raise ConfigError(
-            f"{role} of {type(block).__name__} has no activation of its own to wrap",
+            f"{role} of {type(block).__name__} has no {lacking} of its own to wrap",
             "placement.wrap",
-            "use conv or conv_norm",
+            "use " + " or ".join(("conv", "conv_norm")[: names.index(None)]),
         )
     parts = [block.get_submodule(name) for name in names if name]
     return (parts[0] if len(parts) == 1 else nn.Sequential(*parts)), [n for n in names[1:] if n]

@@ -15,9 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +76,22 @@ class ForkServer:
         self.process.stdout.close()
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def reference(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of SMALL, uninterrupted; ``training`` are its seconds from the first checkpoint on."""
+    outputs = tmp_path_factory.mktemp("reference")
+    end = forks.run(outputs)
+    assert end.code == 0, end.stderr
+    return result(outputs) | {"training": end.seconds}
+
+
 def start(outputs: Path, *overrides: str, processes: int = 1) -> subprocess.Popen[str]:
     """Start ``python train.py`` (under torchrun for several processes) on SMALL."""
     launcher = [] if processes == 1 else f"-m torch.distributed.run --standalone --nproc-per-node {processes}".split()
@@ -88,14 +106,16 @@ def ended(process: subprocess.Popen[str], timeout: float = 100) -> Ended:
 
 @contextmanager
 def running(outputs: Path, *overrides: str, processes: int = 1) -> Iterator[subprocess.Popen[str]]:
-    """A run that has its first checkpoint and is killed, if need be, at the end."""
+    """A run that has just saved its first checkpoint, and that is gone in the end."""
+    before = checkpointed(outputs)
     process = start(outputs, *overrides, processes=processes)
     try:
-        wait_for(lambda: checkpointed(outputs) or process.poll() is not None)
+        wait_for(lambda: checkpointed(outputs) != before or process.poll() is not None)
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        with suppress(ValueError):  # its output has been read
+            process.communicate(timeout=40)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 100) -> None:
@@ -111,8 +131,12 @@ def folder(outputs: Path) -> Path:
     return path
 
 
-def checkpointed(outputs: Path) -> bool:
-    return any((outputs / "runs").glob("*/*/*/seed*/checkpoints/last.pt"))
+def checkpointed(outputs: Path) -> int:
+    """When the last checkpoint was written, in nanoseconds; 0 for never."""
+    for path in (outputs / "runs").glob("*/*/*/seed*/checkpoints/last.pt"):
+        with suppress(FileNotFoundError):  # it is being replaced
+            return path.stat().st_mtime_ns
+    return 0
 
 
 def result(outputs: Path) -> dict[str, Any]:
@@ -134,7 +158,7 @@ def _serve() -> None:
     """Fork a run for each order on stdin."""
     import torch
 
-    from attnbench import config, run
+    from attnbench import attempt, cli, config, run, sweep  # noqa: F401 - all that a run imports
 
     torch.set_num_threads(1)  # a process that has started OpenMP threads cannot fork
     orders, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.options import Gate
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -43,16 +44,17 @@ class Branch(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.reduce = nn.Linear(in_channels, hidden, bias=bias)
         self.norm1 = nn.BatchNorm1d(hidden) if norm else nn.Identity()
+        self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
         self.expand = nn.Linear(hidden, out_channels, bias=bias)
         self.norm2 = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
         self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean((2, 3))
-        hidden = self.dropout(torch.relu(self.norm1(self.reduce(squeezed))))
+        hidden = self.dropout(self.relu(self.norm1(self.reduce(self.squeeze(x)))))
         signal = GATES[self.gate](self.norm2(self.expand(hidden)))
         return signal[:, :, None, None]
 

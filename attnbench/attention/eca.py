@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.errors import ConfigError
 from attnbench.insertion import Attended, Site
 from attnbench.options import KernelSize, Positive, checked
@@ -21,11 +22,11 @@ class EfficientChannelAttention(nn.Module):
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean((2, 3))
-        mixed = self.conv(squeezed.unsqueeze(1)).squeeze(1)
+        mixed = self.conv(self.squeeze(x).unsqueeze(1)).squeeze(1)
         return torch.sigmoid(mixed)[:, :, None, None]
 
 

@@ -1,4 +1,4 @@
-"""torchvision's ResNets and MobileNetV2, with torchvision's weights when asked for."""
+"""torchvision's networks for 224x224 images, with torchvision's weights when asked for."""
 
 from __future__ import annotations
 
@@ -7,16 +7,37 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from attnbench.errors import StorageError
+from attnbench.errors import ConfigError, StorageError
 from attnbench.options import Count, Fraction, Positive, checked
 
 
 @checked
 def resnet(
-    *, depth: Literal[18, 34, 50, 101, 152] = 50, pretrained: bool = False, num_classes: Count = 1000
+    *, depth: Literal[18, 34, 50, 101, 152, 200] = 50, pretrained: bool = False, num_classes: Count = 1000
 ) -> nn.Module:
-    """ResNet-18 to -152 (arXiv:1512.03385; stride on the 3x3 convolution)."""
+    """ResNet-18 to -200 (arXiv:1512.03385, -200: 1603.05027; stride on the 3x3 convolution)."""
+    if depth == 200:
+        _no_weights(pretrained, "ResNet-200")
+        return _bottlenecks((3, 24, 36, 3), num_classes)
     return _torchvision(f"resnet{depth}", pretrained, num_classes)
+
+
+@checked
+def resnext(
+    *, groups: Count = 32, width_per_group: Count = 4, pretrained: bool = False, num_classes: Count = 1000
+) -> nn.Module:
+    """ResNeXt-101 (arXiv:1611.05431), 32x4d by default."""
+    _no_weights(pretrained, "ResNeXt-101 32x4d")
+    return _bottlenecks((3, 4, 23, 3), num_classes, groups=groups, width_per_group=width_per_group)
+
+
+@checked
+def densenet264(*, pretrained: bool = False, num_classes: Count = 1000) -> nn.Module:
+    """DenseNet-264 (arXiv:1608.06993): growth 32, blocks of 6, 12, 64 and 48 layers."""
+    from torchvision.models import DenseNet
+
+    _no_weights(pretrained, "DenseNet-264")
+    return DenseNet(32, (6, 12, 64, 48), 64, num_classes=num_classes)
 
 
 @checked
@@ -29,6 +50,43 @@ def mobilenetv2(
 ) -> nn.Module:
     """MobileNetV2 (arXiv:1801.04381); ``dropout`` stands before the classifier."""
     return _torchvision("mobilenet_v2", pretrained, num_classes, width_mult=width, dropout=dropout)
+
+
+@checked
+def shufflenetv2(*, width: Positive = 1.0, pretrained: bool = False, num_classes: Count = 1000) -> nn.Module:
+    """ShuffleNetV2 (arXiv:1807.11164) at width 0.5, 1.0, 1.5 or 2.0."""
+    return _torchvision(f"shufflenet_v2_x{_printed(width, (0.5, 1.0, 1.5, 2.0))}", pretrained, num_classes)
+
+
+@checked
+def mnasnet(
+    *, width: Positive = 1.0, dropout: Fraction = 0.2, pretrained: bool = False, num_classes: Count = 1000
+) -> nn.Module:
+    """MnasNet-B1 (arXiv:1807.11626) at width 0.5, 0.75, 1.0 or 1.3; ``dropout`` stands before the classifier."""
+    name = f"mnasnet{_printed(width, (0.5, 0.75, 1.0, 1.3))}"
+    return _torchvision(name, pretrained, num_classes, dropout=dropout)
+
+
+def _printed(width: float, widths: tuple[float, ...]) -> str:
+    """A width as torchvision's names print it, ``0_5``.
+
+    Raises:
+        ConfigError: torchvision does not have the width.
+    """
+    if width not in widths:
+        raise ConfigError(f"width={width} is not made", "backbone.width", f"use {', '.join(map(str, widths))}")
+    return str(width).replace(".", "_")
+
+
+def _no_weights(pretrained: bool, name: str) -> None:
+    if pretrained:
+        raise ConfigError(f"torchvision has no weights of {name}", "backbone.pretrained", "set it to false")
+
+
+def _bottlenecks(blocks: tuple[int, ...], num_classes: int, **options: int) -> nn.Module:
+    from torchvision.models import resnet as resnets
+
+    return resnets.ResNet(resnets.Bottleneck, list(blocks), num_classes=num_classes, **options)
 
 
 def _torchvision(name: str, pretrained: bool, num_classes: int, **options: Any) -> nn.Module:

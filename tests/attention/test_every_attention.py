@@ -69,7 +69,7 @@ def inputs(attention: str, samples: int = 3, size: tuple[int, int] = (5, 7)) -> 
 
 @pytest.mark.parametrize(("attention", "backbone"), PAIRS)
 def test_trains_in_small_networks(attention: str, backbone: str) -> None:
-    """Odd maps down to 2x2; every parameter gets a finite gradient, nine tenths of the sites' are not zero."""
+    """Odd maps down to 2x2; every parameter gets a finite gradient, most of the sites' are not zero."""
     model, sites = network(configured(attention, backbone))
     logits = model(torch.randn(3, 3, 41, 41))
     nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
