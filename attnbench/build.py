@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -43,6 +43,22 @@ def sketch(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
     plain = Config(config.tree | {"backbone": stock}, config.choices)
     with torch.device("meta"):
         return network(plain, num_classes)
+
+
+# What a data set asks of a network, known without its files: the number of classes.
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+
+def setting(config: Config, overrides: Sequence[str]) -> tuple[int, int]:
+    """The number of classes and the image's side that a network is counted at.
+
+    Those of the data set if the command line names one, itself or by an experiment; else those that the backbone
+    is made for, 1000 classes at 224 pixels or 10 at 32.
+    """
+    if any(o.startswith(("dataset=", "dataset.", "experiment=")) for o in overrides):
+        return CLASSES[config.choices["dataset"]], config.tree["dataset"].get("size", 32)
+    small = "cifar" in config.tree["backbone"]["_target_"]
+    return (10, 32) if small else (1000, 224)
 
 
 def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:

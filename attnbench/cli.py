@@ -21,6 +21,9 @@ USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
 
   attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
+  attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
+  attnbench table [ID --count]           the papers' printed counts beside ours
+  attnbench show [key=value ...]         where attention goes: the tree of sites
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
@@ -163,4 +166,22 @@ def _log_to_stderr() -> None:
     logger.propagate = False
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"train": train}
+def _count() -> None:
+    from attnbench.inspection import count
+
+    count()
+
+
+def _show() -> None:
+    from attnbench.inspection import show
+
+    show()
+
+
+def _table() -> None:
+    from attnbench.inspection import table
+
+    table()
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"train": train, "count": _count, "show": _show, "table": _table}

@@ -9,6 +9,7 @@ computed. The papers count otherwise; ``COUNTERS`` names their ways:
                layers (2 in - 1) out, batch norm 4 an input element, ReLU 1 an element but only in a module's last use,
                global pooling for attention (window + 1) an output, pools of side k: k an output (max) or k + 1
                (average); functions that are no modules are free. The head's pool counts as AvgPool2d(7).
+    thop2019_late  the same counter from August 2019 on: activations and max pooling are free
     detection  the ECA paper's (Table 4): convolutions their multiply-adds and one an output for a bias, batch norm 2
                and ReLU 1 an element in every use, pools 1 an input element, linear layers in x out, transposed
                convolutions as convolutions over their output
@@ -36,6 +37,7 @@ class SiteCount:
     """What stands at a site: the site's facts, what attention added there, and the attention's own size in words."""
 
     path: str
+    block: str
     role: str
     stage: int
     in_channels: int
@@ -96,6 +98,7 @@ def _at_site(
     before = [site.path, *site.absorbs]
     return SiteCount(
         site.path,
+        site.block,
         site.role,
         site.stage,
         site.in_channels,
@@ -127,7 +130,7 @@ def detail(module: nn.Module) -> str:
     words = []
     for part in module.modules():
         if isinstance(part, nn.Conv1d):
-            words.append(f"k {part.kernel_size[0]}")
+            words.append(f"k {part.kernel_size[0]}" if part.groups == 1 else f"{part.groups} groups")
         elif isinstance(hidden := getattr(part, "reduce", None), (nn.Linear, nn.Conv2d)):
             words.append(f"hidden {hidden.weight.shape[0]}")
     return ", ".join(dict.fromkeys(words))
@@ -158,6 +161,9 @@ THOP2019: dict[type, Rule] = {
     Squeeze: lambda module, x, y: x.numel() + y.numel(),
 }
 
+# From August 2019 on the same counter passes over activations and max pooling.
+THOP2019_LATE = {kind: rule for kind, rule in THOP2019.items() if kind not in (nn.ReLU, nn.ReLU6, nn.MaxPool2d)}
+
 DETECTION: dict[type, Rule] = {
     nn.Conv1d: _convolution,
     nn.Conv2d: lambda module, x, y: _convolution(module, x, y) + (y.numel() if module.bias is not None else 0),
@@ -175,6 +181,10 @@ def _thop2019(model: nn.Module, size: int) -> int:
     return sum(_by_rule(model, size, THOP2019, every_use=False))
 
 
+def _thop2019_late(model: nn.Module, size: int) -> int:
+    return sum(_by_rule(model, size, THOP2019_LATE, every_use=False))
+
+
 def _detection(model: nn.Module, size: int) -> int:
     return sum(_by_rule(model, size, DETECTION, every_use=True))
 
@@ -189,6 +199,7 @@ COUNTERS: dict[str, Callable[[nn.Module, int], int]] = {
     "macs": macs,
     "sb": _multiplications,
     "thop2019": _thop2019,
+    "thop2019_late": _thop2019_late,
     "detection": _detection,
 }
 

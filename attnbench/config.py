@@ -114,6 +114,11 @@ class Config:
         nodes = {group: _checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
         return _coherent(Config(self.tree | nodes, self.choices))
 
+    def without_attention(self) -> Config:
+        """The plain network of this configuration."""
+        none = {"_target_": "attnbench.attention.none.none"}
+        return _coherent(Config(self.tree | {"attention": none}, self.choices | {"attention": "none"}))
+
     def build(self, group: str, *args: Any, **supplied: Any) -> Any:
         """Call the builder of a group with its options."""
         return build(self.tree[group], group, *args, **supplied)

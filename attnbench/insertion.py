@@ -34,6 +34,7 @@ class Site:
         width: channels of the block's inner layers (64 to 512 in ResNet-50), the output's if it has none.
         expansion: how far the block's family widens its inner layers by design (6 in MobileNetV2), else 1.
         absorbs: names of modules that the trunk took in and that shall pass their input on.
+        block: the dotted name of the block that the site is in.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Site:
     width: int
     expansion: int = 1
     absorbs: tuple[str, ...] = ()
+    block: str = ""
 
 
 Placement = Callable[[nn.Module], Iterable[Site]]

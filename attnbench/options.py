@@ -52,6 +52,7 @@ KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all, or one 
 
 Device = Annotated[str, AfterValidator(_device)]
 Wrap = Literal["conv", "conv_norm", "conv_norm_act"]
+Blocks = Literal["all", "first", "last", "even"]
 Gate = Literal["tanh", "sigmoid", "softmax", "relu", "none"]
 Law = Literal["step", "exponential", "linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -21,7 +21,9 @@ from torch import nn
 
 from attnbench.errors import ConfigError
 from attnbench.insertion import Placement, Site
-from attnbench.options import Names, Stages, Wrap, checked
+from attnbench.options import Blocks, Names, Stages, Wrap, checked
+
+BLOCKS = {"all": slice(None), "first": slice(1), "last": slice(-1, None), "even": slice(1, None, 2)}
 
 ALIASES = {"C1": "expand", "C2": "depthwise", "C3": "project", "output": "block"}
 
@@ -153,21 +155,28 @@ def _class_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
+def known_blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
     """The known blocks of a backbone in order: name, stage (from 1), block.
 
     Raises:
-        ConfigError: none of the backbone's modules is a known block.
+        ConfigError: none of the backbone's modules is a known block; names those that look like blocks.
     """
     found = [(path, m) for path, m in model.named_modules() if _class_name(m) in ANATOMY]
     if not found:
         raise ConfigError(
-            f"{type(model).__name__} has no block that attnbench knows",
+            f"{type(model).__name__} has no block that attnbench knows, it has {', '.join(_repeated(model))}",
             "backbone",
-            "add its block class to ANATOMY in attnbench/placement.py",
+            "name the roles of its block class in ANATOMY of attnbench/placement.py",
         )
     stages = _stages(model, [path for path, _ in found])
     return [(path, stage, m) for (path, m), stage in zip(found, stages, strict=True)]
+
+
+def _repeated(model: nn.Module) -> list[str]:
+    """The classes with parts of their own that stand in a row of several: what a backbone's blocks look like."""
+    rows = [m for m in model.modules() if isinstance(m, (nn.Sequential, nn.ModuleList)) and len(m) > 1]
+    names = [_class_name(part) for row in rows for part in row if len(list(part.children())) > 1]
+    return sorted({name for name in names if names.count(name) > 1 and not name.startswith("torch.nn.")})
 
 
 def _stages(model: nn.Module, paths: list[str]) -> list[int]:
@@ -181,12 +190,19 @@ def _stages(model: nn.Module, paths: list[str]) -> list[int]:
 
 
 @checked
-def place(*, roles: Names | None = None, stages: Stages | None = None, wrap: Wrap = "conv") -> Placement:
+def place(
+    *,
+    roles: Names | None = None,
+    stages: Stages | None = None,
+    blocks: Blocks = "all",
+    wrap: Wrap = "conv",
+) -> Placement:
     """A placement at the given roles of the given stages (all of them if None).
 
     Args:
         roles: names from the block's anatomy or the four that hold everywhere; None is no site at all.
         stages: stages counted from 1.
+        blocks: which blocks of a stage: ``all``, the ``first``, the ``last``, or the ``even`` ones (2nd, 4th, ...).
         wrap: what T is at a convolution: the convolution, with its norm, or with its norm and activation. At a
             block's output T is the last norm, whatever this says.
 
@@ -195,20 +211,15 @@ def place(*, roles: Names | None = None, stages: Stages | None = None, wrap: Wra
     """
 
     def placement(model: nn.Module) -> Iterator[Site]:
-        found = blocks(model)
+        found = known_blocks(model)
         total = max(stage for _, stage, _ in found)
         _refuse_unknown(found, roles or [], stages or [], total)
-        for path, stage, block in found:
-            if stages is None or stage in stages:
+        for stage in stages or range(1, total + 1):
+            here = [(path, block) for path, at, block in found if at == stage]
+            for path, block in here[BLOCKS[blocks]]:
                 yield from _sites(path, block, roles or [], wrap, stage, total)
 
     return placement
-
-
-def roles_of(model: nn.Module) -> list[str]:
-    """The roles that a backbone's blocks have, convolutions first, then ``block``."""
-    layers = [role for _, _, b in blocks(model) for role in ANATOMY[_class_name(b)](b).layers]
-    return [*sorted(set(layers), key=layers.index), "block"]
 
 
 def _refuse_unknown(
@@ -236,6 +247,7 @@ def _sites(
         "stages": stages,
         "width": anatomy.width,
         "expansion": anatomy.expansion,
+        "block": path,
     }
     for role, layer in anatomy.layers.items():
         if role in wanted or "layer" in wanted:

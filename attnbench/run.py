@@ -140,19 +140,13 @@ def _options(config: Config) -> dict[str, Any]:
 
 
 def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
-    """One line a stage: how many sites at which roles, and the kernel sizes of ECA there."""
+    """One line a stage: how many sites at which roles, and what is there."""
     lines = []
     for stage in sorted({site.stage for site in sites}):
         here = [site for site in sites if site.stage == stage]
         roles = ", ".join(dict.fromkeys(site.role for site in here))
-        kernels = {
-            module.kernel_size[0]
-            for site in here
-            for module in model.get_submodule(site.path).modules()
-            if isinstance(module, torch.nn.Conv1d)
-        }
-        k = f", k {', '.join(map(str, sorted(kernels)))}" if kernels else ""
-        lines.append(f"attention at stage {stage}: {len(here)} sites ({roles}){k}")
+        details = dict.fromkeys(complexity.detail(model.get_submodule(site.path)) for site in here)
+        lines.append(f"attention at stage {stage}: {len(here)} sites ({roles})  {'; '.join(details)}".rstrip())
     return lines
 
 

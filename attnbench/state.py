@@ -219,7 +219,7 @@ class Checkpoints:
             log.warning("checkpoint %s is damaged or missing (see SHA256SUMS); falling back to %s", self.last, older)
         if path := newest or older:
             return self._read(path)
-        if there or "last.pt" in sums:
+        if self.last.exists() or self.previous.exists() or "last.pt" in sums:
             raise StorageError("no checkpoint is whole", self.folder, "restore one, or start again with resume=never")
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Attended, Site
 from attnbench.options import Count, OddInt, checked
 
@@ -17,12 +18,13 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, hidden: int, *, bias: bool) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))
+        gate = torch.sigmoid(self.mlp(self.squeeze(x)) + self.mlp(x.amax((2, 3))))
         return gate[:, :, None, None]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attnbench.attention.convolution import dense_or_grouped
 from attnbench.attention.mixing import MixedConv2d
+from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Site
 from attnbench.options import Count, checked
 
@@ -19,11 +20,12 @@ class ConditionalConvolution(nn.Module):
 
     def __init__(self, trunk: nn.Conv2d, kernels: int) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.routing = nn.Linear(trunk.in_channels, kernels)
         self.conv = MixedConv2d(trunk, kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x, torch.sigmoid(self.routing(x.mean((2, 3)))))
+        return self.conv(x, torch.sigmoid(self.routing(self.squeeze(x))))
 
 
 @checked

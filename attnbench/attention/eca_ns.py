@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Attended, Site
 from attnbench.options import OddInt, checked
 
@@ -19,12 +20,13 @@ class LocalGate(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         bound = kernel_size**-0.5  # as for ECA's convolution, which has the same fan-in
         self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = F.pad(x.mean((2, 3)), [self.kernel_size // 2] * 2)
+        squeezed = F.pad(self.squeeze(x), [self.kernel_size // 2] * 2)
         neighbours = squeezed.unfold(1, self.kernel_size, 1)
         return torch.sigmoid((self.weight * neighbours).sum(2))[:, :, None, None]
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.errors import ConfigError
 from attnbench.insertion import Attended, Site
 from attnbench.options import Count, checked
@@ -20,11 +21,11 @@ class GroupGate(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.mix = nn.Conv1d(channels, channels, 1, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean((2, 3))
-        mixed = self.mix(squeezed[:, :, None])
+        mixed = self.mix(self.squeeze(x)[:, :, None])
         return torch.sigmoid(mixed)[..., None]
 
 

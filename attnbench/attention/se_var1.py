@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Attended, Site
 from attnbench.options import checked
 
@@ -12,8 +13,12 @@ from attnbench.options import checked
 class BareGate(nn.Module):
     """a = sigmoid(gap(x)), (N, C, H, W) to a signal (N, C, 1, 1)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(x.mean((2, 3), keepdim=True))
+        return torch.sigmoid(self.squeeze(x))[:, :, None, None]
 
 
 @checked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Attended, Site
 from attnbench.options import checked
 
@@ -18,11 +19,11 @@ class ChannelwiseGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.weight = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean((2, 3))
-        return torch.sigmoid(self.weight * squeezed)[:, :, None, None]
+        return torch.sigmoid(self.weight * self.squeeze(x))[:, :, None, None]
 
 
 @checked

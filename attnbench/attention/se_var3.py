@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Attended, Site
 from attnbench.options import checked
 
@@ -17,11 +18,11 @@ class FullGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.squeeze = Squeeze()
         self.mix = nn.Linear(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean((2, 3))
-        return torch.sigmoid(self.mix(squeezed))[:, :, None, None]
+        return torch.sigmoid(self.mix(self.squeeze(x)))[:, :, None, None]
 
 
 @checked

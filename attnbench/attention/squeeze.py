@@ -1,4 +1,4 @@
-"""Global average pooling as a module of its own, so that whoever counts or speeds up attention can find it."""
+"""Global average pooling, a module of its own so that whoever counts or speeds up attention finds it."""
 
 from __future__ import annotations
 

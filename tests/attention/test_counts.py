@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from attnbench.config import compose
-from attnbench.insertion import Placement, Site, insert
+from attnbench.insertion import insert
 
 
-def parameters(overrides: str, placement: Placement | None = None) -> int:
+def parameters(overrides: str) -> int:
     """Of the network that the overrides make, counted on the meta device."""
     config = compose(overrides.split())
     with torch.device("meta"):
         model = config.build("backbone", num_classes=10 if "cifar" in overrides else 1000)
         if config.choices["attention"] != "none":
-            insert(model, placement or config.build("placement"), partial(config.build, "attention"))
+            insert(model, config.build("placement"), partial(config.build, "attention"))
     return sum(p.numel() for p in model.parameters())
 
 
@@ -64,33 +64,20 @@ def test_deeper_networks_of_the_eca_paper(depth: str, attention: str, total: int
     assert parameters(f"backbone={depth} attention={attention}") == total
 
 
-def chosen(overrides: str, choose) -> Placement:
-    """The sites of a placement that a rule over each stage's list of sites keeps."""
-
-    def placement(model) -> list[Site]:
-        sites = list(compose(overrides.split()).build("placement")(model))
-        stages = [[s for s in sites if s.stage == stage] for stage in sorted({s.stage for s in sites})]
-        return [site for stage in stages for site in choose(stage)]
-
-    return placement
-
-
 def test_gsop_net1() -> None:
     """One block at the end of each of stages 2, 3 and 4."""
-    overrides = "backbone=resnet50 attention=gsop placement.stages=[2,3,4]"
-    assert parameters(overrides, chosen(overrides, lambda stage: stage[-1:])) == 28_054_440
+    assert parameters("backbone=resnet50 attention=gsop placement=last_blocks") == 28_054_440
 
 
 def test_a2_net_stays_near_the_quoted_33_million() -> None:
     """Even blocks of stages 2 and 3: 4 C (C/2) each; printed 33.0, quoted from a paper without code."""
-    overrides = "backbone=resnet50 attention=a2 placement.stages=[2,3]"
-    total = parameters(overrides, chosen(overrides, lambda stage: stage[1::2]))
+    total = parameters("backbone=resnet50 attention=a2 placement=even_blocks")
     assert total == PLAIN["resnet50"] + 2 * 2 * 512**2 + 3 * 2 * 1024**2 == 32_897_064
 
 
 @pytest.mark.parametrize(("depth", "printed"), [("resnet50", 25.8), ("resnet101", 45.4)])
 def test_aa_net_as_quoted(depth: str, printed: float) -> None:
-    total = parameters(f"backbone={depth} attention=aa placement.roles=[conv2] placement.stages=[2,3,4]")
+    total = parameters(f"backbone={depth} attention=aa placement.stages=[2,3,4]")
     assert round(total / 1e6, 1) == printed
 
 

@@ -49,7 +49,7 @@ def module(attention: str, seed: int = 0) -> nn.Module:
     """The attention at one small site of its usual placement, in float64 and evaluation mode."""
     torch.manual_seed(seed)
     config = configured(attention)
-    at_layer = config.choices["placement"] == "layer"
+    at_layer = config.choices["placement"] != "block"
     site = layer_site(nn.Conv2d(8, 16, 3, padding=1)) if at_layer else block_site(16)
     built = config.build("attention", site).double()
     for parameter in built.parameters():  # away from special values such as lambda 0 and norm weights 1
@@ -61,7 +61,7 @@ def module(attention: str, seed: int = 0) -> nn.Module:
 
 
 def inputs(attention: str, samples: int = 3, size: tuple[int, int] = (5, 7)) -> Tensor:
-    channels = 8 if configured(attention).choices["placement"] == "layer" else 16
+    channels = 16 if configured(attention).choices["placement"] == "block" else 8
     return torch.randn(
         samples, channels, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )

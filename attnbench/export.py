@@ -1,0 +1,313 @@
+"""Trained weights for others: ``attnbench export RUN`` writes safetensors, ONNX or a plain state dict.
+
+What is exported is what a run evaluates: the moving average of the weights where its schedule keeps one. The network
+takes float images (N, 3, H, W) that are normalised as in training, and returns logits (N, classes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn, get_args
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from attnbench import __version__, build, storage, weights
+from attnbench.config import GROUPS, Config, flatten
+from attnbench.errors import ConfigError, StorageError
+from attnbench.folder import RunFolder
+
+log = logging.getLogger("attnbench")
+
+Format = Literal["safetensors", "onnx", "state_dict"]
+Which = Literal["last", "best"]
+
+SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "state_dict": ".pt"}
+
+# The files that may hold a checkpoint: a save that is under way, or was cut short, leaves the last under another name.
+FILES: dict[Which, tuple[str, ...]] = {"last": ("last.pt", "next.pt", "previous.pt"), "best": ("best.pt",)}
+
+CIFAR_SIZE = 32  # of the data sets that have no ``size`` to choose
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run's folder holds.
+
+    Attributes:
+        model: the network with its weights, in evaluation mode.
+        config: its configuration, checked again.
+        about: what else is worth knowing, as text that JSON admits: ``checkpoint`` and ``result``.
+    """
+
+    model: nn.Module
+    config: Config
+    about: dict[str, Any]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The resolved configuration, the result and the version, each as a string."""
+        config = {"choices": self.config.choices, "hash": self.config.hash, **self.config.tree}
+        facts = {"config": config, **self.about}
+        return {"format": "pt", "attnbench": __version__, **{key: json.dumps(value) for key, value in facts.items()}}
+
+
+def export(run: Path, format: Format = "safetensors", output: Path | None = None, which: Which = "last") -> Path:
+    """Write the weights of a run in a form for others.
+
+    Args:
+        run: the run's folder; it may be unfinished, which is said and noted in the metadata.
+        format: ``safetensors`` and ``onnx`` carry configuration, result and version with them; ``state_dict`` is a
+            dictionary of tensors that ``torch.load(weights_only=True)`` admits.
+        output: the file; None for ``RUN/export/<which>`` and the format's suffix.
+        which: ``last``, the weights of ``top1`` in result.json, which the papers' tables report; or ``best``, those
+            of ``best_top1``, an epoch that was chosen by the images it is reported on.
+
+    Returns:
+        The file that was written, whole or not at all.
+
+    Raises:
+        ConfigError: a file name of another format; ``onnx`` without its packages.
+        StorageError: not a run's folder, a damaged checkpoint, or one of another network; the file cannot be written.
+    """
+    path = output or run / "export" / f"{which}{SUFFIXES[format]}"
+    _refuse_other_suffix(path, format)
+    if format == "onnx":
+        _need_onnx()
+    trained = load_run(run, which)
+    content = {"safetensors": _safetensors, "onnx": _onnx, "state_dict": _state_dict}[format](trained)
+    storage.make_folder(path.parent)
+    storage.write(path, lambda file: file.write(content))
+    return path
+
+
+def load_run(run: Path, which: Which = "last") -> Trained:
+    """The trained network of a run's folder.
+
+    Raises:
+        StorageError: not a run's folder, a damaged checkpoint, or one of another network.
+    """
+    config = _run_config(run)
+    state, digest = _checkpoint(run / "checkpoints", which)
+    _refuse_other_config(config, state, run)
+    model = _network(config, _evaluated(state), run / "checkpoints" / f"{which}.pt")
+    result = RunFolder(run).result()
+    if result is None:
+        epochs = config.tree["schedule"].get("epochs")
+        log.warning(
+            "this run is not finished: these are its %s weights after %d of %s epochs", which, state["epoch"], epochs
+        )
+    about = {"which": which, "epoch": state["epoch"], "finished": result is not None, "sha256": digest}
+    return Trained(model, config, {"checkpoint": about, "result": result})
+
+
+def load_exported(path: Path) -> nn.Module:
+    """The network of an exported safetensors file, in evaluation mode, built from the file's own metadata.
+
+    The configuration in it is data: it is checked as what a user types, and calls no builder but attnbench's.
+
+    Raises:
+        StorageError: no such file, not attnbench's, or its weights are not of its configuration.
+    """
+    tensors, metadata = _open_safetensors(path)
+    try:
+        record = json.loads(metadata["config"])
+    except (KeyError, ValueError) as error:
+        todo = "give a file that attnbench export wrote"
+        raise StorageError("no configuration in this file's metadata", path, todo) from error
+    return _network(_stored_config(record, path), tensors, path)
+
+
+def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"no safetensors file: {weights.first_line(error)}", path) from error
+
+
+def _run_config(run: Path) -> Config:
+    path = run / "config.yaml"
+    if not path.is_file():
+        seeds = sorted(run.glob("seed*/config.yaml"))
+        todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
+        raise StorageError("not a run's folder: it has no config.yaml", run, todo)
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StorageError(f"cannot read: {weights.first_line(error)}", path) from error
+    return _stored_config(record, path)
+
+
+def _stored_config(record: Any, where: Path) -> Config:
+    """A configuration that comes from a file, checked as one that is typed.
+
+    Raises:
+        StorageError: it is none, or not valid.
+    """
+    try:
+        choices = {str(group): str(option) for group, option in record["choices"].items()}
+        tree = {key: value for key, value in record.items() if key not in ("choices", "hash")}
+        return Config(tree, choices).updated({group: {} for group in GROUPS})
+    except ConfigError as error:
+        what = f"its configuration is not valid: {error.what}"
+        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"no configuration of a run: {error}", where, "restore the file") from error
+
+
+def _checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
+    """A checkpoint whose hash is the listed one, and that hash.
+
+    Raises:
+        StorageError: there is none, or it is damaged.
+    """
+    digest = listed_hashes(folder).get(f"{which}.pt")
+    if digest is None:
+        raise StorageError(f"the run has no {which} checkpoint", folder, "train it first")
+    for name in FILES[which]:
+        if (folder / name).exists():
+            with open(folder / name, "rb") as file:  # one open file: a run under way may replace it after the hash
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    file.seek(0)
+                    return _content(file, folder / name), digest
+    other = "best" if which == "last" else "last"
+    what = f"{which}.pt is damaged or missing: its SHA-256 is not the one in SHA256SUMS"
+    raise StorageError(what, folder, f"restore it, or use --which {other}")
+
+
+def listed_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each checkpoint in a folder, by file name."""
+    path = folder / "SHA256SUMS"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
+        raise StorageError(f"not a checkpoint: {weights.first_line(error)}", path) from error
+    if not isinstance(state, dict) or not {"model", "config", "epoch"} <= state.keys():
+        raise StorageError("not a checkpoint of a run", path)
+    return state
+
+
+def _evaluated(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights that the run evaluates: the average where it keeps one. ``best.pt`` has them as its model."""
+    return weights.stripped(state.get("average") or state["model"])
+
+
+def _refuse_other_config(config: Config, state: Mapping[str, Any], run: Path) -> None:
+    """Refuse a config.yaml that was edited after the run: the checkpoint knows what it was."""
+    here = dict(flatten(config.tree))
+    differ = [key for key, value in state["config"].items() if key != "data" and here.get(key, ...) != value]
+    if differ:
+        pairs = [f"{key}: {here.get(key)} here, {state['config'][key]} there" for key in sorted(differ)]
+        what = f"config.yaml is not the checkpoint's: {weights.listed(pairs)}"
+        raise StorageError(what, run, "restore config.yaml, or train again with resume=never")
+
+
+def _network(config: Config, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
+    """The network of a configuration with given weights; stock weights are not looked for."""
+    backbone = {"pretrained": False} if "pretrained" in config.tree["backbone"] else {}
+    try:
+        model, _ = build.network(config.updated({"backbone": backbone}), _classes(config, tensors))
+    except ConfigError as error:
+        raise StorageError(f"its network cannot be built: {error}", where) from error
+    weights.load(model, tensors, where)
+    return model.eval()
+
+
+def _classes(config: Config, tensors: Mapping[str, Tensor]) -> int:
+    """How many classes a network's weights tell apart: the size of what depends on their number."""
+    ten, eleven = (build.sketch(config, number)[0].state_dict() for number in (10, 11))
+    for key in ten.keys() & tensors.keys():
+        for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
+            if one != other and tensors[key].ndim == ten[key].ndim:
+                return tensors[key].shape[axis]
+    return 10  # whatever they are, they are not this network's: loading them says so
+
+
+def _plain(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+
+def _safetensors(trained: Trained) -> bytes:
+    from safetensors.torch import save
+
+    return save(_plain(trained.model), trained.metadata)
+
+
+def _state_dict(trained: Trained) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    torch.save(_plain(trained.model), file)
+    return file.getvalue()
+
+
+def _onnx(trained: Trained) -> bytes:
+    """The network as an ONNX graph ``images`` -> ``logits`` for any batch size and the run's image size."""
+    size = trained.config.tree["dataset"].get("size", CIFAR_SIZE)
+    program = torch.onnx.export(
+        trained.model,
+        (torch.zeros(2, 3, size, size),),  # a batch of 1 would be taken for a constant
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None  # it is when a file is written
+    program.model.metadata_props.update(trained.metadata)
+    return program.model_proto.SerializeToString()
+
+
+def _need_onnx() -> None:
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        todo = "pip install 'attnbench[onnx]'"
+        raise ConfigError(f"format=onnx needs {' and '.join(missing)}", "command line", todo)
+
+
+def _refuse_other_suffix(path: Path, format: Format) -> None:
+    own = SUFFIXES[format]
+    if path.suffix in set(SUFFIXES.values()) - {own}:
+        meant = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+        raise ConfigError(
+            f"{path.name} is no name for {format}", "--output", f"end it with {own}, or use --format {meant}"
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong words become our one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, "command line", f"{self.prog} --help shows the options")
+
+
+def export_command() -> None:
+    """``attnbench export RUN [--format F] [--output FILE] [--which last|best]``; prints the file's path."""
+    parser = _Parser("attnbench export", description="Write a run's weights for others.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
+    parser.add_argument("--format", choices=get_args(Format), default="safetensors", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/export/<which>.<suffix>")
+    parser.add_argument(
+        "--which",
+        choices=get_args(Which),
+        default="last",
+        help="last: result.json's top1; best: best_top1 (default: last)",
+    )
+    words = parser.parse_args([word for word in sys.argv[1:] if word != "debug=true"])  # which the CLI itself reads
+    print(export(words.run, words.format, words.output, words.which))

@@ -1,0 +1,96 @@
+"""Printed parameters and operations against ours: printed | ours | matched, with the reason where it cannot match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from torch import nn
+
+from attnbench import complexity
+from attnbench.config import Config, compose
+from attnbench.tables.data import Column, Row, Table
+
+Sketch = Callable[[Config], tuple[nn.Module, int]]  # the network on the meta device, and the side of its images
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed count and ours.
+
+    Attributes:
+        printed: as the paper has it.
+        ours: exact, in plain units; None where there is nothing to count.
+        unit: of the print.
+        matched: whether ours rounds to the print.
+        note: why not, or how it comes about.
+    """
+
+    printed: str
+    ours: int | None
+    unit: str
+    matched: bool
+    note: str = ""
+
+
+def count(table: Table, sketch: Sketch) -> list[tuple[Row, dict[str, Cell]]]:
+    """All counted cells of a table, row by row."""
+    return [(row, _cells(table, row, sketch)) for row in table.rows]
+
+
+def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, Cell]]]) -> dict[str, Any]:
+    """The form of ``attnbench table ID --count --json``."""
+    rows = [
+        {
+            "label": row.label,
+            "overrides": row.overrides,
+            "cells": {name: vars(cell) for name, cell in cells.items()},
+            "note": row.note.get("*", ""),
+        }
+        for row, cells in counted
+    ]
+    return {"id": table.id, "title": table.title, "source": table.source, "notes": table.notes, "rows": rows}
+
+
+def rounds_to(ours: int, printed: str, per: float) -> bool:
+    """Whether a count in plain units, divided by ``per``, rounds to the printed digits."""
+    digits = Decimal(printed)
+    return (Decimal(ours) / Decimal(per)).quantize(digits, ROUND_HALF_UP) == digits
+
+
+def _cells(table: Table, row: Row, sketch: Sketch) -> dict[str, Cell]:
+    cells = {}
+    for name, column in table.columns.items():
+        if column.counter and name in row.printed:
+            cells[name] = _cell(row, name, column, _ours(row, row.counter.get(name, column.counter), sketch))
+    return cells
+
+
+def _cell(row: Row, name: str, column: Column, ours: int | None) -> Cell:
+    printed, note, unit = row.printed[name], row.note.get(name, ""), row.unit.get(name, column.unit)
+    if name in row.counts and not _is_number(printed):  # a formula: its sum over the network is known
+        return Cell(printed, ours, unit, ours == row.counts[name], note)
+    matched = ours is not None and rounds_to(ours, printed, row.per.get(name, column.per))
+    return Cell(printed, ours, unit, matched, note)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _ours(row: Row, counter: str, sketch: Sketch) -> int | None:
+    """The number that a counter gives for a row's network."""
+    if row.overrides is None:
+        return None
+    composed = compose(row.overrides)
+    model, size = sketch(composed)
+    if counter == "params":
+        return complexity.params(model)
+    if counter == "module_params":
+        return complexity.params(model) - complexity.params(sketch(composed.without_attention())[0])
+    if counter == "sb_added":
+        plain, _ = sketch(composed.without_attention())
+        return complexity.COUNTERS["sb"](model, size) - complexity.COUNTERS["sb"](plain, size)
+    return complexity.COUNTERS[counter](model, size)

@@ -1,0 +1,169 @@
+"""SIGTERM and SIGINT: the step is finished, the run saved, and the same command continues it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs import STEPS, Ended, ForkServer, ended, epochs, folder, result, running, start, strays, wait_for
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+def interrupted_in(where: str, call: int, kind: signal.Signals, then: float = 0.0, again: bool = False) -> None:
+    """In a run's process: a signal arrives at the given call of a function, from 1, which then takes its time."""
+    module, _, name = where.partition(":")
+    owner: Any = import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    plain, calls = getattr(owner, last), 0
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), kind)
+            time.sleep(then)
+            if again:
+                os.kill(os.getpid(), kind)
+                time.sleep(30)
+        return plain(*args, **options)
+
+    setattr(owner, last, interrupted)
+
+
+LOSS = "attnbench.tasks.classification:Classification.loss"
+EVALUATE = "attnbench.tasks.classification:tally"
+
+
+def assert_stopped(end: Ended) -> None:
+    """Exit 143 as a shell sees it, and one line."""
+    assert end.code in (143, -signal.SIGTERM), end.stderr
+    assert "Traceback" not in end.stderr
+    assert len(end.errors) <= 1
+
+
+def assert_saved_at(outputs: Path, epoch: int, step: int) -> None:
+    state = torch.load(folder(outputs) / "checkpoints" / "last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (epoch, step)
+    assert strays(outputs) == []
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+@pytest.mark.parametrize(
+    ("where", "call", "epoch", "step"),
+    [
+        (LOSS, 1, 0, 1),
+        (LOSS, 8, 0, 8),
+        (LOSS, STEPS + 5, 1, 5),
+        (EVALUATE, 2, 0, STEPS),
+        ("attnbench.storage:write", 7, 0, 3),
+    ],
+)
+def test_a_signal_loses_no_step(
+    forks: ForkServer,
+    reference: dict[str, Any],
+    tmp_path: Path,
+    kind: signal.Signals,
+    where: str,
+    call: int,
+    epoch: int,
+    step: int,
+) -> None:
+    end = forks.run(tmp_path, before=partial(interrupted_in, where, call, kind))
+    assert end.code == 143, end.stderr
+    assert end.errors == ["error: stopped by a signal; the same command continues"]
+    assert '"status": "stopped"' in (folder(tmp_path) / "status.json").read_text()
+    assert_saved_at(tmp_path, epoch, step)
+    assert forks.run(tmp_path).code == 0
+    assert result(tmp_path)["resumed_from_step"] == epoch * STEPS + step
+    assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+    assert epochs(tmp_path) == [1, 2]
+
+
+def test_a_signal_that_is_passed_on_twice_is_one(forks: ForkServer, tmp_path: Path) -> None:
+    def twice() -> None:
+        interrupted_in(LOSS, 8, signal.SIGTERM)
+        interrupted_in(LOSS, 8, signal.SIGTERM)
+
+    assert forks.run(tmp_path, before=_twice).code == 143
+    assert_saved_at(tmp_path, 0, 8)
+
+
+def _twice() -> None:
+    interrupted_in(LOSS, 8, signal.SIGTERM, then=0.3)
+    interrupted_in(LOSS, 8, signal.SIGTERM)
+
+
+def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(
+    forks: ForkServer, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    stubborn = partial(interrupted_in, LOSS, 8, signal.SIGINT, then=1.2, again=True)
+    began = time.monotonic()
+    assert forks.run(tmp_path, before=stubborn).code == 143
+    assert time.monotonic() - began < 10
+    assert_saved_at(tmp_path, 0, 6)
+    assert forks.run(tmp_path).code == 0
+    assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "attnbench.build:sketch",
+        "attnbench.run:environment",
+        "attnbench.run:_train",
+        "attnbench.state:Checkpoints.load",
+        "attnbench.run:_recorder",
+        "attnbench.run:_result",
+    ],
+)
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_signal_outside_of_the_training_loop_stops_the_run_too(
+    forks: ForkServer, reference: dict[str, Any], tmp_path: Path, where: str, kind: signal.Signals
+) -> None:
+    end = forks.run(tmp_path, before=partial(interrupted_in, where, 1, kind))
+    assert end.code == 143 and len(end.errors) == 1, end.stderr
+    assert "Traceback" not in end.stderr
+    assert forks.run(tmp_path).code == 0
+    assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+
+
+def test_signals_through_the_command_line_stop_within_seconds(reference: dict[str, Any], tmp_path: Path) -> None:
+    for kind in SIGNALS:
+        with running(tmp_path) as process:
+            process.send_signal(kind)
+            began = time.monotonic()
+            end = ended(process)
+            assert time.monotonic() - began < 10
+            assert end.code == 143, end.stderr
+            assert end.errors == ["error: stopped by a signal; the same command continues"]
+            assert "Traceback" not in end.stderr
+    assert ended(start(tmp_path)).code == 0
+    assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+    assert (folder(tmp_path) / "train.log").read_text().count("resumed from step") == 2
+
+
+@pytest.mark.parametrize("moment", ["a second", "lock"])
+def test_a_signal_while_the_command_starts_exits_143(tmp_path: Path, moment: str) -> None:
+    ready: dict[str, Callable[[subprocess.Popen[str]], object]] = {
+        "a second": lambda process: time.sleep(1),
+        "lock": lambda process: wait_for(lambda: any(tmp_path.rglob(".lock")) or process.poll() is not None),
+    }
+    process = start(tmp_path)
+    ready[moment](process)
+    process.terminate()
+    began = time.monotonic()
+    assert_stopped(ended(process))
+    assert time.monotonic() - began < 10
