@@ -50,12 +50,12 @@ class RunFolder:
         """
         storage.make_folder(self.path)
         with storage.changing(self.path):
-            lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the end
+            lock = open(self.path / ".lock", "ab", buffering=0)  # noqa: SIM115 - held until the end
         with lock:
             self._acquire(lock.fileno())
-            lock.truncate(0)
-            lock.write(f"{socket.gethostname()} {os.getpid()}\n")
-            lock.flush()
+            with storage.changing(self.path):
+                lock.truncate(0)
+                lock.write(f"{socket.gethostname()} {os.getpid()}\n".encode())
             yield
 
     def _acquire(self, descriptor: int) -> None:

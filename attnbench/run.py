@@ -226,7 +226,7 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, Failure):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return Stopped("stopped before the first step", todo="the same command begins again")
+        return Stopped("stopped by a signal", todo="the same command continues")
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return OutOfMemory("out of memory", "batch_size", "use a smaller batch_size, or schedule.accumulate=2")

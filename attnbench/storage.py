@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -69,7 +68,7 @@ def changing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        what = f"cannot write: {_reason(error, path)}"
+        what = f"cannot write: {_reason(error)}"
         raise StorageError(what, path, "make space or choose paths.outputs") from error
 
 
@@ -112,9 +111,8 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: BaseException) -> str:
+    """What the system said, if it said something: torch hides it behind a RuntimeError about positions."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    usage = os.statvfs(path.parent)
-    full = usage.f_bavail * usage.f_frsize < 1 << 20
-    return os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0]
+    return _reason(error.__context__) if error.__context__ else (str(error).splitlines() or [type(error).__name__])[0]

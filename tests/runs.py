@@ -24,10 +24,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # 24 steps of a network with everything that a resume may forget: dropout, batch norm, momentum, an average.
-SMALL = (
-    "runtime.device=cpu backbone=resnet20 attention=sb placement.stages=[3] attention.dropout=0.2 dataset.size=4 "
-    "batch_size=128 schedule.epochs=2 schedule.ema_decay=0.9 runtime.checkpoint_steps=3"
-).split()
+SMALL = [
+    *("runtime.device=cpu", "runtime.checkpoint_steps=3", "dataset.size=4", "batch_size=128", "backbone=resnet20"),
+    *("attention=sb", "placement.stages=[3]", "attention.dropout=0.2", "schedule.epochs=2", "schedule.ema_decay=0.9"),
+]
 STEPS = 12  # of an epoch
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -61,7 +61,9 @@ class ForkServer:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe)
 
-    def run(self, outputs: Path, *overrides: str, before: Callable[[], object] = int, kill: Kill | None = None) -> Ended:
+    def run(
+        self, outputs: Path, *overrides: str, before: Callable[[], object] = int, kill: Kill | None = None
+    ) -> Ended:
         """One run of SMALL; ``before`` (a module's function or a partial of one) is called in its process first."""
         words = [*SMALL, f"paths.outputs={outputs}", *overrides]
         assert self.process.stdin and self.process.stdout
@@ -92,11 +94,32 @@ def reference(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
     return result(outputs) | {"training": end.seconds}
 
 
+def killed_at(epoch: int, step: int) -> None:
+    """In a run's process: kill -9 itself after so many steps of an epoch, counted from 0."""
+    from attnbench.engine import Saver
+
+    def dies(method: Callable[..., None]) -> Callable[..., None]:
+        def call(self: Saver, state: Any, *args: Any) -> None:
+            method(self, state, *args)
+            if (state.epoch, state.step) == (epoch, step):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return call
+
+    Saver.after_step = dies(Saver.after_step)  # type: ignore[method-assign]
+    Saver.after_epoch = dies(Saver.after_epoch)  # type: ignore[method-assign]
+
+
 def start(outputs: Path, *overrides: str, processes: int = 1) -> subprocess.Popen[str]:
     """Start ``python train.py`` (under torchrun for several processes) on SMALL."""
-    launcher = [] if processes == 1 else f"-m torch.distributed.run --standalone --nproc-per-node {processes}".split()
+    launcher = torchrun(processes) if processes > 1 else []
     command = [sys.executable, *launcher, "train.py", *SMALL, f"paths.outputs={outputs}", *overrides]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=pipe, stdout=pipe, text=True)
+
+
+def torchrun(processes: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 100) -> Ended:
@@ -167,11 +190,12 @@ def _serve() -> None:
         run.train(config.compose([*SMALL, "schedule.epochs=1", f"paths.outputs={warm}"]))
     while order := _next(orders):
         words, outputs, before, kill = order
-        with tempfile.TemporaryFile() as stderr:
-            pid = os.fork() or _train(words, before, stderr.fileno())
-            code, seconds = _watch(pid, Path(outputs), kill)
-            stderr.seek(0)
-            pickle.dump((code, stderr.read().decode(), seconds), replies)
+        reader, writer = os.pipe()
+        pid = os.fork() or _train(words, before, writer)
+        os.close(writer)
+        code, seconds = _watch(pid, Path(outputs), kill)
+        with open(reader) as stderr:
+            pickle.dump((code, stderr.read(), seconds), replies)
         replies.flush()
 
 

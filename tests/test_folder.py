@@ -80,7 +80,8 @@ def test_asking_about_a_folder_that_is_not_there_makes_nothing(tmp_path: Path) -
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(StorageError, match=r"Not a directory.*runs/seed0"), RunFolder(tmp_path / "runs" / "seed0").hold():
+    run = RunFolder(tmp_path / "runs" / "seed0")
+    with pytest.raises(StorageError, match=r"Not a directory.*runs/seed0"), run.hold():
         pass
 
 

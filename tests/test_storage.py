@@ -16,8 +16,7 @@ import pytest
 
 from attnbench import storage
 from attnbench.errors import StorageError
-from tests.runs import ENVIRONMENT, ROOT, SMALL, ForkServer, folder, result, strays
-from tests.test_resume import killed_at
+from tests.runs import ENVIRONMENT, ROOT, SMALL, ForkServer, folder, killed_at, result, strays
 
 MOUNT = ["unshare", "-rm", "sh", "-c"]  # a shell that may mount, in a world of its own
 
@@ -29,7 +28,7 @@ def test_a_file_is_written_whole_with_its_hash(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("unexpected pos 576 vs 534")])
+@pytest.mark.parametrize("error", [OSError(28, "No space"), RuntimeError("unexpected pos 576 vs 534"), RuntimeError()])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: Exception) -> None:
     def fill(file: IO[bytes]) -> None:
         file.write(b"tw")
@@ -37,7 +36,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, err
 
     path = tmp_path / "a.bin"
     path.write_bytes(b"one")
-    with pytest.raises(StorageError, match="cannot write: .*a.bin.*; make space") as refused:
+    with pytest.raises(StorageError, match=r"cannot write: .*a\.bin.*; make space") as refused:
         storage.write(path, fill)
     assert refused.value.code == 5
     assert path.read_bytes() == b"one"
@@ -68,7 +67,7 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
 
 def test_what_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="Not a directory.*file/folder"):
+    with pytest.raises(StorageError, match=r"Not a directory.*file/folder"):
         storage.make_folder(tmp_path / "file" / "folder")
     with pytest.raises(StorageError, match=r"No such file.*missing/a\.json"):
         storage.write_json(tmp_path / "missing" / "a.json", {})
@@ -91,7 +90,7 @@ def limited(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("size", [2_000_000, 100_000, 5_000, 2_000, 100, 0])
+@pytest.mark.parametrize("size", [2_000_000, 5_000, 2_000, 0])
 def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path, size: int
 ) -> None:

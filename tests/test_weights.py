@@ -234,18 +234,18 @@ class ReleasedResNet(nn.Module):
 
 
 def released_mobilenetv2() -> nn.Module:
-    """A stock MobileNetV2 with k = 1 up to 96 channels and 3 above, as the last module of each block's branch."""
+    """A stock MobileNetV2 with k = 1 below 96 channels, else 3, as the last module of each block's branch."""
     model = create_model("mobilenetv2", num_classes=CLASSES)
     for block in model.features[1:-1]:
         channels = block.conv[-1].num_features
-        block.conv.append(ReleasedECA(1 if channels <= 96 else 3))
+        block.conv.append(ReleasedECA(1 if channels < 96 else 3))
     return model
 
 
 RELEASED = {
     "resnet18": (lambda: ReleasedResNet("resnet18", [3, 5, 7, 7]), [3, 5, 7, 7]),
     "resnet50": (lambda: ReleasedResNet("resnet50", RELEASED_K), RELEASED_K),
-    "mobilenetv2": (released_mobilenetv2, [1, 1, 1, 1, 1, 3, 3]),
+    "mobilenetv2": (released_mobilenetv2, [1, 1, 1, 1, 3, 3, 3]),
 }
 
 
@@ -279,6 +279,8 @@ def test_released_names_are_the_official_ones() -> None:
     assert resnet["layer3.5.eca.conv.weight"].shape == (1, 1, 5)
     mobilenet = released_mobilenetv2().state_dict()
     assert mobilenet["features.1.conv.3.conv.weight"].shape == (1, 1, 1)  # the block without expansion
+    assert mobilenet["features.10.conv.4.conv.weight"].shape == (1, 1, 1)
+    assert mobilenet["features.11.conv.4.conv.weight"].shape == (1, 1, 3)  # 96 channels; 1x1x1 before July 2020
     assert mobilenet["features.17.conv.4.conv.weight"].shape == (1, 1, 3)
 
 

@@ -1,0 +1,5 @@
+"""``attnbench`` as a script, for tests that start it in a process of its own."""
+
+from attnbench.cli import main
+
+main()
