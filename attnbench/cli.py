@@ -23,6 +23,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
   attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
   attnbench table [ID --count]           the papers' printed counts beside ours
+  attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
   attnbench show [key=value ...]         where attention goes: the tree of sites
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
@@ -184,4 +185,10 @@ def _table() -> None:
     table()
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"train": train, "count": _count, "show": _show, "table": _table}
+def _export() -> None:
+    from attnbench.export import export_command
+
+    export_command()
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"train": train, "count": _count, "show": _show, "table": _table, "export": _export}

@@ -1,19 +1,13 @@
 """From what the user typed to a checked configuration, without importing torch.
 
-A configuration is composed by Hydra from configs/. Each group's option names its builder (``_target_``), and the
-builder's source declares the option's keys, types and ranges: `declaration` reads them with ``ast``, so that a typo
-costs a fraction of a second and one line. Nothing but such a declared builder is ever called, and only from
-attnbench or a package named in ``ATTNBENCH_TRUST``.
+Hydra composes it from configs/; every value is checked against what its builder declares (``declaration.py``). What
+identifies a run, and so names its folder, is decided here.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib
-import importlib.util
 import json
-import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,15 +25,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
 
 from attnbench import options
+from attnbench.declaration import build, checked_node, unknown, validated
 from attnbench.errors import ConfigError
 
 GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
-
-# What the caller of a builder supplies, not the configuration.
-SUPPLIED = {"site", "num_classes"}
 
 # What does not change a run's result: left out of the hash that names its folder.
 NEUTRAL = {
@@ -59,8 +50,9 @@ ROOT = {
     "batch_size": options.Several,
     "resume": typing.Literal["auto", "never"],
     "debug": bool,
-    "paths": dict[str, str],
+    "paths": dict,
 }
+PATHS = {"outputs": str}
 
 
 def folder() -> Path:
@@ -111,7 +103,7 @@ class Config:
 
     def updated(self, values: Mapping[str, Mapping[str, Any]]) -> Config:
         """This configuration with other options in some groups, checked again."""
-        nodes = {group: _checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
+        nodes = {group: checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
         return _coherent(Config(self.tree | nodes, self.choices))
 
     def without_attention(self) -> Config:
@@ -156,9 +148,10 @@ def check(cfg: DictConfig) -> Config:
     choices = {str(k).split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items()}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
-    tree = _validated(raw, ROOT | dict.fromkeys(GROUPS, dict), "")
+    tree = validated(raw, ROOT | dict.fromkeys(GROUPS, dict), "")
+    tree["paths"] = validated(raw["paths"], PATHS, "paths")
     for group in GROUPS:
-        tree[group] = _checked_node(raw[group], group)
+        tree[group] = checked_node(raw[group], group)
     return _coherent(Config(tree, {k: choices[k] for k in (*GROUPS, "experiment") if k in choices}))
 
 
@@ -168,9 +161,8 @@ def _coherent(config: Config) -> Config:
         tree = config.tree | {"placement": _none_placement()}
         return Config(tree, config.choices | {"placement": "none"})
     if not config.tree["placement"]["roles"]:
-        raise ConfigError(
-            f"attention={config.choices['attention']} has nowhere to stand", "placement.roles", "use placement=block or layer"
-        )
+        what = f"attention={config.choices['attention']} has nowhere to stand"
+        raise ConfigError(what, "placement.roles", "use placement=block or layer")
     return config
 
 
@@ -180,117 +172,6 @@ def _none_placement() -> dict[str, Any]:
     return typing.cast(dict[str, Any], loaded)
 
 
-def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
-    """Call the builder that a node names, with its options and what the caller supplies.
-
-    Raises:
-        ConfigError: the target is not a declared builder of a trusted package.
-    """
-    target = node["_target_"]
-    declaration(target, group)
-    module, _, name = target.rpartition(".")
-    function = getattr(importlib.import_module(module), name)
-    return function(*args, **{k: v for k, v in node.items() if k != "_target_"}, **supplied)
-
-
-def _checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
-    target = node.get("_target_")
-    values = {k: v for k, v in node.items() if k != "_target_"}
-    return {"_target_": target, **_validated(values, declaration(str(target), group), group)}
-
-
-def _validated(values: dict[str, Any], declared: dict[str, Any], where: str) -> dict[str, Any]:
-    """Values checked against declared types, numbers in the declared type."""
-    checked = {}
-    for key, value in values.items():
-        path = f"{where}.{key}".lstrip(".")
-        if key not in declared:
-            raise unknown(path, list(declared))
-        try:
-            checked[key] = TypeAdapter(declared[key], config=None).validate_python(value, strict=True)
-        except ValidationError as error:
-            raise ConfigError(f"{key}={value}{_complaint(error)}", path, f"it is {describe(declared[key])}") from None
-    return checked
-
-
-def _complaint(error: ValidationError) -> str:
-    """What is wrong with the value, after its name: ``: must be odd; use 3 or 5``."""
-    phrase = options.explain(error)
-    return phrase[phrase.index(": ") :]
-
-
-def describe(annotation: Any) -> str:
-    """A declared type in words: ``a number > 0``, ``tanh | sigmoid``."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " | ".join(str(a) for a in args)
-    if origin is typing.Annotated:
-        limits = [str(m) for m in args[1:]]
-        signs = {"Ge(ge=": ">= ", "Gt(gt=": "> ", "Le(le=": "<= ", "Lt(lt=": "< "}
-        words = [sign + text[len(head) : -1] for text in limits for head, sign in signs.items() if text.startswith(head)]
-        odd = ["odd"] if any("_odd" in text for text in limits) else []
-        return " ".join([describe(args[0]), " and ".join([*odd, *(w for w in words if w != "< inf")])]).strip()
-    if origin is list:
-        return f"a list of {describe(args[0])}"
-    if args:
-        return " or ".join(describe(a) for a in args)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return names.get(annotation, str(annotation))
-
-
-@cache
-def declaration(target: str, where: str) -> dict[str, Any]:
-    """The options that a builder declares: name to type, read from its source.
-
-    Raises:
-        ConfigError: no such builder, or not one that a configuration may call.
-    """
-    module, _, name = target.rpartition(".")
-    node = _definition(module, name) if _trusted(module) else None
-    if node is None or not _is_builder(node):
-        raise ConfigError(f"{target} is no builder that may be called", f"{where}._target_", "name one of attnbench's")
-    space = vars(typing) | vars(options)
-    return {
-        field: eval(compile(ast.Expression(annotation), module, "eval"), space)  # our own source, parsed above
-        for field, annotation in _fields(node)
-        if field not in SUPPLIED
-    }
-
-
-def _trusted(module: str) -> bool:
-    trusted = ["attnbench", *filter(None, os.environ.get("ATTNBENCH_TRUST", "").split(","))]
-    return module.split(".")[0] in trusted
-
-
-def _definition(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
-    """The top-level definition of a function or class in a module's source, which is not imported."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ImportError:
-        spec = None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return next((n for n in body if isinstance(n, kinds) and n.name == name), None)
-
-
-def _is_builder(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    names = {ast.unparse(d).split("(")[0].split(".")[-1] for d in node.decorator_list}
-    return bool(names & {"checked", "dataclass"})
-
-
-def _fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(node, ast.ClassDef):
-        for line in node.body:
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                yield line.target.id, line.annotation
-    else:
-        for arg in (*node.args.args, *node.args.kwonlyargs):
-            if arg.annotation is not None:
-                yield arg.arg, arg.annotation
-
-
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and leaf values of a nested dictionary; lists are leaves."""
     for key, value in tree.items():
@@ -298,15 +179,6 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def unknown(key: str, known: Sequence[str]) -> ConfigError:
-    """The error of a key that does not exist, with the nearest one that does."""
-    parent, _, last = key.rpartition(".")
-    close = get_close_matches(last, known, 1, 0.5) or get_close_matches(key, known, 1, 0.5)
-    path = ".".join(filter(None, [parent, close[0]])) if close and "." not in close[0] else close and close[0]
-    todo = f"did you mean {path}?" if path else f"it has {', '.join(known[:12])}" if known else ""
-    return ConfigError("unknown key", key, todo)
 
 
 def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:

@@ -6,16 +6,14 @@ takes float images (N, 3, H, W) that are normalised as in training, and returns 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, get_args
+from typing import IO, Any, Literal, get_args
 
 import torch
 import yaml
@@ -25,6 +23,7 @@ from attnbench import __version__, build, storage, weights
 from attnbench.config import GROUPS, Config, flatten
 from attnbench.errors import ConfigError, StorageError
 from attnbench.folder import RunFolder
+from attnbench.words import Words
 
 log = logging.getLogger("attnbench")
 
@@ -156,15 +155,17 @@ def _stored_config(record: Any, where: Path) -> Config:
     Raises:
         StorageError: it is none, or not valid.
     """
+    parts = record if isinstance(record, dict) else {}
+    choices = parts.get("choices")
+    tree = {key: value for key, value in parts.items() if key not in ("choices", "hash")}
+    lacking = [group for group in GROUPS if not isinstance(tree.get(group), dict)]
+    if lacking or not isinstance(choices, dict) or "attention" not in choices:
+        raise StorageError(f"no configuration of a run: it lacks {', '.join(lacking) or 'choices'}", where)
     try:
-        choices = {str(group): str(option) for group, option in record["choices"].items()}
-        tree = {key: value for key, value in record.items() if key not in ("choices", "hash")}
         return Config(tree, choices).updated({group: {} for group in GROUPS})
     except ConfigError as error:
         what = f"its configuration is not valid: {error.what}"
         raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"no configuration of a run: {error}", where, "restore the file") from error
 
 
 def _checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
@@ -290,16 +291,9 @@ def _refuse_other_suffix(path: Path, format: Format) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong words become our one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, "command line", f"{self.prog} --help shows the options")
-
-
 def export_command() -> None:
     """``attnbench export RUN [--format F] [--output FILE] [--which last|best]``; prints the file's path."""
-    parser = _Parser("attnbench export", description="Write a run's weights for others.")
+    parser = Words(prog="attnbench export", description="Write a run's weights for others.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
     parser.add_argument("--format", choices=get_args(Format), default="safetensors", help="default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/export/<which>.<suffix>")
@@ -309,5 +303,5 @@ def export_command() -> None:
         default="last",
         help="last: result.json's top1; best: best_top1 (default: last)",
     )
-    words = parser.parse_args([word for word in sys.argv[1:] if word != "debug=true"])  # which the CLI itself reads
+    words = parser.taken()
     print(export(words.run, words.format, words.output, words.which))

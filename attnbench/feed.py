@@ -31,9 +31,7 @@ class Feed:
         mean, std: of pixels in [0, 1], one a channel.
     """
 
-    def __init__(
-        self, loader: Batches, process: Process, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, loader: Batches, process: Process, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.loader, self.process = loader, process
         self.mean = 255 * torch.tensor(mean, device=process.device).view(1, -1, 1, 1)
         self.scale = 1 / (255 * torch.tensor(std, device=process.device).view(1, -1, 1, 1))

@@ -70,7 +70,7 @@ class RunFolder:
         with storage.changing(self.path):
             for name in ("result.json", "status.json", "metrics.jsonl", "train.log"):
                 (self.path / name).unlink(missing_ok=True)
-            for path in filter(Path.exists, (self.checkpoints, self.path / "tb")):
+            for path in filter(Path.exists, (self.checkpoints, self.path / "tb", self.path / "export")):
                 shutil.rmtree(path)
 
     def status(self, status: str, **about: Any) -> None:
@@ -100,5 +100,4 @@ class RunFolder:
 class _Log(logging.FileHandler):
     """A log that does without what it cannot write: a full disk is reported once, by what matters."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        ...
+    def handleError(self, record: logging.LogRecord) -> None: ...

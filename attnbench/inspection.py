@@ -15,8 +15,8 @@ from attnbench.tables import counts, data
 from attnbench.words import Words, overriding
 
 if TYPE_CHECKING:
-    from torch import nn
     from rich.tree import Tree
+    from torch import nn
 
 
 def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], tuple[int, int]]:
@@ -76,7 +76,8 @@ def table() -> None:
     if not taken.count:
         raise ConfigError(f"nothing asked of {taken.id}", "command line", f"attnbench table {taken.id} --count")
     if chosen.requires:
-        raise ConfigError(f"{taken.id} needs {chosen.requires}, which is not there yet", "command line", "choose another")
+        what = f"{taken.id} needs {chosen.requires}, which is not there yet"
+        raise ConfigError(what, "command line", "choose another")
     counted = counts.count(chosen, _sketch)
     if taken.json:
         print(json.dumps(counts.as_dict(chosen, counted), indent=2))

@@ -26,7 +26,7 @@ class Schedule:
         warmup_epochs: the rate first rises linearly over so many epochs.
         per: whether e is whole (``epoch``) or moves with every ``step``.
         factor, period: of the laws step and exponential.
-        accumulate: steps whose gradients make one update.
+        accumulate: parts in which a batch is computed, one after the other, for one update.
         ema_decay: of the average of the weights that is evaluated in their stead (null: none).
     """
 
@@ -46,7 +46,7 @@ class Schedule:
 
     def rate(self, epoch: float, batch_size: int) -> float:
         """The learning rate at an epoch, fractional inside it."""
-        scale = batch_size * self.accumulate / self.lr_reference_batch if self.lr_reference_batch else 1.0
+        scale = batch_size / self.lr_reference_batch if self.lr_reference_batch else 1.0
         warmup = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         at = math.floor(epoch) if self.per == "epoch" else epoch
         return self.lr * scale * warmup * LAWS[self.law](self, at)

@@ -41,7 +41,8 @@ def _device(name: str) -> str:
 Count = Annotated[int, Ge(1)]  # 1, 2, 3, ...
 Several = Annotated[int, Ge(2)]  # what batch norm needs
 Index = Annotated[int, Ge(0)]  # 0, 1, 2, ...
-OddInt = Annotated[int, Ge(1), AfterValidator(_odd)]
+ODD = AfterValidator(_odd)
+OddInt = Annotated[int, Ge(1), ODD]
 Positive = Annotated[float, Gt(0), Lt(float("inf"))]
 NonNegative = Annotated[float, Ge(0), Lt(float("inf"))]
 Fraction = Annotated[float, Ge(0), Lt(1)]  # dropout, momentum, smoothing, decay

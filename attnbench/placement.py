@@ -230,8 +230,8 @@ def _refuse_unknown(
     for role in roles:
         if ALIASES.get(role, role) not in known:
             close = get_close_matches(role, known, 1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise ConfigError(f"this backbone has no role {role}", "placement.roles", f"{hint}it has {', '.join(known)}")
+            todo = (f"did you mean {close[0]}? " if close else "") + f"it has {', '.join(known)}"
+            raise ConfigError(f"this backbone has no role {role}", "placement.roles", todo)
     for stage in stages:
         if stage > total:
             raise ConfigError(f"this backbone has no stage {stage}", "placement.stages", f"use 1 to {total}")

@@ -242,10 +242,17 @@ class _Bar:
         self.bar.stop()
 
 
+FORMS = {
+    "train_loss": "loss {:.3f}",
+    "top1": "top-1 {:.2f} %",
+    "top5": "top-5 {:.2f} %",
+    "images_per_s": "{:.0f} images/s",
+}
+
+
 def describe(line: Mapping[str, Any]) -> str:
     """The metrics of an epoch in words."""
-    forms = {"train_loss": "loss {:.3f}", "top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "images_per_s": "{:.0f} images/s"}
-    return "  ".join(form.format(line[key]) for key, form in forms.items() if key in line)
+    return "  ".join(form.format(line[key]) for key, form in FORMS.items() if key in line)
 
 
 def clock(seconds: float) -> str:

@@ -150,9 +150,7 @@ def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
     return lines
 
 
-def _result(
-    config: Config, folder: RunFolder, data: Dataset, state: TrainState, process: Process
-) -> dict[str, Any]:
+def _result(config: Config, folder: RunFolder, data: Dataset, state: TrainState, process: Process) -> dict[str, Any]:
     sketch, _ = build.sketch(config, len(data.classes))
     metrics = read_metrics(folder.path / "metrics.jsonl") if process.main else []
     last = metrics[-1] if metrics else {}

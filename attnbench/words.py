@@ -16,12 +16,12 @@ class Words(argparse.ArgumentParser):
         raise ConfigError(message, "command line", f"{self.prog} --help shows what there is")
 
     def taken(self) -> argparse.Namespace:
-        """The command's words, flags and overrides in any order."""
-        return self.parse_intermixed_args(sys.argv[1:])
+        """The command's words, flags and overrides in any order; ``debug=true`` is for all commands alike."""
+        return self.parse_intermixed_args([word for word in sys.argv[1:] if word != "debug=true"])
 
 
 def overriding(command: str, about: str) -> Words:
     """A parser of a command that takes overrides."""
     words = Words(prog=f"attnbench {command}", description=about)
-    words.add_argument("overrides", nargs="*", metavar="key=value", help="as for train: attention=eca backbone=resnet50")
+    words.add_argument("overrides", nargs="*", metavar="key=value", help="as for train: attention=eca")
     return words

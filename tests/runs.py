@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class ForkServer:
         self, outputs: Path, *overrides: str, before: Callable[[], object] = int, kill: Kill | None = None
     ) -> Ended:
         """One run of SMALL; ``before`` (a module's function or a partial of one) is called in its process first."""
-        words = [*SMALL, f"paths.outputs={outputs}", *overrides]
+        words = _words(outputs, overrides)
         assert self.process.stdin and self.process.stdout
         pickle.dump((words, str(outputs), before, kill), self.process.stdin)
         self.process.stdin.flush()
@@ -110,12 +111,42 @@ def killed_at(epoch: int, step: int) -> None:
     Saver.after_epoch = dies(Saver.after_epoch)  # type: ignore[method-assign]
 
 
+def interrupted_in(where: str, call: int, kind: signal.Signals, then: float = 0.0, again: bool = False) -> None:
+    """In a run's process: a signal arrives at the given call of a function, from 1, which then takes its time."""
+    module, _, name = where.partition(":")
+    owner: Any = import_module(module)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    plain, calls = getattr(owner, last), 0
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), kind)
+            time.sleep(then)
+            if again:
+                os.kill(os.getpid(), kind)
+                time.sleep(30)
+        return plain(*args, **options)
+
+    setattr(owner, last, interrupted)
+
+
 def start(outputs: Path, *overrides: str, processes: int = 1) -> subprocess.Popen[str]:
     """Start ``python train.py`` (under torchrun for several processes) on SMALL."""
     launcher = torchrun(processes) if processes > 1 else []
-    command = [sys.executable, *launcher, "train.py", *SMALL, f"paths.outputs={outputs}", *overrides]
+    command = [sys.executable, *launcher, "train.py", *_words(outputs, overrides)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=pipe, stdout=pipe, text=True)
+
+
+def _words(outputs: Path, overrides: tuple[str, ...]) -> list[str]:
+    """The words of a command line; the attention's options go where another attention comes."""
+    others = any(word.startswith("attention=") for word in overrides)
+    small = [word for word in SMALL if not (others and word.startswith("attention."))]
+    return [*small, f"paths.outputs={outputs}", *overrides]
 
 
 def torchrun(processes: int) -> list[str]:

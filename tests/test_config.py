@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnbench import build, config
+from attnbench import build, config, declaration
 from attnbench.config import GROUPS, Config
 from attnbench.errors import ConfigError
 
@@ -32,7 +32,7 @@ def standing(attention: str) -> list[str]:
 def test_every_option_declares_just_what_its_builder_takes(group: str, name: str) -> None:
     node = config.compose([f"{group}={name}", *(["attention=eca"] if group == "placement" and name != "none" else [])])
     values = set(node.tree[group]) - {"_target_"}
-    assert values == set(config.declaration(node.tree[group]["_target_"], group))
+    assert values == set(declaration.declaration(node.tree[group]["_target_"], group))
 
 
 @pytest.mark.parametrize("name", config.names("backbone"))
@@ -225,10 +225,10 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "mylab.plain", "k": 2}
     with pytest.raises(ConfigError, match="no builder that may be called"):
-        config.build(node, "attention")
+        declaration.build(node, "attention")
     monkeypatch.setenv("ATTNBENCH_TRUST", "mylab")
-    config.declaration.cache_clear()
-    assert config.declaration("mylab.plain", "attention") == {"k": int}
+    declaration.declaration.cache_clear()
+    assert declaration.declaration("mylab.plain", "attention") == {"k": int}
 
 
 def test_declarations_are_read_without_importing_their_builder() -> None:
@@ -241,7 +241,7 @@ def test_no_option_uses_a_type_from_outside_options() -> None:
     """What ``declaration`` evaluates is names of attnbench.options, typing and builtins, nothing else."""
     for group, name in OPTIONS:
         target = config.compose([f"{group}={name}", *(["attention=eca"] if group == "placement" else [])]).tree[group]["_target_"] if name != "none" else "attnbench.attention.none.none"  # fmt: skip
-        assert isinstance(config.declaration(target, group), dict)
+        assert isinstance(declaration.declaration(target, group), dict)
 
 
 def test_the_resolved_tree_is_plain_data() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +28,20 @@ from attnbench.recorder import NullRecorder
 from attnbench.runtime import Runtime
 from attnbench.tasks.classification import Classification
 from tests.runs import (
-    ENVIRONMENT, ROOT, SMALL, STEPS, ForkServer, ended, epochs, folder, result, running, start, strays, torchrun,
-)  # fmt: skip
+    ENVIRONMENT,
+    ROOT,
+    SMALL,
+    STEPS,
+    ForkServer,
+    ended,
+    epochs,
+    folder,
+    result,
+    running,
+    start,
+    strays,
+    torchrun,
+)
 
 VALIDATION = 359  # images: two processes cannot share them evenly
 
@@ -101,9 +114,9 @@ def test_two_processes_that_are_stopped_and_killed_end_as_if_they_had_not_been(
     assert epochs(tmp_path) == [1, 2]
 
 
-def test_a_run_of_two_processes_continues_in_one(two_processes: Path, forks: ForkServer, tmp_path: Path) -> None:
-    """The samples of a step are the same; what dropout draws is not, and a line says so."""
-    subprocess.run(["cp", "-r", two_processes / "runs", tmp_path / "runs"], check=True)
+def test_one_process_finishes_what_two_began(two_processes: Path, forks: ForkServer, tmp_path: Path) -> None:
+    """What dropout draws is not the same then, and a line says so."""
+    shutil.copytree(two_processes / "runs", tmp_path / "runs")
     (folder(tmp_path) / "result.json").unlink()
     (folder(tmp_path) / "checkpoints" / "last.pt").unlink()  # the one before it is from the end of epoch 2
     end = forks.run(tmp_path)

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "ops"},
     {"storage", "options", "words"},
-    {"insertion", "config", "folder"},
+    {"insertion", "declaration", "folder"},
+    {"config"},
     {"attention", "placement", "backbones", "data", "optim", "runtime", "recorder", "state"},
     {"weights", "feed", "complexity"},
     {"engine", "detection"},

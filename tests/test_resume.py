@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -16,7 +17,20 @@ import torch
 
 from attnbench import storage
 from attnbench.state import ITEMS
-from tests.runs import STEPS, Ended, ForkServer, Kill, epochs, folder, killed_at, result, running, strays
+from tests.data_fixtures import image_folder
+from tests.runs import (
+    STEPS,
+    Ended,
+    ForkServer,
+    Kill,
+    epochs,
+    folder,
+    interrupted_in,
+    killed_at,
+    result,
+    running,
+    strays,
+)
 
 KILLS = 20
 
@@ -77,6 +91,17 @@ def test_a_resume_is_exact_at_every_position_of_an_epoch(
         k: reference[k] for k in ("top1", "best_top1", "best_epoch")
     }
     assert epochs(tmp_path) == [1, 2]
+
+
+def test_a_kill_between_an_epochs_line_and_its_checkpoint_leaves_one_line(
+    forks: ForkServer, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    early = partial(interrupted_in, "attnbench.engine:Saver.after_epoch", 1, signal.SIGKILL)
+    assert forks.run(tmp_path, before=early).code == -signal.SIGKILL
+    assert epochs(tmp_path) == [1]
+    assert forks.run(tmp_path).code == 0
+    assert epochs(tmp_path) == [1, 2]
+    assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
 
 
 def test_two_kills_through_the_command_line_leave_no_trace(
@@ -216,6 +241,53 @@ def test_a_finished_run_is_skipped_and_repeated_with_resume_never(
     assert epochs(tmp_path) == [1, 2]
     assert result(tmp_path)["resumed_from_step"] == 0
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_resume_in_low_precision_is_exact(forks: ForkServer, tmp_path: Path, precision: str) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    words = (f"runtime.precision={precision}", "schedule.epochs=1")
+    assert forks.run(once, *words).code == 0
+    assert forks.run(twice, *words, before=partial(killed_at, 0, 8)).code == -signal.SIGKILL
+    assert forks.run(twice, *words).code == 0
+    assert result(twice)["resumed_from_step"] == 6
+    assert result(twice)["state_sha256"] == result(once)["state_sha256"]
+    ends = [torch.load(folder(path) / "checkpoints" / "last.pt", weights_only=True) for path in (once, twice)]
+    assert ends[0]["scaler"] == ends[1]["scaler"]
+    assert bool(ends[0]["scaler"]) == (precision == "fp16")
+
+
+def test_what_anneals_stands_after_a_resume_where_it_stood(forks: ForkServer, tmp_path: Path) -> None:
+    """DyConv's temperature is no part of the state; killed between the last step and the evaluation."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    words = ("attention=dyconv", "attention.annealing_epochs=2.0", "schedule.epochs=1")
+    assert forks.run(once, *words).code == 0
+    assert forks.run(twice, *words, before=partial(killed_at, 0, STEPS)).code == -signal.SIGKILL
+    assert forks.run(twice, *words).code == 0
+    assert result(twice)["resumed_from_step"] == STEPS
+    assert validation_losses(twice) == validation_losses(once)
+
+
+def validation_losses(outputs: Path) -> list[float]:
+    lines = (folder(outputs) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["val_loss"] for line in lines]
+
+
+def test_any_number_of_workers_makes_one_run_and_may_change_in_its_middle(forks: ForkServer, tmp_path: Path) -> None:
+    image_folder(tmp_path / "images", per_class=16, size=(48, 40))
+    words = ("dataset=imagenet", f"dataset.root={tmp_path / 'images'}", "dataset.size=32", "dataset.resize=36")
+    hashes = set()
+    for workers in (0, 1, 2, 4):
+        outputs = tmp_path / str(workers)
+        assert forks.run(outputs, *words, "batch_size=8", f"runtime.workers={workers}").code == 0
+        hashes.add(result(outputs)["state_sha256"])
+    outputs = tmp_path / "killed"
+    killed = forks.run(outputs, *words, "batch_size=8", "runtime.workers=2", before=partial(killed_at, 1, 3))
+    assert killed.code == -signal.SIGKILL
+    assert forks.run(outputs, *words, "batch_size=8", "runtime.workers=1").code == 0
+    assert result(outputs)["resumed_from_step"] == 7
+    hashes.add(result(outputs)["state_sha256"])
+    assert len(hashes) == 1
 
 
 def assert_refused(end: Ended, why: str) -> None:

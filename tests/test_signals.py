@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.runs import STEPS, Ended, ForkServer, ended, epochs, folder, result, running, start, strays, wait_for
+from tests.runs import (
+    STEPS,
+    Ended,
+    ForkServer,
+    ended,
+    epochs,
+    folder,
+    interrupted_in,
+    result,
+    running,
+    start,
+    strays,
+    wait_for,
+)
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
-
-
-def interrupted_in(where: str, call: int, kind: signal.Signals, then: float = 0.0, again: bool = False) -> None:
-    """In a run's process: a signal arrives at the given call of a function, from 1, which then takes its time."""
-    module, _, name = where.partition(":")
-    owner: Any = import_module(module)
-    *path, last = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    plain, calls = getattr(owner, last), 0
-
-    def interrupted(*args: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), kind)
-            time.sleep(then)
-            if again:
-                os.kill(os.getpid(), kind)
-                time.sleep(30)
-        return plain(*args, **options)
-
-    setattr(owner, last, interrupted)
 
 
 LOSS = "attnbench.tasks.classification:Classification.loss"

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from attnbench import storage
 from attnbench.engine import pace
 from attnbench.errors import NonFiniteError, StorageError
 from attnbench.state import Checkpoints, Timer, TrainState, load_weights, moving_average, rng_state, set_rng_state
 from tests.data_fixtures import canary
+from tests.runs import ForkServer, folder
 
 IDENTITY = {"schedule.lr": 0.1, "batch_size": 64}
 
@@ -308,6 +310,17 @@ def test_the_best_weights_are_finite_too(checkpoints: Checkpoints) -> None:
     with pytest.raises(NonFiniteError, match="epoch 3"):
         checkpoints.save_best({"weight": torch.tensor(float("nan"))}, {"top1": 1.0, "epoch": 3})
     assert not checkpoints.best.exists()
+
+
+def test_a_rate_that_is_too_high_exits_4_and_leaves_only_finite_checkpoints(forks: ForkServer, tmp_path: Path) -> None:
+    end = forks.run(tmp_path, "schedule.lr=1e20", "schedule.warmup_epochs=0.0", "runtime.checkpoint_steps=1")
+    assert end.code == 4, end.stderr
+    assert len(end.errors) == 1 and "(epoch 1, step " in end.errors[0]
+    assert "Traceback" not in end.stderr
+    for path in folder(tmp_path).rglob("*.pt"):
+        tensors = tree_flatten(torch.load(path, weights_only=True))[0]
+        assert all(t.isfinite().all() for t in tensors if isinstance(t, Tensor) and t.is_floating_point())
+    assert forks.run(tmp_path, "schedule.lr=1e20", "schedule.warmup_epochs=0.0").code == 4
 
 
 # The state

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench import create_model, weights
-from attnbench.attention.eca import eca
+from attnbench.attention.eca import EfficientChannelAttention, eca
 from attnbench.attention.se import se
 from attnbench.errors import ConfigError, Failure, StorageError
-from attnbench.insertion import insert
+from attnbench.insertion import Attended, Site, insert
 from attnbench.placement import place
 
 CLASSES = 10
@@ -49,7 +49,7 @@ def ours_like(theirs: nn.Module, name: str, attention: str, bias: bool = True) -
     model = create_model(name, num_classes=CLASSES)
     following = iter(slots)
 
-    def build(site):
+    def build(site: Site) -> nn.Module:
         slot = next(following)
         if attention == "eca":
             return eca(site, kernel_size=slot.conv.kernel_size[0])
@@ -167,6 +167,18 @@ def test_what_differs_from_timms_slot_is_named_and_nothing_is_copied(
 def test_what_timm_has_no_slot_for_is_refused(attention: str, options: dict[str, object], reason: str) -> None:
     model = create_model("resnet18", attention, num_classes=CLASSES, attention_kwargs=options)
     refused(lambda: weights.to_timm(model, timm_resnet("resnet18", "se")), ConfigError, reason)
+
+
+@pytest.mark.parametrize(("reads", "combine"), [("input", "mul"), ("output", "add")])
+def test_a_gate_that_is_read_or_applied_otherwise_has_no_slot(reads: str, combine: str) -> None:
+    model = create_model("resnet18", num_classes=CLASSES)
+
+    def build(site: Site) -> nn.Module:
+        return Attended(site.trunk, EfficientChannelAttention(3), reads=reads, combine=combine)
+
+    insert(model, place(roles=["block"]), build)
+    theirs = timm_resnet("resnet18", "eca")
+    refused(lambda: weights.to_timm(model, theirs), ConfigError, f"reads={reads}, combine={combine}")
 
 
 def test_attention_inside_a_block_has_no_slot_elsewhere() -> None:

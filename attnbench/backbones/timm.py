@@ -22,7 +22,8 @@ def timm_model(*, name: str, pretrained: bool = False, num_classes: Count = 1000
 
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), 3)
-        raise ConfigError(f"timm has no network {name}", "backbone", f"did you mean {' or '.join(close)}?" if close else "")
+        todo = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() names them"
+        raise ConfigError(f"timm has no network {name}", "backbone", todo)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
         return model

@@ -1,0 +1,5 @@
+"""``python -m attnbench`` is ``attnbench``."""
+
+from attnbench.cli import main
+
+main()
