@@ -67,3 +67,6 @@ class Stopped(Failure):
     """A signal asked the run to stop; it is saved and the same command continues it."""
 
     code = 143
+
+
+KINDS = {kind.code: kind for kind in (Failure, *Failure.__subclasses__())}

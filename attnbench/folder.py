@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench import storage
-from attnbench.errors import BusyError
+from attnbench.errors import KINDS, BusyError, Failure
 
 
 class RunFolder:
@@ -77,6 +77,20 @@ class RunFolder:
         """Say how the run stands: running, stopped, failed or done."""
         record = {"status": status, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **about}
         storage.write_json(self.path / "status.json", record)
+
+    def said(self, pid: int) -> Failure | None:
+        """What a process that has ended said of its failure, or None if it said nothing."""
+        status = storage.read_json(self.path / "status.json") or {}
+        if status.get("pid") != pid or status.get("status") not in ("failed", "stopped"):
+            return None
+        return KINDS.get(status["code"], Failure)(status["error"])
+
+    def died(self, failure: Failure, printed: str) -> None:
+        """Write down the end of a process that could not do it itself, and what it had printed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.status("failed", error=str(failure), code=failure.code, traceback=printed)
+        with open(self.path / "train.log", "a", encoding="utf-8") as log:
+            log.write(printed + f"\n{failure}\n")
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         storage.write_json(self.path / name, dict(value))

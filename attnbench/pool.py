@@ -72,7 +72,7 @@ def slots(count: int | None = None) -> list[Slot]:
     cores = len(os.sched_getaffinity(0))
     gpus = visible_gpus()
     if gpus:
-        wanted = gpus[: count or len(gpus)] if (count or 0) <= len(gpus) else [gpus[i % len(gpus)] for i in range(count or 0)]
+        wanted = [gpus[i % len(gpus)] for i in range(count or len(gpus))]
         threads = max(1, cores // len(wanted))
         return [Slot({"CUDA_VISIBLE_DEVICES": gpu}, threads) for gpu in wanted]
     number = count or min(2, cores)
@@ -84,7 +84,7 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
-    return [str(i) for i in range(len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()]))]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]"))
 
 
 class Pool:
@@ -133,7 +133,7 @@ class Pool:
                 continue
             place.process.join()
             member, place.member = place.member, None
-            member.outcome = ended(member, place.process.exitcode, place.output)
+            member.outcome = ended(member, place.process.pid, place.process.exitcode, place.output)
             place.output.unlink(missing_ok=True)
             if isinstance(member.outcome.failure, BusyError):
                 member.outcome, member.not_before = None, time.monotonic() + BUSY_SECONDS
@@ -164,7 +164,7 @@ def finished(member: Member) -> Outcome | None:
     return Outcome("skipped", str(member.folder.path), result) if result else None
 
 
-def ended(member: Member, code: int, output: Path) -> Outcome:
+def ended(member: Member, pid: int, code: int, output: Path) -> Outcome:
     """The outcome of a member whose process ended, from what it left in its folder.
 
     A process that ended without a word, killed or by ``sys.exit``, gets its end written into status.json and what it
@@ -175,7 +175,7 @@ def ended(member: Member, code: int, output: Path) -> Outcome:
         return Outcome("done", path, result)
     if code == BusyError.code:
         return Outcome("failed", path, failure=BusyError("another process holds this run", path, "wait for it"))
-    said = member.folder.last_words()
+    said = member.folder.said(pid)
     if said is None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         said = Failure(how, path, "the same command continues it")

@@ -278,7 +278,7 @@ def test_wrong_words_are_one_line_and_exit_2(
         lambda: command(monkeypatch, *words),
         ConfigError,
         what,
-        "(command line); attnbench export --help shows the options",
+        "(command line); attnbench export --help shows what there is",
     )
     assert capsys.readouterr().err == ""
 

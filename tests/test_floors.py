@@ -22,8 +22,10 @@ FLOORS = [
     {"build"},
     {"run", "inspection", "export"},
     {"attempt"},
+    {"pool"},
     {"sweep"},
     {"cli"},
+    {"__main__"},
 ]
 KNOW_HYDRA = {"config", "sweep", "cli", "run", "build", "tables"}
 PACKAGE = ROOT / "attnbench"
