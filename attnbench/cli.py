@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from attnbench.errors import ConfigError, Failure, Stopped
 
@@ -21,10 +22,10 @@ USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
 
   attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
+  attnbench show [key=value ...]         where attention goes: the tree of sites
   attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
   attnbench table [ID --count]           the papers' printed counts beside ours
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
-  attnbench show [key=value ...]         where attention goes: the tree of sites
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
@@ -39,13 +40,7 @@ def main() -> None:
         print(USAGE, end="")
         return
     sys.argv = [f"attnbench {words[0]}", *words[1:]]
-    guarded(COMMANDS.get(words[0], lambda: _no_command(words[0])))
-
-
-def _no_command(word: str) -> NoReturn:
-    close = get_close_matches(word, COMMANDS, 1)
-    todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
-    raise ConfigError(f"{word} is no command", "command line", todo)
+    guarded(lambda: command(words[0])())
 
 
 def train() -> None:
@@ -116,11 +111,11 @@ def report(outcome: Outcome) -> None:
     console.print(outcome.folder, soft_wrap=True, highlight=False)
 
 
-def guarded(command: Callable[[], object]) -> None:
+def guarded(run: Callable[[], object]) -> None:
     """Run a command; what goes wrong becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command()
+        run()
     except (Exception, KeyboardInterrupt) as error:
         failure = _failure(error)
         if "debug=true" in sys.argv:
@@ -167,28 +162,25 @@ def _log_to_stderr() -> None:
     logger.propagate = False
 
 
-def _count() -> None:
-    from attnbench.inspection import count
-
-    count()
-
-
-def _show() -> None:
-    from attnbench.inspection import show
-
-    show()
+COMMANDS = {
+    "train": "attnbench.cli.train",
+    "show": "attnbench.inspection.show",
+    "count": "attnbench.inspection.count",
+    "table": "attnbench.inspection.table",
+    "export": "attnbench.export.export_command",
+}
 
 
-def _table() -> None:
-    from attnbench.inspection import table
+def command(word: str) -> Callable[[], object]:
+    """The command of a name; its module is imported now and not before.
 
-    table()
-
-
-def _export() -> None:
-    from attnbench.export import export_command
-
-    export_command()
-
-
-COMMANDS: dict[str, Callable[[], None]] = {"train": train, "count": _count, "show": _show, "table": _table, "export": _export}
+    Raises:
+        ConfigError: there is none.
+    """
+    if word not in COMMANDS:
+        close = get_close_matches(word, COMMANDS, 1)
+        todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
+        raise ConfigError(f"{word} is no command", "command line", todo)
+    module, _, name = COMMANDS[word].rpartition(".")
+    function: Callable[[], object] = getattr(importlib.import_module(module), name)
+    return function

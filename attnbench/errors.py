@@ -69,4 +69,4 @@ class Stopped(Failure):
     code = 143
 
 
-KINDS = {kind.code: kind for kind in (Failure, *Failure.__subclasses__())}
+KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}
