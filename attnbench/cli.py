@@ -47,12 +47,13 @@ def train() -> None:
     """Train one run, or a sweep of them; what goes wrong in a single run is raised."""
     import hydra
 
-    from attnbench import config
+    from attnbench import config, launcher
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
     _log_to_stderr()
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
     config.offer_timm(sys.argv[1:])
+    launcher.register()
     alone: list[Outcome] = []
     run = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="train")
     run(lambda cfg: _member(cfg, alone))()

@@ -65,6 +65,7 @@ class Watcher(Protocol):
     """Who is told how the members stand, about ten times a second."""
 
     def update(self, members: Sequence[Member], slots: Sequence[Slot]) -> None: ...
+    def close(self) -> None: ...
 
 
 def slots(count: int | None = None) -> list[Slot]:

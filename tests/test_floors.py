@@ -23,11 +23,12 @@ FLOORS = [
     {"run", "inspection", "export"},
     {"attempt"},
     {"pool"},
-    {"sweep"},
+    {"watch"},
+    {"sweep", "launcher"},
     {"cli"},
     {"__main__"},
 ]
-KNOW_HYDRA = {"config", "sweep", "cli", "run", "build", "tables"}
+KNOW_HYDRA = {"launcher", "config", "sweep", "cli", "run", "build", "tables"}
 PACKAGE = ROOT / "attnbench"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -14,8 +14,9 @@ from typing import IO, Any
 
 import pytest
 
-from attnbench import storage
-from attnbench.errors import StorageError
+from attnbench import run, storage
+from attnbench.errors import NonFiniteError, StorageError
+from attnbench.folder import RunFolder
 from tests.runs import ENVIRONMENT, ROOT, SMALL, ForkServer, folder, killed_at, result, strays
 
 MOUNT = ["unshare", "-rm", "sh", "-c"]  # a shell that may mount, in a world of its own
@@ -106,6 +107,11 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(
     assert forks.run(tmp_path).code == 0
     assert result(tmp_path)["resumed_from_step"] == 3
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+
+
+def test_a_status_that_cannot_be_written_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError), run._reported(RunFolder(tmp_path / "missing")):
+        raise NonFiniteError("the loss became nan")
 
 
 def test_a_full_file_system_keeps_the_last_checkpoint_and_the_run_goes_on_when_it_has_space(
