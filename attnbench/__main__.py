@@ -2,4 +2,5 @@
 
 from attnbench.cli import main
 
-main()
+if __name__ == "__main__":  # and not in the processes of a pool
+    main()

@@ -37,16 +37,26 @@ def network(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
 
 def sketch(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
     """The network without its weights, on the meta device: for counting, and for refusing what cannot be built."""
+    with torch.device("meta"):
+        return network(without_weights(config), num_classes)
+
+
+def without_weights(config: Config) -> Config:
+    """The configuration with a backbone that loads nothing."""
     stock = {**config.tree["backbone"]}
     if stock.get("pretrained"):
         stock["pretrained"] = False
-    plain = Config(config.tree | {"backbone": stock}, config.choices)
-    with torch.device("meta"):
-        return network(plain, num_classes)
+    return Config(config.tree | {"backbone": stock}, config.choices)
 
 
-# What a data set asks of a network, known without its files: the number of classes.
+# What is known of a data set without its files: classes; training and validation images.
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+IMAGES = {
+    "digits": (1438, 359),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "imagenet": (1_281_167, 50_000),
+}
 
 
 def setting(config: Config, overrides: Sequence[str]) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def train() -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
     _log_to_stderr()
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
+    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # argparse wants them in one piece
     config.offer_timm(sys.argv[1:])
     launcher.register()
     alone: list[Outcome] = []
@@ -59,6 +59,10 @@ def train() -> None:
     run(lambda cfg: _member(cfg, alone))()
     for outcome in alone:
         report(outcome)
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
 
 
 def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:

@@ -123,7 +123,7 @@ def compose(overrides: Sequence[str]) -> Config:
         ConfigError: one line with the dotted key and the nearest valid one.
     """
     offer_timm(overrides)
-    with _hydra():
+    with prepared():
         try:
             return check(hydra_compose("train", list(overrides), return_hydra_config=True))
         except (HydraException, OmegaConfBaseException) as error:
@@ -202,7 +202,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
     rest = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] != key]
     parent, _, _ = key.rpartition(".")
     try:
-        with _hydra():
+        with prepared():
             tree = OmegaConf.to_container(hydra_compose("train", rest), resolve=False)
     except (HydraException, OmegaConfBaseException):
         return unknown(key, [])
@@ -217,8 +217,8 @@ def names(group: str) -> list[str]:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
-    """Hydra's global state: the running command's own, or one for this call."""
+def prepared() -> Iterator[None]:
+    """Hydra's global state: the running command's own, or one that all compositions inside share."""
     if GlobalHydra.instance().is_initialized():
         yield
         return

@@ -28,6 +28,9 @@ from attnbench.folder import RunFolder
 POLL_SECONDS = 0.1
 BUSY_SECONDS = 2.0  # before a member that another process holds is tried again
 
+# Imported once, in the process that the members' are forked from, and not once a member.
+PRELOADED = ["attnbench.run", "attnbench.tasks.classification", "torch.utils.tensorboard"]
+
 
 @dataclass
 class Member:
@@ -95,7 +98,7 @@ class Pool:
         self.places, self.watcher = list(places), watcher
         self.stopping = 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["attnbench.run"])  # torch is imported once, not once a member
+        self.context.set_forkserver_preload(PRELOADED)
 
     def run(self, members: Sequence[Member]) -> None:
         """Give every member an outcome.

@@ -14,6 +14,7 @@ from attnbench.config import Config, compose
 from attnbench.tables.data import Column, Row, Table
 
 Sketch = Callable[[Config], tuple[nn.Module, int]]  # the network on the meta device, and the side of its images
+Composed = Callable[[Sequence[str]], Config]  # the configuration of a row's overrides
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Cell:
     note: str = ""
 
 
-def count(table: Table, sketch: Sketch) -> list[tuple[Row, dict[str, Cell]]]:
+def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, Cell]]]:
     """All counted cells of a table, row by row."""
-    return [(row, _cells(table, row, sketch)) for row in table.rows]
+    return [(row, cells(table, row, sketch, composed)) for row in table.rows]
 
 
 def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, Cell]]]) -> dict[str, Any]:
@@ -60,12 +61,14 @@ def rounds_to(ours: int, printed: str, per: float) -> bool:
     return (Decimal(ours) / Decimal(per)).quantize(digits, ROUND_HALF_UP) == digits
 
 
-def _cells(table: Table, row: Row, sketch: Sketch) -> dict[str, Cell]:
-    cells = {}
+def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) -> dict[str, Cell]:
+    """The counted cells of a row, by column."""
+    counted = {}
     for name, column in table.columns.items():
         if column.counter and name in row.printed:
-            cells[name] = _cell(row, name, column, _ours(row, row.counter.get(name, column.counter), sketch))
-    return cells
+            ours = _ours(row, row.counter.get(name, column.counter), sketch, composed)
+            counted[name] = _cell(row, name, column, ours)
+    return counted
 
 
 def _cell(row: Row, name: str, column: Column, ours: int | None) -> Cell:
@@ -80,7 +83,7 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def _ours(row: Row, counter: str, sketch: Sketch) -> int | None:
+def _ours(row: Row, counter: str, sketch: Sketch, compose: Composed) -> int | None:
     """The number that a counter gives for a row's network."""
     if row.overrides is None:
         return None

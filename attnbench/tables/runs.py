@@ -1,0 +1,253 @@
+"""From a table's rows to runs: what is asked for, in which folders it lies and how it stands.
+
+A run is a row with a seed. Rows that compose to the same configuration, in one table or in two, are the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from attnbench import config, storage
+from attnbench.config import Config
+from attnbench.errors import BusyError, ConfigError, StorageError
+from attnbench.folder import RunFolder
+from attnbench.tables.data import Row, Table
+
+SHORT = {"epochs": "schedule.epochs"}  # what --scale may be told in one word
+
+
+class Composer:
+    """Composes rows, each list of overrides once, with overrides that hold for all of them.
+
+    Args:
+        extra: ``dataset=digits``, ``epochs=2``; they win over a row's own.
+
+    Attributes:
+        left_out: keys that an experiment sets for another option of a group than the one in ``extra``.
+    """
+
+    def __init__(self, extra: Sequence[str] = ()) -> None:
+        self.extra = [_long(word) for word in extra]
+        self.left_out: dict[str, None] = {}
+        self.made: dict[tuple[str, ...], Config] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Config:
+        """The configuration of a row.
+
+        Raises:
+            ConfigError: one line with the dotted key and the nearest valid one.
+        """
+        key = tuple(overrides)
+        if key not in self.made:
+            given = {_key(word) for word in self.extra}
+            self.made[key] = self._compose([*(word for word in key if _key(word) not in given), *self.extra])
+        return self.made[key]
+
+    def changed(self, rows: Iterable[Row]) -> str:
+        """The overrides that make runs of rows other than the paper's; empty if none does."""
+        words = [word for word in self.extra if not _is_neutral(word)]
+        lists = [row.overrides for row in rows if row.overrides]
+        if not words or not any(self(given).hash != config.compose(given).hash for given in lists):
+            return ""
+        return ", ".join([*words, *(f"without {key}" for key in self.left_out)])
+
+    def _compose(self, words: list[str]) -> Config:
+        """An experiment may set what ``extra``'s option of a group does not have: that is left out."""
+        try:
+            return config.compose(words)
+        except ConfigError as error:
+            key = error.where
+            group = key.split(".")[0]
+            named = any(_key(word) == key for word in words)
+            if error.what != "unknown key" or named or not any(word.startswith(f"{group}=") for word in self.extra):
+                raise
+            composed = self._compose([*words, f"~{key}"])
+            self.left_out[key] = None
+            return composed
+
+
+def _long(word: str) -> str:
+    """An override as Hydra takes it.
+
+    Raises:
+        ConfigError: it is none, or it sets the seed.
+    """
+    key, equals, value = word.partition("=")
+    if not (key and equals) and not word.startswith("~"):
+        raise ConfigError(f"{word} is no override", "command line", "write key=value, such as epochs=2")
+    if key == "seed":
+        raise ConfigError("a table has its own seeds", "seed", f"use --seeds {value}")
+    return f"{SHORT[key]}={value}" if key in SHORT else word
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").split("=")[0].split("@")[0]
+
+
+def _is_neutral(word: str) -> bool:
+    key = _key(word)
+    return key in config.NEUTRAL or key.split(".")[0] in config.NEUTRAL
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row with a seed.
+
+    Attributes:
+        label: the row's.
+        config: with the seed in it.
+    """
+
+    label: str
+    config: Config
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def path(self) -> Path:
+        return self.config.run_folder
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is asked for of a table.
+
+    Attributes:
+        rows: those that the patterns match, with their configurations; None for a row that is only quoted.
+        baselines: the configuration of every row that one of them is compared with, by label.
+        seeds: those that there should be.
+        exact: whether they were asked for by ``--seeds``; else what lies there besides counts too.
+        changed: what makes these runs other than the paper's, in words; empty for the paper's setting.
+    """
+
+    table: Table
+    rows: list[tuple[Row, Config | None]]
+    baselines: dict[str, Config]
+    seeds: list[int]
+    exact: bool
+    changed: str
+
+    def runs(self) -> Iterator[Run]:
+        """The runs that there should be, row by row."""
+        for row, composed in self.rows:
+            for seed in self.seeds if composed else ():
+                yield Run(row.label, seeded(composed, seed))
+
+    @property
+    def title(self) -> str:
+        """Of every output: nothing changed can be taken for the paper's."""
+        text = f"{self.table.id}: {self.table.title} ({self.table.source})"
+        return f"{text}. {warning(self.changed)}" if self.changed else text
+
+
+def warning(changed: str) -> str:
+    return f"CHANGED PROTOCOL: {changed}; not the paper's setting"
+
+
+def choose(table: Table, rows: Sequence[Row], seeds: Sequence[int] | None, composer: Composer) -> Chosen:
+    """Rows of a table, composed.
+
+    Raises:
+        ConfigError: a row that cannot be composed, by its label.
+    """
+    composed = [(row, _composed(row, composer)) for row in rows]
+    wanted = dict.fromkeys(baseline(table, row) for row in rows)
+    compared = {row.label: _composed(row, composer) for row in table.rows if row.label in wanted}
+    return Chosen(
+        table,
+        composed,
+        {label: made for label, made in compared.items() if made},
+        list(seeds if seeds is not None else range(table.seeds)),
+        seeds is not None,
+        composer.changed(rows),
+    )
+
+
+def _composed(row: Row, composer: Composer) -> Config | None:
+    try:
+        return composer(row.overrides) if row.overrides else None
+    except ConfigError as error:
+        raise ConfigError(f"{row.label}: {error.what}", error.where, error.todo) from None
+
+
+def baseline(table: Table, row: Row) -> str | None:
+    """The label of the row that a row is compared with."""
+    label = row.baseline or table.baseline
+    return None if label == row.label else label
+
+
+def matching(tables: Sequence[Table], patterns: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of each table that one of the shell patterns names; all of them without a pattern.
+
+    A pattern that fits whole labels means those, any other one the labels that it is a part of; case does not count.
+
+    Raises:
+        ConfigError: a pattern fits no label.
+    """
+    labels = list(dict.fromkeys(row.label for table in tables for row in table.rows))
+    wanted = {label for pattern in patterns for label in _fitting(pattern, labels)} if patterns else set(labels)
+    return {table.id: [row for row in table.rows if row.label in wanted] for table in tables}
+
+
+def _fitting(pattern: str, labels: list[str]) -> list[str]:
+    small = pattern.lower()
+    fitting = [label for label in labels if label.lower() == small or fnmatchcase(label.lower(), small)]
+    fitting = fitting or [label for label in labels if fnmatchcase(label.lower(), f"*{small}*")]
+    if not fitting:
+        raise ConfigError(f"no row is called {pattern}", "--rows", f"there are {', '.join(labels)}")
+    return fitting
+
+
+def seeded(composed: Config, seed: int) -> Config:
+    return replace(composed, tree=composed.tree | {"seed": seed})
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, under its first label."""
+    return list({run.path: run for run in reversed(list(runs))}.values())[::-1]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands.
+
+    Attributes:
+        state: ``done``, ``failed``, ``stopped`` (it can be continued), ``running`` or ``not run``.
+        reason: why it failed or stopped.
+        result: the contents of result.json of a run that is done.
+    """
+
+    state: str
+    reason: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def standing(path: Path) -> Standing:
+    """How the run of a folder stands, from what lies in it."""
+    folder = RunFolder(path)
+    if result := folder.result():
+        return Standing("done", result=result)
+    status = storage.read_json(path / "status.json") or {}
+    if status.get("status") in ("failed", "stopped"):
+        return Standing(status["status"], status.get("error", ""))
+    if status.get("status") != "running":
+        return Standing("not run")
+    try:
+        folder.refuse_busy()
+    except BusyError:
+        return Standing("running")
+    except StorageError as error:
+        return Standing("stopped", str(error))
+    return Standing("stopped", "ended without a word")
+
+
+def seeds_there(composed: Config) -> list[int]:
+    """The seeds that a configuration has folders of, in order."""
+    names = (path.name.removeprefix("seed") for path in composed.group_folder.glob("seed*"))
+    return sorted(int(name) for name in names if name.isdecimal())
