@@ -24,7 +24,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
   attnbench show [key=value ...]         where attention goes: the tree of sites
   attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
-  attnbench table [ID --count]           the papers' printed counts beside ours
+  attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
@@ -171,7 +171,7 @@ COMMANDS = {
     "train": "attnbench.cli.train",
     "show": "attnbench.inspection.show",
     "count": "attnbench.inspection.count",
-    "table": "attnbench.inspection.table",
+    "table": "attnbench.tabling.table",
     "export": "attnbench.export.export_command",
 }
 

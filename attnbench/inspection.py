@@ -1,4 +1,4 @@
-"""What a network is before it is trained: ``attnbench count``, ``show`` and ``table --count``, on the meta device."""
+"""What a network is before it is trained: ``attnbench count`` and ``show``, on the meta device."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING
 from attnbench import build, complexity, config
 from attnbench.complexity import Complexity, SiteCount
 from attnbench.config import Config
-from attnbench.errors import ConfigError
-from attnbench.tables import counts, data
-from attnbench.words import Words, overriding
+from attnbench.words import overriding
 
 if TYPE_CHECKING:
     from rich.tree import Tree
-    from torch import nn
 
 
 def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], tuple[int, int]]:
@@ -60,67 +57,6 @@ def show() -> None:
     from rich.console import Console
 
     Console().print(_tree(composed, size, setting))
-
-
-def table() -> None:
-    """``attnbench table [ID --count [--json]]``: the papers' printed counts beside ours."""
-    words = Words(prog="attnbench table", description="The tables of both papers.")
-    words.add_argument("id", nargs="?", help="such as sb/5; without it, the tables there are")
-    words.add_argument("--count", action="store_true", help="parameters and operations: printed, ours, matched")
-    words.add_argument("--json", action="store_true", help="as data")
-    taken = words.taken()
-    if taken.id is None:
-        _print_tables()
-        return
-    chosen = data.load(taken.id)
-    if not taken.count:
-        raise ConfigError(f"nothing asked of {taken.id}", "command line", f"attnbench table {taken.id} --count")
-    if chosen.requires:
-        what = f"{taken.id} needs {chosen.requires}, which is not there yet"
-        raise ConfigError(what, "command line", "choose another")
-    counted = counts.count(chosen, _sketch)
-    if taken.json:
-        print(json.dumps(counts.as_dict(chosen, counted), indent=2))
-    else:
-        _print_counted(chosen, counted)
-
-
-def _sketch(composed: Config) -> tuple[nn.Module, int]:
-    classes, size = build.setting(composed, ["dataset="])
-    return build.sketch(composed, classes)[0], size
-
-
-def _print_tables() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    listing = Table("table", "rows", "title")
-    for name in data.ids():
-        one = data.load(name)
-        listing.add_row(name, str(len(one.rows)), one.title)
-    Console().print(listing)
-
-
-def _print_counted(chosen: data.Table, counted: list[tuple[data.Row, dict[str, counts.Cell]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    listing = Table("row", "", "printed", "ours", "matched", title=f"{chosen.title} ({chosen.source})")
-    every = [(row, name, cell) for row, cells in counted for name, cell in cells.items()]
-    notes = list(dict.fromkeys(cell.note for _, _, cell in every if cell.note))
-    for row, name, cell in every:
-        ours = f"{cell.ours:,}" if cell.ours is not None else "-"
-        remark = f" ({notes.index(cell.note) + 1})" if cell.note else ""
-        matched = ("yes" if cell.matched else "[bold]no[/bold]") + remark
-        listing.add_row(row.label, name, f"{cell.printed} {cell.unit}", ours, matched)
-    console = Console(highlight=False)
-    if every:
-        console.print(listing)
-    console.print(f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched")
-    for i, note in enumerate(notes, start=1):
-        console.print(f"({i}) {note}")
-    for note in chosen.notes:
-        console.print(f"- {note}")
 
 
 def title(composed: Config, setting: tuple[int, int]) -> str:

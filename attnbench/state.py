@@ -240,7 +240,8 @@ class Checkpoints:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
-            raise StorageError(f"not a checkpoint: {str(error).splitlines()[0]}", path, "use resume=never") from error
+            what = f"not a checkpoint ({type(error).__name__})"
+            raise StorageError(what, path, "use resume=never") from error
         if missing := [item for item in ITEMS if item not in state]:
             raise StorageError(f"the checkpoint lacks {', '.join(missing)}", path, "use resume=never")
         theirs = state["config"]

@@ -247,6 +247,7 @@ def _train(words: list[str], before: Callable[[], object], stderr: int) -> int:
         sys.stderr = os.fdopen(2, "w", buffering=1)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.argv = ["train.py", *words]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         before()
         cli.guarded(cli.train)
         code = 0

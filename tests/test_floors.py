@@ -20,11 +20,12 @@ FLOORS = [
     {"engine", "detection"},
     {"tasks", "tables"},
     {"build"},
-    {"run", "inspection", "export"},
+    {"run", "inspection", "export", "probe"},
     {"attempt"},
     {"pool"},
     {"watch"},
     {"sweep", "launcher"},
+    {"tabling"},
     {"cli"},
     {"__main__"},
 ]

@@ -119,7 +119,7 @@ def _traced(label: str, trace: Trace) -> list[str]:
     return [label, str(trace.seed), state, value, trace.folder, trace.commit or "", trace.device or ""]
 
 
-TRACED = ["row", "seed", "state", "value", "folder", "commit", "device"]
+TRACED = ["row", "seed", "state", "top1", "folder", "commit", "device"]
 
 
 def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) -> str:
@@ -140,7 +140,7 @@ def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) ->
             console.print(f"- {note}", markup=False)
     written = console.file
     assert isinstance(written, io.StringIO)
-    return written.getvalue()
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
 def _plain(cell: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,11 @@ class Report:
 
     @property
     def traces(self) -> list[tuple[str, Trace]]:
-        """Every run with its row's label, once."""
-        found = {}
+        """Every run with its row's label, once, and with its value of the column that rows are compared by."""
+        found: dict[tuple[str, int], tuple[str, Trace]] = {}
         for line in self.lines:
-            for cell in line.cells.values():
-                for trace in cell.runs:
+            for name in sorted(line.cells, key=lambda name: name not in COMPARED):
+                for trace in line.cells[name].runs:
                     found.setdefault((line.label, trace.seed), (line.label, trace))
         return list(found.values())
 
@@ -173,24 +173,22 @@ def _count(cell: counts.Cell, per: float) -> Cell:
 
 
 def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) -> Cell:
-    printed, notes = row.printed.get(name, ""), [row.note.get(key, "") for key in (name, f"{name}_std")]
-    about = {"printed": printed, "printed_std": row.printed.get(f"{name}_std", ""), "unit": unit}
-    note = " ".join(filter(None, notes))
+    note = " ".join(filter(None, (row.note.get(key) for key in (name, f"{name}_std"))))
+    empty = Cell(row.printed.get(name, ""), row.printed.get(f"{name}_std", ""), unit, note=note)
     if name not in MEASURED:
-        return Cell(**about, state="not measured by a run", note=note)
+        return replace(empty, state="not measured by a run")
     if row.overrides is None:
-        return Cell(**about, state="quoted only", note=note)
+        return replace(empty, state="quoted only")
     values = _values(found, MEASURED[name])
     ours = spread(list(values.values()))
-    return Cell(
-        **about,
+    return replace(
+        empty,
         ours=ours.mean if ours else None,
         std=ours.std if ours else None,
         n=len(values),
         best=spread(list(_values(found, BEST[name]).values())) if name in BEST else None,
-        difference=ours.mean - float(printed) if ours and _is_number(printed) else None,
+        difference=ours.mean - float(empty.printed) if ours and _is_number(empty.printed) else None,
         state=_gaps(found, values, wanted),
-        note=note,
         runs=[_trace(seed, *stands, MEASURED[name], BEST.get(name, "")) for seed, stands in found.items()],
     )
 

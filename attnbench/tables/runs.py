@@ -136,8 +136,8 @@ class Chosen:
     def runs(self) -> Iterator[Run]:
         """The runs that there should be, row by row."""
         for row, composed in self.rows:
-            for seed in self.seeds if composed else ():
-                yield Run(row.label, seeded(composed, seed))
+            if composed:
+                yield from (Run(row.label, seeded(composed, seed)) for seed in self.seeds)
 
     @property
     def title(self) -> str:

@@ -1,0 +1,321 @@
+"""``attnbench table``: the papers' tables, listed, counted, planned, run and reported."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnbench import config, storage
+from attnbench.config import Config
+from attnbench.errors import ConfigError
+from attnbench.tables import counts, data, layout, plan
+from attnbench.tables.report import Report, report
+from attnbench.tables.runs import Chosen, Composer, choose, matching, standing, warning
+from attnbench.words import Words
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attnbench.pool import Member
+
+Launch = Callable[["list[Member]", "int | None"], None]  # gives every member an outcome, so many at a time
+
+
+def table() -> None:
+    """``attnbench table [ID ...] [--count | --plan | --run] ...``."""
+    taken = _words()
+    if taken.count:
+        _count(taken)
+    elif not taken.ids:
+        _list(taken)
+    elif taken.plan:
+        _plan(taken)
+    elif taken.run:
+        _run(taken)
+    else:
+        composer = _composer(taken)
+        _show(_reports(_asked(taken, composer), composer, {}), taken)
+
+
+def _words() -> argparse.Namespace:
+    words = Words(prog="attnbench table", description="The tables of both papers.")
+    words.add_argument("words", nargs="*", metavar="ID", help="such as sb/5; without one, a list; and key=value")
+    what = words.add_mutually_exclusive_group()
+    what.add_argument("--count", action="store_true", help="parameters and operations: printed, ours, matched")
+    what.add_argument("--plan", action="store_true", help="the runs, how they stand and about how long they take")
+    what.add_argument("--run", action="store_true", help="run what is missing, then report")
+    words.add_argument("--seeds", type=_seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
+    words.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
+    words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
+    words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
+    words.add_argument("--launcher", choices=LAUNCHERS, default="pool")
+    words.add_argument("--slots", type=_count_of, help="runs at a time; default: one on a GPU, two on a CPU")
+    words.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
+    words.add_argument("--format", choices=layout.FORMATS, default="text")
+    words.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
+    words.add_argument("--output", type=Path, metavar="FILE", help="write there instead")
+    taken = words.taken()
+    taken.overrides = [w for w in (*taken.words, *taken.rows) if _is_override(w)]
+    taken.rows = [w for w in taken.rows if not _is_override(w)]
+    taken.ids = list(dict.fromkeys(w for w in taken.words if not _is_override(w)))
+    return taken
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word or word.startswith("~")
+
+
+def _seeds(text: str) -> list[int]:
+    """``3``: seeds 0, 1, 2; ``0,4``: those."""
+    if "," not in text:
+        return list(range(_count_of(text)))
+    named = [word.strip() for word in text.split(",") if word.strip()]
+    if not named or not all(word.isdecimal() for word in named):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor seeds with commas between them")
+    return sorted({int(word) for word in named})
+
+
+def _count_of(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+# What is asked for
+
+
+def _composer(taken: argparse.Namespace) -> Composer:
+    where = [f"paths.outputs={taken.outputs}"] if taken.outputs else []
+    return Composer([*taken.scale, *taken.overrides, *where])
+
+
+def _asked(taken: argparse.Namespace, composer: Composer) -> list[Chosen]:
+    """The rows and seeds of the tables on the command line, composed.
+
+    Raises:
+        ConfigError: there is no such table or row, or a row cannot be composed.
+    """
+    tables = [_buildable(name) for name in taken.ids]
+    rows = matching(tables, taken.rows)
+    with config.prepared():
+        return [choose(one, rows[one.id], taken.seeds, composer) for one in tables if rows[one.id]]
+
+
+def _buildable(name: str) -> data.Table:
+    one = data.load(name)
+    if missing := _missing(one):
+        raise ConfigError(f"{name} needs {missing}, which is not there yet", "command line", "choose another")
+    return one
+
+
+def _missing(one: data.Table) -> str:
+    """The task that a table needs and that cannot be composed."""
+    return one.requires if one.requires and one.requires not in config.names("task") else ""
+
+
+def _sketch(composed: Config) -> tuple[nn.Module, int]:
+    from attnbench import build
+
+    classes, size = build.setting(composed, ["dataset="])
+    return build.sketch(composed, classes)[0], size
+
+
+# attnbench table
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A table in the list: rows that are run in full, runs that are done."""
+
+    id: str
+    title: str
+    rows: int
+    cells_run: int = 0
+    cells: int = 0
+    runs_done: int = 0
+    runs: int = 0
+    needs: str = ""
+
+
+def _list(taken: argparse.Namespace) -> None:
+    for word, given in (("--plan", taken.plan), ("--run", taken.run), ("--rows", taken.rows)):
+        if given:
+            raise ConfigError(f"{word} of which table", "command line", "name one, such as sb/5")
+    composer = _composer(taken)
+    listed, every, changed = [], [], ""
+    with config.prepared():
+        for one in map(data.load, data.ids()):
+            if missing := _missing(one):
+                listed.append(Listed(one.id, one.title, len(one.rows), needs=missing))
+                continue
+            chosen = choose(one, one.rows, taken.seeds, composer)
+            every += [(run, standing(run.path).state == "done") for run in chosen.runs()]
+            listed.append(_listed(chosen, {run.path for run, done in every if done}))
+            changed = changed or chosen.changed
+    runs = {run.path: done for run, done in every}
+    if taken.format == "json":
+        about = {"changed_protocol": changed, "runs_done": sum(runs.values()), "runs": len(runs)}
+        _write(json.dumps({"tables": [vars(one) for one in listed], **about}, indent=2) + "\n", taken)
+    else:
+        _print_list(listed, sum(runs.values()), len(runs), changed)
+
+
+def _listed(chosen: Chosen, done: set[Path]) -> Listed:
+    """A table's state; rows that are one run with another row's are one cell and its runs."""
+    runs = {run.path for run in chosen.runs()}
+    groups = {path.parent for path in runs}
+    whole = groups - {path.parent for path in runs - done}
+    one = chosen.table
+    return Listed(one.id, one.title, len(one.rows), len(whole), len(groups), len(runs & done), len(runs))
+
+
+def _print_list(listed: Iterable[Listed], done: int, total: int, changed: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table("table", "cells run", "runs done", "title", title=warning(changed) if changed else None)
+    for one in listed:
+        state = ("", f"needs {one.needs}") if one.needs else _of(one)
+        drawn.add_row(one.id, *state, one.title)
+    console = Console()
+    console.print(drawn)
+    console.print(f"{done} of {total} distinct runs done; a cell is a row with all of its seeds", highlight=False)
+
+
+def _of(one: Listed) -> tuple[str, str]:
+    return f"{one.cells_run} / {one.cells}", f"{one.runs_done} / {one.runs}"
+
+
+# attnbench table ID --count
+
+
+def _count(taken: argparse.Namespace) -> None:
+    if not taken.ids:
+        raise ConfigError("--count of which table", "command line", "name one, such as sb/5")
+    for name in taken.ids:
+        chosen = _buildable(name)
+        counted = counts.count(chosen, _sketch)
+        if taken.format == "json":
+            print(json.dumps(counts.as_dict(chosen, counted), indent=2))
+        else:
+            _print_counted(chosen, counted)
+
+
+def _print_counted(chosen: data.Table, counted: list[tuple[data.Row, dict[str, counts.Cell]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    listing = Table("row", "", "printed", "ours", "matched", title=f"{chosen.title} ({chosen.source})")
+    every = [(row, name, cell) for row, cells in counted for name, cell in cells.items()]
+    notes = list(dict.fromkeys(cell.note for _, _, cell in every if cell.note))
+    for row, name, cell in every:
+        ours = f"{cell.ours:,}" if cell.ours is not None else "-"
+        remark = f" ({notes.index(cell.note) + 1})" if cell.note else ""
+        matched = ("yes" if cell.matched else "[bold]no[/bold]") + remark
+        listing.add_row(row.label, name, f"{cell.printed} {cell.unit}", ours, matched)
+    console = Console(highlight=False)
+    if every:
+        console.print(listing)
+    console.print(f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched")
+    for i, note in enumerate(notes, start=1):
+        console.print(f"({i}) {note}")
+    for note in chosen.notes:
+        console.print(f"- {note}")
+
+
+# attnbench table ID --plan
+
+
+def _plan(taken: argparse.Namespace) -> None:
+    chosen = _asked(taken, _composer(taken))
+    members = plan.members(chosen, _sketch)
+    time = plan.estimate(members, _probe, _images) if taken.probe else None
+    if taken.format == "json":
+        _write(json.dumps(plan.as_dict(chosen, members, time), indent=2) + "\n", taken)
+    elif taken.format == "text":
+        _write("\n".join(plan.lines(chosen, members, time)) + "\n", taken)
+    else:
+        raise ConfigError(f"a plan has no format {taken.format}", "--format", "use text or json")
+
+
+def _probe(composed: Config) -> plan.Speed:
+    from attnbench.probe import seconds_per_image
+
+    name = f"{composed.choices['attention']} on {composed.choices['backbone']}"
+    print(f"probing: {name}", file=sys.stderr)
+    return plan.Speed(*seconds_per_image(composed))
+
+
+def _images(composed: Config) -> tuple[int, int] | None:
+    from attnbench import build
+
+    return build.IMAGES.get(composed.choices["dataset"])
+
+
+# attnbench table ID --run
+
+
+def _run(taken: argparse.Namespace) -> None:
+    """Run what is missing, each run built without weights first, then report; exit 1 if a member failed."""
+    composer = _composer(taken)
+    chosen = _asked(taken, composer)
+    planned = plan.members(chosen, _sketch)
+    from attnbench.pool import Member
+
+    members = [Member(f"{p.run.label} seed {p.run.seed}", p.run.config) for p in planned]
+    for some in chosen:
+        print(some.title, file=sys.stderr)
+    LAUNCHERS[taken.launcher](members, taken.slots)
+    failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
+    _show(_reports(chosen, composer, failures), taken)
+    if failures:
+        print(f"{len(failures)} of {len(members)} runs failed", file=sys.stderr)
+        sys.exit(1)
+
+
+def _pool(members: list[Member], slots: int | None) -> None:
+    from attnbench import pool
+    from attnbench.watch import watcher
+
+    watch = watcher()
+    try:
+        pool.Pool(pool.slots(slots), watch).run(members)
+    finally:
+        watch.close()
+
+
+LAUNCHERS: dict[str, Launch] = {"pool": _pool}
+
+
+# attnbench table ID
+
+
+def _reports(chosen: Sequence[Chosen], composer: Composer, failures: dict[Path, str]) -> list[Report]:
+    with config.prepared():
+        return [
+            report(some, lambda row, one=some.table: counts.cells(one, row, _sketch, composer), failures)  # type: ignore[misc]
+            for some in chosen
+        ]
+
+
+def _show(reports: Sequence[Report], taken: argparse.Namespace) -> None:
+    if taken.format == "text" and not taken.output and sys.stdout.isatty():
+        from rich.console import Console
+
+        print(layout.text(reports, Console().width, colour=True), end="")
+    else:
+        _write(layout.FORMATS[taken.format](reports), taken)
+
+
+def _write(text: str, taken: argparse.Namespace) -> None:
+    if taken.output is None:
+        print(text, end="")
+    else:
+        storage.make_folder(taken.output.parent)
+        storage.write(taken.output, lambda file: file.write(text.encode()))
+        print(taken.output)
