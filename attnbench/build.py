@@ -137,4 +137,3 @@ def list_models(pattern: str = "*") -> list[str]:
 def list_attentions(pattern: str = "*") -> list[str]:
     """The attentions' names that match a shell pattern such as ``se*``."""
     return [name for name in configuration.names("attention") if fnmatch(name, pattern)]
-

@@ -90,9 +90,7 @@ def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: int) ->
     )
 
 
-def _at_site(
-    model: nn.Module, plain: nn.Module, site: Site, ours: dict[str, int], stock: dict[str, int]
-) -> SiteCount:
+def _at_site(model: nn.Module, plain: nn.Module, site: Site, ours: dict[str, int], stock: dict[str, int]) -> SiteCount:
     """What stands at a site, less what stood there and what it took in."""
     module = model.get_submodule(site.path)
     before = [site.path, *site.absorbs]

@@ -222,9 +222,7 @@ def place(
     return placement
 
 
-def _refuse_unknown(
-    found: list[tuple[str, int, nn.Module]], roles: list[str], stages: list[int], total: int
-) -> None:
+def _refuse_unknown(found: list[tuple[str, int, nn.Module]], roles: list[str], stages: list[int], total: int) -> None:
     layers = {role for _, _, block in found for role in ANATOMY[_class_name(block)](block).layers}
     known = [*sorted(layers), "block", "layer"]
     for role in roles:
@@ -237,9 +235,7 @@ def _refuse_unknown(
             raise ConfigError(f"this backbone has no stage {stage}", "placement.stages", f"use 1 to {total}")
 
 
-def _sites(
-    path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int, stages: int
-) -> Iterator[Site]:
+def _sites(path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int, stages: int) -> Iterator[Site]:
     anatomy = ANATOMY[_class_name(block)](block)
     wanted = {ALIASES.get(role, role) for role in roles}
     common: dict[str, Any] = {

@@ -18,10 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-SAMPLES = Path(
-    os.environ.get("ATTNBENCH_SAMPLES")
-    or Path(__file__).resolve().parents[1].parent / "shared" / "data"
-)
+SAMPLES = Path(os.environ.get("ATTNBENCH_SAMPLES") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
 
 @pytest.fixture(scope="session")

@@ -170,9 +170,7 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("val", ["test", "val"])
 def test_image_folder(tmp_path: Path, val: str) -> None:
-    root = image_folder(
-        tmp_path, classes=CIFAR10_CLASSES, per_class=2, size=(32, 32), sides=("train", val)
-    )
+    root = image_folder(tmp_path, classes=CIFAR10_CLASSES, per_class=2, size=(32, 32), sides=("train", val))
     Image.new("L", (32, 32), 200).save(root / "train" / "truck" / "grey.png")
     data = cifar10(root=str(root), pad=0)
     assert data.classes == CIFAR10_CLASSES and (len(data.train), len(data.val)) == (21, 20)

@@ -158,7 +158,11 @@ def test_a_class_without_images_is_named(attnbench: Command, tmp_path: Path) -> 
 
 
 def test_an_unknown_command_is_refused_with_the_nearest_one() -> None:
-    command = [sys.executable, "-c", "import sys; sys.argv = ['attnbench', 'trian']; from attnbench.cli import main; main()"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv = ['attnbench', 'trian']; from attnbench.cli import main; main()",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: trian is no command (command line); did you mean train?\n"
@@ -166,7 +170,17 @@ def test_an_unknown_command_is_refused_with_the_nearest_one() -> None:
 
 def test_the_wheel_carries_the_options_and_works_elsewhere(tmp_path: Path) -> None:
     """Built, unpacked, and run from an empty folder that knows nothing of the repository."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path / "dist"), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True, timeout=240)
     site = tmp_path / "site"
     with zipfile.ZipFile(only((tmp_path / "dist").glob("*.whl"))) as wheel:

@@ -136,7 +136,12 @@ def test_the_sb_papers_overhead_formulas_agree_with_what_is_counted_at_each_site
 
 
 def test_sites_add_up_to_the_attention() -> None:
-    for words in (["attention=eca"], ["attention=sb"], ["attention=sb", "placement.wrap=conv_norm"], ["attention=dyconv"]):
+    for words in (
+        ["attention=eca"],
+        ["attention=sb"],
+        ["attention=sb", "placement.wrap=conv_norm"],
+        ["attention=dyconv"],
+    ):
         _, size, _, _ = inspect(["backbone=mobilenetv2_cifar", *words])
         assert sum(site.params for site in size.sites) == size.attention_params > 0
         assert sum(site.macs for site in size.sites) == size.attention_macs > 0
@@ -176,7 +181,9 @@ def test_count_prints_plain_units_first_and_data_on_request(command: Command) ->
 
 
 def test_show_draws_the_tree_of_sites(command: Command) -> None:
-    text = command("show", "attention=sb", "backbone=resnet18", "placement.roles=[conv2]", "placement.stages=[4]").stdout
+    text = command(
+        "show", "attention=sb", "backbone=resnet18", "placement.roles=[conv2]", "placement.stages=[4]"
+    ).stdout
     assert "2 sites" in text and "stage 4" in text and "layer4.1" in text and "hidden 512" in text
     assert "stage 3" not in text
 

@@ -119,7 +119,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "where", "hint"), REFUSED, ids=lambda v: " ".join(v) if isinstance(v, list) else None)
+@pytest.mark.parametrize(
+    ("overrides", "where", "hint"), REFUSED, ids=lambda v: " ".join(v) if isinstance(v, list) else None
+)
 def test_a_bad_value_is_refused_in_one_line_with_its_key_and_a_hint(
     overrides: list[str], where: str, hint: str
 ) -> None:
@@ -139,7 +141,9 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "where", "hint"), IMPOSSIBLE, ids=lambda v: " ".join(v) if isinstance(v, list) else None)
+@pytest.mark.parametrize(
+    ("overrides", "where", "hint"), IMPOSSIBLE, ids=lambda v: " ".join(v) if isinstance(v, list) else None
+)
 def test_what_the_backbone_lacks_is_refused_before_anything_is_made(
     overrides: list[str], where: str, hint: str, compose: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -193,7 +197,14 @@ def test_without_attention_every_placement_is_the_same_run() -> None:
 
 
 NEUTRAL = ["seed=3", "resume=never", "debug=true", "paths.outputs=/x", "runtime.device=cpu", "runtime.workers=7"]
-TELLING = ["schedule.lr=0.2", "batch_size=32", "runtime.precision=bf16", "attention=eca", "dataset.pad=1", "backbone=resnet32"]
+TELLING = [
+    "schedule.lr=0.2",
+    "batch_size=32",
+    "runtime.precision=bf16",
+    "attention=eca",
+    "dataset.pad=1",
+    "backbone=resnet32",
+]
 
 
 @pytest.mark.parametrize("override", NEUTRAL)
@@ -232,7 +243,9 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_declarations_are_read_without_importing_their_builder() -> None:
-    source = "import sys; from attnbench import config; config.compose(['attention=eca']); print('torch' in sys.modules)"
+    source = (
+        "import sys; from attnbench import config; config.compose(['attention=eca']); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

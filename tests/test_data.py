@@ -80,18 +80,14 @@ def test_ranks_partition_each_global_batch(samples: int, batch_size: int, world_
     shares = [list(x.epoch(1)) for x in loaders(split, world_size, batch_size, train=True)]
     assert len({len(share) for share in shares}) == 1  # or DDP would wait for ever
     for batch, *parts in zip(whole.epoch(1), *shares, strict=False):
-        assert sorted(batch.targets.tolist()) == sorted(
-            target for part in parts for target in part.targets.tolist()
-        )
+        assert sorted(batch.targets.tolist()) == sorted(target for part in parts for target in part.targets.tolist())
         assert min(len(part.targets) for part in parts) >= 2
         assert sum(part.weight for part in parts) == pytest.approx(world_size)
         mean = sum(part.weight * part.targets.double().mean() for part in parts) / world_size
         assert mean == pytest.approx(batch.targets.double().mean())
 
 
-@pytest.mark.parametrize(
-    ("samples", "used", "steps"), [(16, 16, 2), (17, 16, 2), (18, 18, 3), (7, 7, 1)]
-)
+@pytest.mark.parametrize(("samples", "used", "steps"), [(16, 16, 2), (17, 16, 2), (18, 18, 3), (7, 7, 1)])
 def test_a_last_training_batch_of_one_is_left_out(samples: int, used: int, steps: int) -> None:
     [loader] = loaders(numbered(samples), 1, 8, train=True)
     targets = [target for batch in loader.epoch(0) for target in batch.targets.tolist()]

@@ -267,21 +267,17 @@ def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     width, height = size
     image, draws = torch.empty(3, height, width), 3000
     torch.manual_seed(0)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(draws)]
-    )[:, [1, 0, 3, 2]]
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(draws)])[
+        :, [1, 0, 3, 2]
+    ]
     stream = random.Random(0)
     ours = np.array([random_box(width, height, 0.08, stream) for _ in range(draws)])
     ours, theirs = (
-        np.column_stack([boxes, boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3]])
-        for boxes in (ours, theirs)
+        np.column_stack([boxes, boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3]]) for boxes in (ours, theirs)
     )
     for quantity in range(6):  # left, top, width, height, area, aspect
         values = np.unique(np.concatenate([ours[:, quantity], theirs[:, quantity]]))
-        below = [
-            np.searchsorted(np.sort(boxes[:, quantity]), values, side="right") / draws
-            for boxes in (ours, theirs)
-        ]
+        below = [np.searchsorted(np.sort(boxes[:, quantity]), values, side="right") / draws for boxes in (ours, theirs)]
         assert np.abs(below[0] - below[1]).max() < 1.95 * (2 / draws) ** 0.5  # p = 0.001
 
 

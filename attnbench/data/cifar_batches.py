@@ -118,9 +118,7 @@ def find_files(release: Release, root: Path) -> Path | None:
     return archive if archive.is_file() else None
 
 
-def read_files(
-    release: Release, found: Path, verify: bool
-) -> tuple[tuple[str, ...], Pixels, Pixels]:
+def read_files(release: Release, found: Path, verify: bool) -> tuple[tuple[str, ...], Pixels, Pixels]:
     """The class names, the training and the test images of an archive or extracted folder.
 
     Raises:

@@ -62,9 +62,7 @@ def module(attention: str, seed: int = 0) -> nn.Module:
 
 def inputs(attention: str, samples: int = 3, size: tuple[int, int] = (5, 7)) -> Tensor:
     channels = 16 if configured(attention).choices["placement"] == "block" else 8
-    return torch.randn(
-        samples, channels, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
+    return torch.randn(samples, channels, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("attention", "backbone"), PAIRS)
@@ -109,9 +107,7 @@ def test_trunk_weights_are_the_plain_networks(attention: str) -> None:
         if key in paths:
             held = list(model.get_submodule(paths[key].path).parameters())
             candidates = [*held, *(p[: len(stock)] for p in held)]
-            assert any(
-                torch.equal(stock[: len(c)], c) for c in candidates if c.shape[1:] == stock.shape[1:]
-            ), key
+            assert any(torch.equal(stock[: len(c)], c) for c in candidates if c.shape[1:] == stock.shape[1:]), key
         elif key.rpartition(".")[0] not in {site.path for site in sites}:
             assert torch.equal(own[key], stock), key
 

@@ -32,9 +32,7 @@ def definition(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, x: Tensor, 
     for sample, weights in zip(x, mixture, strict=True):
         mixed = sum(p * w for p, w in zip(weights, weight, strict=True))
         shift = None if bias is None else sum(p * b for p, b in zip(weights, bias, strict=True))
-        rows.append(
-            F.conv2d(sample[None], mixed, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
-        )
+        rows.append(F.conv2d(sample[None], mixed, shift, conv.stride, conv.padding, conv.dilation, conv.groups))
     return torch.cat(rows)
 
 
@@ -88,10 +86,7 @@ def test_inductor_agrees() -> None:
 def test_ways_are_chosen_by_shape() -> None:
     """A kernel for each sample where maps are large; depthwise convolutions never take K copies."""
     large, small, one = torch.randn(2, 6, 16, 16), torch.randn(2, 6, 3, 3), torch.randn(1, 6, 3, 3)
-    choice = {
-        name: [MixedConv2d(CONVOLUTIONS[name], 2).route(x) for x in (large, small, one)]
-        for name in CONVOLUTIONS
-    }
+    choice = {name: [MixedConv2d(CONVOLUTIONS[name], 2).route(x) for x in (large, small, one)] for name in CONVOLUTIONS}
     assert choice["pointwise"] == [matrices, stacked, grouped]
     assert choice["dense"] == [grouped, stacked, grouped]
     assert choice["depthwise"] == [grouped, grouped, grouped]
