@@ -76,7 +76,7 @@ def image_folder(
     return root
 
 
-CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar_batches(root: Path, *, per_batch: int = 20) -> Path:

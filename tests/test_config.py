@@ -250,13 +250,6 @@ def test_declarations_are_read_without_importing_their_builder() -> None:
     assert done.stdout == "False\n"
 
 
-def test_no_option_uses_a_type_from_outside_options() -> None:
-    """What ``declaration`` evaluates is names of attnbench.options, typing and builtins, nothing else."""
-    for group, name in OPTIONS:
-        target = config.compose([f"{group}={name}", *(["attention=eca"] if group == "placement" else [])]).tree[group]["_target_"] if name != "none" else "attnbench.attention.none.none"  # fmt: skip
-        assert isinstance(declaration.declaration(target, group), dict)
-
-
 def test_the_resolved_tree_is_plain_data() -> None:
     tree = config.compose(["attention=eca", "attention.kernel_size=[3,5,7]"]).tree
     assert json.loads(json.dumps(tree)) == tree

@@ -73,7 +73,7 @@ def randomised(model: nn.Module) -> nn.Module:
     """Batch norm statistics that are not the initial zeros and ones, so that order matters."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
-        if "running" in name or ".bn" in name and value.is_floating_point():
+        if "running" in name or (".bn" in name and value.is_floating_point()):
             value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
     return model
 
