@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attnbench.tables.data import Column
-from attnbench.tables.report import BEST, COMPARED, Cell, Line, Report, Trace, as_dict, remarks
+from attnbench.tables.report import BEST, COMPARED, MEASURED, Cell, Line, Report, Trace, as_dict, remarks
 from attnbench.tables.statistics import Paired
 
-WIDTH = 220  # columns of a table that is not for a terminal
+WIDTH = 400  # columns of a table that is not for a terminal
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def _columns(name: str, column: Column, made: Report) -> list[tuple[str, Words]]
     printed = (f"{name} {column.unit} printed", of(_printed))
     if column.counter:
         return [printed, (f"{name} ours", of(_counted))]
+    if name not in MEASURED:
+        return [printed]
     measured = [printed, (f"{name} ours", of(_ours)), (f"{name} difference", of(_difference))]
     if name in BEST:
         measured.append((f"{name} best epoch", of(_best)))
@@ -131,7 +133,9 @@ def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) ->
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False, soft_wrap=False)
     for made in reports:
         words = grid(made)
-        table = Table(*words.headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in words.headings:
+            table.add_column(heading, overflow="fold")
         for row in words.rows:
             table.add_row(*map(_plain, row))
         console.print(made.title, style="bold", markup=False)

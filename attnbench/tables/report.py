@@ -286,5 +286,6 @@ def remarks(made: Report) -> list[str]:
             lines.append(f"{what}: " + "; ".join(f"{value} ({n} runs)" for value, n in Counter(values).items()))
     columns = made.chosen.table.columns
     if "train_fps" in columns:
-        lines.append("train_fps is that of our runs on their own device; infer_fps: attnbench speed")
+        lines.append("train_fps is that of our runs on their own device, to which no print of another one compares")
+    lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
     return [*lines, EPOCHS, STATISTICS]

@@ -16,8 +16,14 @@ from attnbench.insertion import Site, insert
 from tests.attention import block_site, layer_site
 
 ATTENTIONS = [name for name in names("attention") if name != "none"]
-SMALL = ["resnet18", "mobilenetv2 backbone.width=0.35", "mobilenetv2_cifar backbone.width=0.35"]
-DEEP = ["resnet50", "mobilenetv2"]
+SMALL = [
+    "resnet18",
+    "mobilenetv2 backbone.width=0.35",
+    "mobilenetv2_cifar backbone.width=0.35",
+    "shufflenetv2 backbone.width=0.5",
+    "mnasnet backbone.width=0.5",
+]
+DEEP = ["resnet50", "mobilenetv2", "shufflenetv2", "mnasnet"]
 
 # Fewer kernels, keys and rows than usual where the usual ones only cost time.
 LIGHT = {
@@ -28,8 +34,8 @@ LIGHT = {
 }
 # Not every attention can stand everywhere; what is not listed here can.
 REFUSED = {
-    *product(["aa", "eca_released"], [b for b in [*SMALL, *DEEP] if "mobilenet" in b]),
-    *product(["se_gc1", "se_gc2"], [b for b in [*SMALL, *DEEP] if "mobilenet" in b]),
+    *product(["aa", "eca_released", "se_gc1", "se_gc2"], [b for b in [*SMALL, *DEEP] if "resnet" not in b]),
+    ("se_gc3", "shufflenetv2"),  # 58 channels
 }
 PAIRS = [pair for pair in product(ATTENTIONS, SMALL) if pair not in REFUSED]
 DEEP_PAIRS = [pair for pair in product(ATTENTIONS, DEEP) if pair not in REFUSED]
