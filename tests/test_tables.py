@@ -206,7 +206,7 @@ def test_a_report_has_printed_ours_difference_and_the_paired_one(say: Say, leave
     assert found["paired"]["baseline"] == "SE x0.35 C1"
     assert found["paired"]["top1"]["ci95"] == [pytest.approx(theirs.low), pytest.approx(theirs.high)]
     text = say("sb/5", "--rows", "SB x0.35 C1")
-    for words in ("91.290 ± 0.452 (n=5)", "+0.464", "92.290 ± 0.452 (n=5)", "+0.730 [", "to SE x0.35 C1"):
+    for words in ("91.290 ± 0.453 (n=5)", "+0.464", "92.290 ± 0.453 (n=5)", "+0.730 [", "to SE x0.35 C1"):
         assert words in text
     for words in ("image folder (JPEG: lossy) (5 runs)", "c0ffee (5 runs)", "a card (5 runs)", "last epoch"):
         assert words in text
@@ -286,6 +286,7 @@ def test_latex_and_html_escape_what_they_must(say: Say) -> None:
     lines = [line for line in latex.splitlines() if not line.startswith("%")]
     assert any("\\%" in line for line in lines)
     assert all(line.replace("\\%", "").count("%") == 0 for line in lines)
+    assert layout._tex("a_b\\c^2 {5 %}") == r"a\_b\textbackslash{}c\^{}2 \{5 \%\}"
     assert "&lt;module&gt;" in layout.page([]) + layout._rows(["<module>"], [])[1]
 
 

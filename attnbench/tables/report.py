@@ -226,8 +226,13 @@ def _trace(seed: int, path: Path, stands: Standing, key: str, best: str) -> Trac
         made.get("commit"),
         made.get("device"),
         path.parent.name.rpartition("-")[2],
-        result.get("data", {}).get("source", ""),
+        _source(**result.get("data", {})),
     )
+
+
+def _source(source: str = "", fingerprint: str = "", **rest: Any) -> str:
+    """What the pixels are, and which ones: two runs on other data never read alike."""
+    return f"{source}, fingerprint {fingerprint[:8]}" if fingerprint else source
 
 
 def _is_number(text: str) -> bool:
@@ -283,9 +288,13 @@ def remarks(made: Report) -> list[str]:
         ("epochs", [str(trace.epochs) for trace in done]),
     ):
         if values:
-            lines.append(f"{what}: " + "; ".join(f"{value} ({n} runs)" for value, n in Counter(values).items()))
+            lines.append(f"{what}: " + "; ".join(f"{value} ({_runs(n)})" for value, n in Counter(values).items()))
     columns = made.chosen.table.columns
     if "train_fps" in columns:
         lines.append("train_fps is that of our runs on their own device, to which no print of another one compares")
     lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
     return [*lines, EPOCHS, STATISTICS]
+
+
+def _runs(n: int) -> str:
+    return "1 run" if n == 1 else f"{n} runs"
