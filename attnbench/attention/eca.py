@@ -31,7 +31,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 def adaptive_kernel_size(channels: int, gamma: float, b: float, tie: Literal["up", "down"]) -> int:
-    """k = the odd number nearest to (log2(C) + b) / gamma (equation 12), at least 1.
+    """k = the odd number nearest to (log2(C) + b) / gamma (equation 9), at least 1.
 
     At an even value two odd numbers are equally near (C = 2048 gives 6.0): the released code goes up.
     """
