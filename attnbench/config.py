@@ -6,11 +6,12 @@ identifies a run, and so names its folder, is decided here.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -223,4 +224,18 @@ def prepared() -> Iterator[None]:
         yield
         return
     with initialize_config_dir(str(folder()), version_base="1.3"):
+        repository = typing.cast(Any, GlobalHydra.instance().config_loader()).repository
+        repository.load_config = _remembered(repository.load_config)
         yield
+
+
+def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Hydra's reading of an option file, done once: most of the time of many compositions is spent on it."""
+    read: dict[str, Any] = {}
+
+    def remembered(config_path: str) -> Any:
+        if read.get(config_path) is None:
+            read[config_path] = load(config_path=config_path)
+        return copy.deepcopy(read[config_path])
+
+    return remembered

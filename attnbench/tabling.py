@@ -60,9 +60,17 @@ def _words() -> argparse.Namespace:
     words.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
     words.add_argument("--output", type=Path, metavar="FILE", help="write there instead")
     taken = words.taken()
+    return _sorted(taken)
+
+
+def _sorted(taken: argparse.Namespace) -> argparse.Namespace:
+    """Tables and overrides behind --rows and --scale, which take all words that follow, are still what they are."""
+    known = set(data.ids())
+    words = [*taken.words, *(w for w in (*taken.rows, *taken.scale) if w in known)]
+    taken.ids = list(dict.fromkeys(w for w in words if not _is_override(w)))
     taken.overrides = [w for w in (*taken.words, *taken.rows) if _is_override(w)]
-    taken.rows = [w for w in taken.rows if not _is_override(w)]
-    taken.ids = list(dict.fromkeys(w for w in taken.words if not _is_override(w)))
+    taken.rows = [w for w in taken.rows if not _is_override(w) and w not in known]
+    taken.scale = [w for w in taken.scale if w not in known]
     return taken
 
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from attnbench import build, complexity, config
 from attnbench.attention.sb import hidden_units
-from attnbench.inspection import _sketch as sketch
 from attnbench.inspection import inspect
 from attnbench.placement import place
 from attnbench.tables import counts, data
+from attnbench.tabling import _sketch as sketch
 
 COUNTED = ["eca/1", "eca/2", "eca/3", "sb/1", "sb/2", "sb/3", "sb/5", "sb/6", "sb/7", "sb/8", "sb/9", "sb/10"]
 

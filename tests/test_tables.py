@@ -314,6 +314,12 @@ def test_a_pattern_fits_whole_labels_first_and_then_parts_of_them() -> None:
         labels(["sb/5"], "eca")
 
 
+def test_words_may_stand_in_any_order(say: Say) -> None:
+    ordered = say("sb/5", "--plan", "--no-probe", *PAIR, *SCALED, "runtime.device=cpu")
+    mixed = say("--plan", *PAIR, "runtime.device=cpu", "--no-probe", *SCALED, "sb/5")
+    assert ordered == mixed and "10 runs: 0 done" in mixed and CHANGED in mixed
+
+
 @pytest.mark.parametrize(
     ("words", "changed"),
     [
