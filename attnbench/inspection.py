@@ -66,9 +66,7 @@ def title(composed: Config, setting: tuple[int, int]) -> str:
     return f"{where}{c['backbone']}, {setting[0]} classes, {setting[1]}x{setting[1]}"
 
 
-def _print_counts(
-    composed: Config, size: Complexity, counted: dict[str, int], setting: tuple[int, int]
-) -> None:
+def _print_counts(composed: Config, size: Complexity, counted: dict[str, int], setting: tuple[int, int]) -> None:
     from rich.console import Console
     from rich.table import Table
 
