@@ -221,12 +221,18 @@ def names(group: str) -> list[str]:
 def prepared() -> Iterator[None]:
     """Hydra's global state: the running command's own, or one that all compositions inside share."""
     if GlobalHydra.instance().is_initialized():
+        _remember_options()
         yield
         return
     with initialize_config_dir(str(folder()), version_base="1.3"):
-        repository = typing.cast(Any, GlobalHydra.instance().config_loader()).repository
-        repository.load_config = _remembered(repository.load_config)
+        _remember_options()
         yield
+
+
+def _remember_options() -> None:
+    repository = typing.cast(Any, GlobalHydra.instance().config_loader()).repository
+    if not hasattr(repository.load_config, "read"):
+        repository.load_config = _remembered(repository.load_config)
 
 
 def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,4 +244,5 @@ def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
             read[config_path] = load(config_path=config_path)
         return copy.deepcopy(read[config_path])
 
+    remembered.read = read  # type: ignore[attr-defined]
     return remembered

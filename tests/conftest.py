@@ -40,3 +40,12 @@ def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
 
     return call
+
+
+# The files that take longest, so that they start first and no worker is left alone with one at the end.
+LONG = ["test_resume", "test_pool", "test_every_attention", "test_cli", "test_tables", "test_ddp", "test_state", "test_config"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))

@@ -395,7 +395,7 @@ def test_an_estimate_counts_epochs_images_and_evaluation() -> None:
     done = planned("attention=se", state="done")
     found = plan.estimate([*eca, *done], probe, lambda composed: (300, 90))
     assert len(asked) == found.probed == 1
-    assert found.hours == pytest.approx((3 + 3 + 10) * 0.01 * (300 + 90 / 3) / 3600)
+    assert found.hours == pytest.approx((3 + 3 + 6) * 0.01 * (300 + 90 / 3) / 3600)
     assert plan.estimate(eca, probe, lambda composed: None).unknown == ["one"]
 
 
