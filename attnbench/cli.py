@@ -25,6 +25,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench show [key=value ...]         where attention goes: the tree of sites
   attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
   attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
+  attnbench compare PATTERN [--by KEY]   what differs between runs: mean and deviation over seeds, a plot
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
@@ -172,6 +173,7 @@ COMMANDS = {
     "show": "attnbench.inspection.show",
     "count": "attnbench.inspection.count",
     "table": "attnbench.tabling.table",
+    "compare": "attnbench.compare.compare_command",
     "export": "attnbench.export.export_command",
 }
 

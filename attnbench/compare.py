@@ -159,7 +159,8 @@ def _axis(runs: Sequence[Run], keys: Sequence[str], by: str | None) -> str:
         return keys[-1] if keys else ""
     varied = sorted({key for run in runs for key in run.values if len({str(r.value(key)) for r in runs}) > 1})
     if by not in varied:
-        raise ConfigError(f"{by} does not differ between these runs", "--by", f"there are {', '.join(varied) or 'none'}")
+        todo = f"there are {', '.join(varied) or 'none'}"
+        raise ConfigError(f"{by} does not differ between these runs", "--by", todo)
     return by
 
 
@@ -262,9 +263,9 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "seeds": " ".join(map(str, group.scores)),
             "missing_seeds": " ".join(map(str, group.missing)),
             "baseline": group.baseline,
-            "difference": _cell(group.against and group.against.mean),
-            "low": _cell(group.against and group.against.low),
-            "high": _cell(group.against and group.against.high),
+            "difference": _cell(group.against.mean if group.against else None),
+            "low": _cell(group.against.low if group.against else None),
+            "high": _cell(group.against.high if group.against else None),
             "pairs": group.against.n if group.against else "",
             "runs": " ".join(str(run.folder) for run in group.runs),
         }
