@@ -43,7 +43,16 @@ def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
 
 
 # The files that take longest, so that they start first and no worker is left alone with one at the end.
-LONG = ["test_resume", "test_pool", "test_every_attention", "test_cli", "test_tables", "test_ddp", "test_state", "test_config"]
+LONG = [
+    "test_resume",
+    "test_pool",
+    "test_every_attention",
+    "test_cli",
+    "test_tables",
+    "test_ddp",
+    "test_state",
+    "test_config",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
