@@ -104,8 +104,9 @@ class FolderRecorder:
     def step(self, state: Progress) -> None:
         at = self.done + state.step
         if at % self.every == 0:
-            self.progress.loss = state.mean_loss()
-            self.writer.add_scalar("train/loss", self.progress.loss, at)
+            loss = state.mean_loss()
+            self.progress.loss = f"{loss:.3f}"
+            self.writer.add_scalar("train/loss", loss, at)
             self.writer.add_scalar("train/lr", state.lr, at)
         self.progress.step(state.step)
 
@@ -179,7 +180,7 @@ class _Lines:
     """Progress as plain lines: one an epoch, and one every few seconds inside a long one."""
 
     def __init__(self) -> None:
-        self.loss = float("nan")
+        self.loss = "-"  # not looked at yet
         self.shown = time.monotonic()
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
@@ -193,7 +194,7 @@ class _Lines:
             rate = (step - self.first) * self.batch / (now - self.began)
             left = (self.steps * (self.epochs - self.epoch_number) - step) * self.batch / rate
             log.info(
-                "epoch %d/%d step %d/%d loss %.3f %.0f images/s %s left",
+                "epoch %d/%d step %d/%d loss %s %.0f images/s %s left",
                 self.epoch_number + 1, self.epochs, step, self.steps, self.loss, rate, clock(left),
             )  # fmt: skip
 
@@ -211,11 +212,11 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.loss = float("nan")
+        self.loss = "-"  # not looked at yet
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} images/s"),
+            TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]}  {task.fields[rate]:.0f} images/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
