@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.jsonl, TensorBoard, a progress bar or plain lines."""
+"""What a run writes down while it trains: metrics.jsonl, gauges.jsonl, TensorBoard, a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnbench import storage
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("attnbench")
@@ -75,6 +76,7 @@ class FolderRecorder:
         hparams: the options of the run for TensorBoard's HParams tab.
         texts: named texts for TensorBoard: the composed configuration, the resolved sites.
         every: steps between two looks at the loss.
+        gauges: what the attention learned, read after each epoch; see ``gauges``.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class FolderRecorder:
         hparams: Mapping[str, Any],
         texts: Mapping[str, str],
         every: int,
+        gauges: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self.path = folder / "metrics.jsonl"
-        self.every, self.steps, self.samples = every, steps, samples
-        kept = [line for line in read_metrics(self.path) if line["epoch"] <= epoch]
-        storage.write(self.path, lambda file: file.write("".join(map(_jsonl, kept)).encode()))
+        self.path, self.gauges_path = folder / "metrics.jsonl", folder / "gauges.jsonl"
+        self.every, self.steps, self.samples, self.gauges = every, steps, samples, gauges
+        _keep(self.path, epoch)
+        if self.gauges_path.exists():
+            _keep(self.gauges_path, epoch)
         self.writer = _writer(folder / "tb", epoch * steps + step, hparams, texts)
         self.progress = _Bar() if sys.stderr.isatty() else _Lines()
         self.done = 0
@@ -111,10 +115,11 @@ class FolderRecorder:
         self.progress.step(state.step)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch."""
+        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch; a line of gauges if any."""
         line = {"epoch": epoch + 1, **metrics}
-        with storage.changing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(_jsonl(line))
+        _append(self.path, line)
+        if read := self.gauges():
+            _append(self.gauges_path, {"epoch": epoch + 1, **read})
         for name, tag in TAGS.items():
             if name in metrics:
                 self.writer.add_scalar(tag, metrics[name], epoch + 1)
@@ -147,6 +152,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             log.warning("metrics line cut off (%s); dropped", path)
     return parsed
+
+
+def gauges(model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+    """What modules show of what they learn, such as the lambda of SB: by name, by module, over its channels.
+
+    A module shows it with a method ``gauges()`` that returns tensors by name.
+    """
+    shown: dict[str, dict[str, dict[str, float]]] = {}
+    for path, module in model.named_modules():
+        for name, tensor in getattr(module, "gauges", dict)().items():
+            shown.setdefault(name, {})[path] = _summary(tensor.detach().float())
+    return shown
+
+
+def _summary(values: Tensor) -> dict[str, float]:
+    spread = values.std(correction=0)
+    numbers = {"mean": values.mean(), "std": spread, "min": values.min(), "max": values.max()}
+    return {name: round(number.item(), 6) for name, number in numbers.items()}
+
+
+def _keep(path: Path, epochs: int) -> None:
+    """Drop the lines of a file that are of later epochs, or cut off."""
+    kept = [line for line in read_metrics(path) if line["epoch"] <= epochs]
+    storage.write(path, lambda file: file.write("".join(map(_jsonl, kept)).encode()))
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with storage.changing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(_jsonl(line))
 
 
 def _jsonl(line: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from attnbench.errors import Failure, OutOfMemory, Stopped, StorageError
 from attnbench.feed import Feed
 from attnbench.folder import RunFolder
 from attnbench.insertion import Site
-from attnbench.recorder import FolderRecorder, NullRecorder, read_metrics
+from attnbench.recorder import FolderRecorder, NullRecorder, gauges, read_metrics
 from attnbench.runtime import Process, Runtime, rank
 from attnbench.state import Checkpoints, Timer, TrainState, load_weights, set_rng_state
 
@@ -130,6 +130,7 @@ def _recorder(
         hparams={**_options(config), "seed": config.seed},
         texts={"config": yaml.safe_dump(config.tree, sort_keys=False), "sites": "\n".join(listing)},
         every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
+        gauges=lambda: gauges(state.model),
     )
 
 

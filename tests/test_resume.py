@@ -268,6 +268,25 @@ def test_what_anneals_stands_after_a_resume_where_it_stood(forks: ForkServer, tm
     assert validation_losses(twice) == validation_losses(once)
 
 
+def test_lambda_is_recorded_once_an_epoch_and_is_the_networks(forks: ForkServer, tmp_path: Path) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert forks.run(once).code == 0
+    assert forks.run(twice, before=partial(killed_at, 1, 5)).code == -signal.SIGKILL
+    assert forks.run(twice).code == 0
+    texts = [(folder(path) / "gauges.jsonl").read_text() for path in (once, twice)]
+    assert texts[0] == texts[1]
+    lines = [json.loads(line) for line in texts[0].splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    model = torch.load(folder(once) / "checkpoints" / "last.pt", weights_only=True)["model"]
+    lambdas = {name.removesuffix(".lambda_"): value for name, value in model.items() if name.endswith("lambda_")}
+    assert lines[1]["lambda"].keys() == lambdas.keys()
+    for path, value in lambdas.items():
+        recorded = lines[1]["lambda"][path]
+        numbers = [value.mean().item(), value.min().item(), value.max().item()]
+        assert [recorded[name] for name in ("mean", "min", "max")] == pytest.approx(numbers, abs=1e-6)
+    assert lines[0]["lambda"] != lines[1]["lambda"]
+
+
 def validation_losses(outputs: Path) -> list[float]:
     lines = (folder(outputs) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["val_loss"] for line in lines]

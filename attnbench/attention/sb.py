@@ -33,6 +33,10 @@ class ShiftAndBalance(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.lambda_ * self.branch(x)
 
+    def gauges(self) -> dict[str, Tensor]:
+        """What a run records each epoch."""
+        return {"lambda": self.lambda_}
+
 
 def hidden_units(site: Site, multiplier: int) -> int:
     """The SB paper's hidden width: the output channels, a sixth of them at the depthwise layer of a 6x block."""
