@@ -115,7 +115,7 @@ class FolderRecorder:
         self.progress.step(state.step)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch; a line of gauges if any."""
+        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch; a line of gauges."""
         line = {"epoch": epoch + 1, **metrics}
         _append(self.path, line)
         if read := self.gauges():

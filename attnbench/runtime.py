@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from attnbench.errors import ConfigError, Stopped
+from attnbench.ops.allocator import keep_large_blocks
 from attnbench.options import Count, Device, Index, Positive, Precision
 
 SAME_SIGNAL = 1.0  # seconds
@@ -61,6 +62,8 @@ class Runtime:
     def start(self) -> Iterator[Process]:
         """This process, joined with the others that torchrun started, if it did."""
         device = _device(self.device)
+        if device.type == "cpu":
+            keep_large_blocks()
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -9,4 +9,5 @@ class Squeeze(nn.Module):
     """gap(x), (N, C, H, W) to (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        # Not x.mean: its gradient is a full tensor, in another memory format than x, and all that it meets follows it.
+        return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
