@@ -42,6 +42,7 @@ NEUTRAL = {
     "dataset.root",
     "runtime.device",
     "runtime.workers",
+    "runtime.tail",
     "runtime.checkpoint_minutes",
     "runtime.checkpoint_steps",
 }

@@ -65,6 +65,16 @@ COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def reference(site: Attended, x: Tensor) -> Tensor:
+    """y = combine(T(x), A(x or T(x))), as it is written; ``attnbench.tail`` has what is equal and faster."""
+    y = site.trunk(x)
+    signal = site.attention(x if site.reads == "input" else y)
+    return COMBINE[site.combine](y, signal)
+
+
+Backend = Callable[["Attended", Tensor], Tensor]
+
+
 class Attended(nn.Module):
     """y = combine(T(x), A(x)) or combine(T(x), A(T(x))).
 
@@ -73,6 +83,9 @@ class Attended(nn.Module):
         attention: A, returning the signal, (N, C, 1, 1) or (N, C, H', W').
         reads: whether A reads the trunk's ``input`` or its ``output``.
         combine: ``mul`` y = T(x) a, ``add`` y = T(x) + a, ``replace`` y = a.
+
+    Attributes:
+        backend: how it is computed; no part of the state.
     """
 
     def __init__(
@@ -88,11 +101,10 @@ class Attended(nn.Module):
         self.attention = attention
         self.reads = reads
         self.combine = combine
+        self.backend: Backend = reference
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.trunk(x)
-        signal = self.attention(x if self.reads == "input" else y)
-        return COMBINE[self.combine](y, signal)
+        return self.backend(self, x)
 
     def extra_repr(self) -> str:
         return f"reads={self.reads}, combine={self.combine}"

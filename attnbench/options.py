@@ -57,6 +57,7 @@ Blocks = Literal["all", "first", "last", "even"]
 Gate = Literal["tanh", "sigmoid", "softmax", "relu", "none"]
 Law = Literal["step", "exponential", "linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Tail = Literal["auto", "reference", "algebraic", "fused"]
 Pace = Literal["epoch", "step"]
 
 F = TypeVar("F", bound=Callable[..., Any])

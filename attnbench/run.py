@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from attnbench import __version__, build, complexity, engine, storage
+from attnbench import __version__, build, complexity, engine, storage, tail
 from attnbench.config import Config
 from attnbench.data.dataset import Dataset
 from attnbench.errors import Failure, OutOfMemory, Stopped, StorageError
@@ -62,6 +62,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
     if saved:
         load_weights(model, saved["model"])
     model = process.place(model)
+    tail.choose(model, config.tree["runtime"]["tail"])
     network = process.wrap(model)
     state = build.train_state(model, schedule, process)
     torch.manual_seed(config.seed * 1000 + process.rank)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attnbench.errors import ConfigError, Stopped
 from attnbench.ops.allocator import keep_large_blocks
-from attnbench.options import Count, Device, Index, Positive, Precision
+from attnbench.options import Count, Device, Index, Positive, Precision, Tail
 
 SAME_SIGNAL = 1.0  # seconds
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,6 +32,7 @@ class Runtime:
         device: ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
         precision: of the forward pass; ``fp16`` scales the loss.
         compile: compile the network.
+        tail: how attention is computed; all ways are equal up to rounding, see ``attnbench.tail``.
         channels_last: keep images and weights as NHWC in memory.
         workers: processes that decode an image folder.
         deterministic: only algorithms that give the same bits each time.
@@ -42,6 +43,7 @@ class Runtime:
     device: Device = "auto"
     precision: Precision = "fp32"
     compile: bool = False
+    tail: Tail = "auto"
     channels_last: bool = True
     workers: Index = 2
     deterministic: bool = False

@@ -16,7 +16,7 @@ FLOORS = [
     {"insertion", "declaration", "folder"},
     {"config"},
     {"attention", "placement", "backbones", "data", "optim", "runtime", "recorder", "state"},
-    {"weights", "feed", "complexity"},
+    {"weights", "feed", "complexity", "tail"},
     {"engine", "detection"},
     {"tasks", "tables"},
     {"build", "results"},

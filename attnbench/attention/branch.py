@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.options import Gate
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -19,7 +19,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Branch(nn.Module):
+class Branch(PooledAttention):
     """a = gate(F(x)),  F(x) = [BN](W2 dropout(relu([BN](W1 gap(x))))).
 
     (N, C_in, H, W) to a signal (N, C_out, 1, 1).
@@ -44,7 +44,6 @@ class Branch(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         self.reduce = nn.Linear(in_channels, hidden, bias=bias)
         self.norm1 = nn.BatchNorm1d(hidden) if norm else nn.Identity()
         self.relu = nn.ReLU()
@@ -53,10 +52,9 @@ class Branch(nn.Module):
         self.norm2 = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
         self.gate = gate
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(self.relu(self.norm1(self.reduce(self.squeeze(x)))))
-        signal = GATES[self.gate](self.norm2(self.expand(hidden)))
-        return signal[:, :, None, None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        hidden = self.dropout(self.relu(self.norm1(self.reduce(pooled))))
+        return GATES[self.gate](self.norm2(self.expand(hidden)))
 
     def extra_repr(self) -> str:
         return f"gate={self.gate}"

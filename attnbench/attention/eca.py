@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.errors import ConfigError
 from attnbench.insertion import Attended, Site
 from attnbench.options import KernelSize, Positive, checked
 
 
-class EfficientChannelAttention(nn.Module):
+class EfficientChannelAttention(PooledAttention):
     """a = sigmoid(w * gap(x)) with one 1-D convolution of k weights over the channels, no bias.
 
     (N, C, H, W) to a signal (N, C, 1, 1).
@@ -22,12 +22,10 @@ class EfficientChannelAttention(nn.Module):
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = self.conv(self.squeeze(x).unsqueeze(1)).squeeze(1)
-        return torch.sigmoid(mixed)[:, :, None, None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        return torch.sigmoid(self.conv(pooled.unsqueeze(1)).squeeze(1))
 
 
 def adaptive_kernel_size(channels: int, gamma: float, b: float, tie: Literal["up", "down"]) -> int:

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.insertion import Attended, Site
 from attnbench.options import OddInt, checked
 
 
-class LocalGate(nn.Module):
+class LocalGate(PooledAttention):
     """a_i = sigmoid(sum_j alpha_ij y_i+j), y = gap(x), j over k neighbours with channel i in their middle.
 
     (N, C, H, W) to a signal (N, C, 1, 1). Every channel has its own k weights, no bias; neighbours beyond the
@@ -20,15 +20,13 @@ class LocalGate(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         bound = kernel_size**-0.5  # as for ECA's convolution, which has the same fan-in
         self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
         self.kernel_size = kernel_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        squeezed = F.pad(self.squeeze(x), [self.kernel_size // 2] * 2)
-        neighbours = squeezed.unfold(1, self.kernel_size, 1)
-        return torch.sigmoid((self.weight * neighbours).sum(2))[:, :, None, None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        neighbours = F.pad(pooled, [self.kernel_size // 2] * 2).unfold(1, self.kernel_size, 1)
+        return torch.sigmoid((self.weight * neighbours).sum(2))
 
 
 @checked

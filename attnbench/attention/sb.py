@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.attention.branch import Branch
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.insertion import Attended, Site
 from attnbench.options import Count, Fraction, Gate, NonNegative, checked
 
 
-class ShiftAndBalance(nn.Module):
+class ShiftAndBalance(PooledAttention):
     """a = lambda * A(x),  A(x) = gate(BN(W2 relu(BN(W1 gap(x))))), lambda learned, one per output channel.
 
     (N, C_in, H, W) to a signal (N, C_out, 1, 1). With tanh the output of the layer stays in T(x) +- lambda.
@@ -30,8 +31,8 @@ class ShiftAndBalance(nn.Module):
         self.branch = Branch(in_channels, hidden, out_channels, gate=gate, norm=True, dropout=dropout)
         self.lambda_ = nn.Parameter(torch.full((out_channels, 1, 1), lambda_init))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lambda_ * self.branch(x)
+    def signal(self, pooled: Tensor) -> Tensor:
+        return self.lambda_.flatten() * self.branch.signal(pooled)
 
     def gauges(self) -> dict[str, Tensor]:
         """What a run records each epoch."""

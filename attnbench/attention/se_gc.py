@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.errors import ConfigError
 from attnbench.insertion import Attended, Site
 from attnbench.options import Count, checked
 
 
-class GroupGate(nn.Module):
+class GroupGate(PooledAttention):
     """a = sigmoid(W_G gap(x)) with a block-diagonal C x C matrix of G blocks, C^2 / G weights, no bias.
 
     (N, C, H, W) to a signal (N, C, 1, 1).
@@ -21,12 +21,10 @@ class GroupGate(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         self.mix = nn.Conv1d(channels, channels, 1, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = self.mix(self.squeeze(x)[:, :, None])
-        return torch.sigmoid(mixed)[..., None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        return torch.sigmoid(self.mix(pooled[:, :, None])[..., 0])
 
 
 @checked

@@ -5,20 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.insertion import Attended, Site
 from attnbench.options import checked
 
 
-class BareGate(nn.Module):
+class BareGate(PooledAttention):
     """a = sigmoid(gap(x)), (N, C, H, W) to a signal (N, C, 1, 1)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.squeeze = Squeeze()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.squeeze(x))[:, :, None, None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        return torch.sigmoid(pooled)
 
 
 @checked

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.insertion import Attended, Site
 from attnbench.options import checked
 
 
-class ChannelwiseGate(nn.Module):
+class ChannelwiseGate(PooledAttention):
     """a = sigmoid(w o gap(x)) with one weight a channel: each gate sees its own channel only, no bias.
 
     (N, C, H, W) to a signal (N, C, 1, 1). The weights start uniform in [-1, 1], as those of the depthwise
@@ -19,11 +19,10 @@ class ChannelwiseGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         self.weight = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.weight * self.squeeze(x))[:, :, None, None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        return torch.sigmoid(self.weight * pooled)
 
 
 @checked

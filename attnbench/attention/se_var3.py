@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import PooledAttention
 from attnbench.insertion import Attended, Site
 from attnbench.options import checked
 
 
-class FullGate(nn.Module):
+class FullGate(PooledAttention):
     """a = sigmoid(W gap(x)) with one C x C layer: every gate sees every channel, no reduction, no bias.
 
     (N, C, H, W) to a signal (N, C, 1, 1).
@@ -18,11 +18,10 @@ class FullGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         self.mix = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.mix(self.squeeze(x)))[:, :, None, None]
+    def signal(self, pooled: Tensor) -> Tensor:
+        return torch.sigmoid(self.mix(pooled))
 
 
 @checked

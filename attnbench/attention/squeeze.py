@@ -1,4 +1,4 @@
-"""Global average pooling, a module of its own so that whoever counts or speeds up attention finds it."""
+"""Global average pooling, and the attention that sees nothing else of a feature map."""
 
 from __future__ import annotations
 
@@ -6,8 +6,26 @@ from torch import Tensor, nn
 
 
 class Squeeze(nn.Module):
-    """gap(x), (N, C, H, W) to (N, C)."""
+    """gap(x), (N, C, H, W) to (N, C): a module, so that whoever counts or speeds up attention finds it."""
 
     def forward(self, x: Tensor) -> Tensor:
         # Not x.mean: its gradient is a full tensor, in another memory format than x, and all that it meets follows it.
         return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
+
+
+class PooledAttention(nn.Module):
+    """a = signal(gap(x)), (N, C_in, H, W) to a signal (N, C_out, 1, 1).
+
+    What depends on gap(x) alone costs no pass over a feature map of its own: see ``attnbench.tail``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+
+    def signal(self, pooled: Tensor) -> Tensor:
+        """The method's equation, (N, C_in) to (N, C_out)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.signal(self.squeeze(x))[:, :, None, None]

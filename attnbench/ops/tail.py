@@ -1,0 +1,220 @@
+"""Batch norm and channel attention as one affine map of a feature map z, with a scale and a shift for each (n, c).
+
+Batch norm is u = a z + b with a and b per channel. Attention that depends on gap(u) makes y = A z + B of it with A and B
+per sample and channel, and gap(u) = a gap(z) + b: what it has to know of z are the moments that batch norm takes anyway.
+`moments`, `coefficients` and `affine` say that in plain operations, for a compiler to fuse; `normalised` and `combined`
+are the same for eager execution, where every operation is a pass: batch norm by one kernel, and a backward pass that
+applies the gate and the squeeze's gradient to dy at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+Norm = nn.BatchNorm2d | nn.SyncBatchNorm
+
+
+def is_plain(norm: nn.Module) -> bool:
+    """Whether a module is a batch norm of the usual kind: affine, with running statistics."""
+    known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return known and bool(norm.affine) and bool(norm.track_running_stats)
+
+
+# For a compiler
+
+
+class _Moments(Function):
+    """Autograd's own gradient of var_mean would read z once more, for the mean."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, m = torch.var_mean(_precise(z), (2, 3), correction=0)
+        ctx.save_for_backward(z, m)
+        return m, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dm: Tensor, dv: Tensor) -> Tensor:
+        z, m = ctx.saved_tensors
+        positions = z.shape[2] * z.shape[3]
+        slope = dv * (2 / positions)
+        return affine(z, slope, dm / positions - slope * m)
+
+
+def moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each map, (N, C, H, W) to (N, C) twice, in float32 or float64."""
+    m, v = _Moments.apply(z)
+    return m, v
+
+
+def coefficients(m: Tensor, v: Tensor, norm: Norm, positions: int) -> tuple[Tensor, Tensor]:
+    """a and b of batch norm as u = a z + b, (C,) each, from the batch's moments, which update the running ones.
+
+    Args:
+        m, v: mean and biased variance of each map, (N, C).
+        positions: H W.
+    """
+    total = _over_processes(torch.stack([m.sum(0), torch.full_like(m[0], len(m))]), norm)
+    count = total[1]
+    mean = total[0] / count
+    # The law of total variance: no difference of large numbers.
+    var = _over_processes((v + (m - mean).square()).sum(0), norm) / count
+    _remember(norm, mean, var, count[0] * positions)
+    a = norm.weight * torch.rsqrt(var + norm.eps)
+    return a, norm.bias - a * mean
+
+
+def mean(z: Tensor) -> Tensor:
+    """The mean of each map, (N, C, H, W) to (N, C), in float32 or float64."""
+    return _precise(z).mean((2, 3))
+
+
+def running_coefficients(norm: Norm) -> tuple[Tensor, Tensor]:
+    """a and b of batch norm as u = a z + b, (C,) each, from the running statistics."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    a = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return a, norm.bias - a * norm.running_mean
+
+
+def affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """A[n,c] z + B[n,c], rounded once to z's precision."""
+    return (scale[:, :, None, None] * z + shift[:, :, None, None]).to(z.dtype)
+
+
+@torch.no_grad()
+def _remember(norm: Norm, mean: Tensor, var: Tensor, values: Tensor) -> None:
+    """Update the running statistics, with the unbiased variance, as ``nn.BatchNorm2d`` does."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    momentum = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_((var * (values / (values - 1))).to(norm.running_var.dtype), momentum)
+
+
+class _Sum(Function):
+    """The sum over processes; each process's gradient reaches all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _reduced(x, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return _reduced(dy, ctx.group), None
+
+
+def _reduced(x: Tensor, group: Any) -> Tensor:
+    x = x.clone()
+    dist.all_reduce(x, group=group)
+    return x
+
+
+def _over_processes(x: Tensor, norm: Norm) -> Tensor:
+    """The sum over the processes that share a norm's statistics."""
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
+        summed: Tensor = _Sum.apply(x, norm.process_group)
+        return summed
+    return x
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+# For eager execution
+
+
+def pool(x: Tensor) -> Tensor:
+    """gap(x), (N, C, H, W) to (N, C), as a product with a row of ones: many times faster than a mean in bf16."""
+    return total(x) / (x.shape[2] * x.shape[3])
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over each map, (N, C, H, W) to (N, C)."""
+    n, c, h, w = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return torch.matmul(x.new_ones(1, h * w), x.permute(0, 2, 3, 1).reshape(n, h * w, c))[:, 0]
+    return x.sum((2, 3))
+
+
+class Pair:
+    """What the two halves of an eager tail know of each other.
+
+    ``normalised`` gives u = BN(z) and gap(u), the caller makes the signal s of it, ``combined`` gives u s or u + s.
+    """
+
+    s: Tensor  # (N, C, 1, 1)
+    a: Tensor  # u = a z + b
+    b: Tensor
+
+    def __init__(self, combine: Literal["mul", "add"]) -> None:
+        self.combine = combine
+
+    def normalised(self, z: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+        """u (N, C, H, W), which is for ``combined`` alone, and gap(u) (N, C); updates the running statistics."""
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        u, pooled = _Normalised.apply(z, norm.weight, norm.bias, norm, self)
+        return u, pooled
+
+    def combined(self, u: Tensor, s: Tensor, z: Tensor) -> Tensor:
+        """u s or u + s, in the memory of u; (N, C) is the signal's shape."""
+        y: Tensor = _Combined.apply(u, s, z.detach(), self)
+        return y
+
+
+class _Normalised(Function):
+    """Its partner hands dy on as it is: gate and squeeze come in here, in one pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, pair: Pair
+    ) -> tuple[Tensor, Tensor]:
+        u, mean, invstd = torch.native_batch_norm(
+            z, weight, bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
+        )
+        ctx.save_for_backward(z, weight, norm.running_mean, norm.running_var, mean, invstd)
+        ctx.eps, ctx.pair = norm.eps, pair
+        pair.a = weight * invstd
+        pair.b = bias - pair.a * mean
+        return u, pool(u)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dpooled: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, running_mean, running_var, mean, invstd = ctx.saved_tensors
+        spread = (dpooled / (z.shape[2] * z.shape[3])).to(dy.dtype)[:, :, None, None]
+        du = torch.addcmul(spread, dy, ctx.pair.s) if ctx.pair.combine == "mul" else spread + dy
+        grads = torch.ops.aten.native_batch_norm_backward(
+            du, z, weight, running_mean, running_var, mean, invstd, True, ctx.eps, [True, True, True]
+        )
+        return (*grads, None, None)
+
+
+class _Combined(Function):
+    """No gradient needs u, which is a z + b: so its memory is free, and none is kept beside z."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, s: Tensor, z: Tensor, pair: Pair) -> Tensor:
+        pair.s = s.to(u.dtype)[:, :, None, None]
+        ctx.mark_dirty(u)
+        ctx.save_for_backward(z)
+        ctx.pair, ctx.dtype = pair, s.dtype
+        return u.mul_(pair.s) if pair.combine == "mul" else u.add_(pair.s)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (z,) = ctx.saved_tensors
+        ds = total(dy)
+        if ctx.pair.combine == "mul":
+            ds = ctx.pair.a * total(dy * z) + ctx.pair.b * ds
+        return dy, ds.to(ctx.dtype), None, None
