@@ -65,24 +65,32 @@ def algebraic(site: Attended, x: Tensor) -> Tensor:
 
 
 def fused(site: Attended, x: Tensor) -> Tensor:
-    """The passes of batch norm, one that pools, and one that applies the signal in place."""
+    """In training the passes of batch norm, one that pools and one that applies the signal; else a pass less."""
     norm = _norm(site.trunk)
     assert norm is not None
-    if _can_pair(site, norm, x):
-        pair = tail.Pair(site.combine)  # type: ignore[arg-type]
-        z = _before(site.trunk, x)
-        u, pooled = pair.normalised(z, norm)  # type: ignore[arg-type]
-        return pair.combined(u, site.attention.signal(pooled), z)
-    if torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and not norm.training:
+        return _applied(site, norm, x)
+    if not _can_pair(site, norm, x):
         return reference(site, x)
-    u = site.trunk(x)
-    s = site.attention.signal(tail.pool(x if site.reads == "input" else u)).to(u.dtype)[:, :, None, None]
-    return u.mul_(s) if site.combine == "mul" else u.add_(s)
+    pair = tail.Pair(site.combine)  # type: ignore[arg-type]
+    z = _before(site.trunk, x)
+    u, pooled = pair.normalised(z, norm)  # type: ignore[arg-type]
+    return pair.combined(u, site.attention.signal(pooled), z)
 
 
 def _can_pair(site: Attended, norm: tail.Norm, x: Tensor) -> bool:
     usual = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.training
     return usual and site.reads == "output" and torch.is_grad_enabled() and x.device.type == "cpu"
+
+
+def _applied(site: Attended, norm: tail.Norm, x: Tensor) -> Tensor:
+    """Evaluation: gap(u) is known before u is, so norm and signal are one pass."""
+    z = _before(site.trunk, x)
+    a, b = tail.running_coefficients(norm)
+    pooled = tail.pool(x if site.reads == "input" else z)
+    s = site.attention.signal(pooled if site.reads == "input" else (a * pooled + b).to(z.dtype))
+    scale, shift = (a * s, b * s) if site.combine == "mul" else (a.expand_as(s), b + s)
+    return torch.addcmul(shift.to(z.dtype)[:, :, None, None], z, scale.to(z.dtype)[:, :, None, None])
 
 
 def auto(site: Attended, x: Tensor) -> Tensor:
