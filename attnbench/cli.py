@@ -24,6 +24,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
   attnbench show [key=value ...]         where attention goes: the tree of sites
   attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
+  attnbench speed attention=none,se,eca ...   training and inference speed, members in turn, and peak memory
   attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
   attnbench compare PATTERN [--by KEY]   what differs between runs: mean and deviation over seeds, a plot
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
@@ -172,6 +173,7 @@ COMMANDS = {
     "train": "attnbench.cli.train",
     "show": "attnbench.inspection.show",
     "count": "attnbench.inspection.count",
+    "speed": "attnbench.speed.speed",
     "table": "attnbench.tabling.table",
     "compare": "attnbench.compare.compare_command",
     "export": "attnbench.export.export_command",

@@ -6,6 +6,8 @@ that sees more than gap(x) or a trunk without a batch norm at its end, stays as 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,10 @@ def _before(trunk: nn.Module, x: Tensor) -> Tensor:
     return trunk[:-1](x) if isinstance(trunk, nn.Sequential) else x
 
 
+def _attention(site: Attended) -> PooledAttention:
+    return cast(PooledAttention, site.attention)
+
+
 def algebraic(site: Attended, x: Tensor) -> Tensor:
     """y = A[n,c] z + B[n,c] in plain operations, no pass over a map but those of batch norm."""
     norm = _norm(site.trunk)
@@ -59,8 +65,8 @@ def algebraic(site: Attended, x: Tensor) -> Tensor:
     else:
         m = tail.mean(z)
         a, b = tail.running_coefficients(norm)
-    pooled = a * m + b if site.reads == "output" else m if x is z else site.attention.squeeze(x)
-    s = site.attention.signal(pooled.to(z.dtype))
+    pooled = a * m + b if site.reads == "output" else m if x is z else _attention(site).squeeze(x)
+    s = _attention(site).signal(pooled.to(z.dtype))
     return tail.affine(z, a * s, b * s) if site.combine == "mul" else tail.affine(z, a.expand_as(s), b + s)
 
 
@@ -75,7 +81,7 @@ def fused(site: Attended, x: Tensor) -> Tensor:
     pair = tail.Pair(site.combine)  # type: ignore[arg-type]
     z = _before(site.trunk, x)
     u, pooled = pair.normalised(z, norm)  # type: ignore[arg-type]
-    return pair.combined(u, site.attention.signal(pooled), z)
+    return pair.combined(u, _attention(site).signal(pooled), z)
 
 
 def _can_pair(site: Attended, norm: tail.Norm, x: Tensor) -> bool:
@@ -88,7 +94,7 @@ def _applied(site: Attended, norm: tail.Norm, x: Tensor) -> Tensor:
     z = _before(site.trunk, x)
     a, b = tail.running_coefficients(norm)
     pooled = tail.pool(x if site.reads == "input" else z)
-    s = site.attention.signal(pooled if site.reads == "input" else (a * pooled + b).to(z.dtype))
+    s = _attention(site).signal(pooled if site.reads == "input" else (a * pooled + b).to(z.dtype))
     scale, shift = (a * s, b * s) if site.combine == "mul" else (a.expand_as(s), b + s)
     return torch.addcmul(shift.to(z.dtype)[:, :, None, None], z, scale.to(z.dtype)[:, :, None, None])
 

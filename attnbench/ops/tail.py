@@ -1,10 +1,10 @@
 """Batch norm and channel attention as one affine map of a feature map z, with a scale and a shift for each (n, c).
 
-Batch norm is u = a z + b with a and b per channel. Attention that depends on gap(u) makes y = A z + B of it with A and B
-per sample and channel, and gap(u) = a gap(z) + b: what it has to know of z are the moments that batch norm takes anyway.
-`moments`, `coefficients` and `affine` say that in plain operations, for a compiler to fuse; `normalised` and `combined`
-are the same for eager execution, where every operation is a pass: batch norm by one kernel, and a backward pass that
-applies the gate and the squeeze's gradient to dy at once.
+Batch norm is u = a z + b with a and b per channel. Attention that depends on gap(u) makes y = A z + B of it, A and B
+per sample and channel, and gap(u) = a gap(z) + b: all it has to know of z are moments that batch norm takes anyway.
+`moments`, `coefficients` and `affine` say that in plain operations, for a compiler to fuse; a `Pair` is the same for
+eager execution, where every operation is a pass: batch norm by one kernel, and a backward pass that applies the gate
+and the squeeze's gradient to dy at once.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ class _Normalised(Function):
     def forward(
         ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, pair: Pair
     ) -> tuple[Tensor, Tensor]:
+        assert norm.momentum is not None
         u, mean, invstd = torch.native_batch_norm(
             z, weight, bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
         )
