@@ -6,6 +6,9 @@ that sees more than gap(x) or a trunk without a batch norm at its end, stays as 
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -15,6 +18,8 @@ from attnbench.attention.squeeze import PooledAttention
 from attnbench.insertion import Attended, Backend, reference
 from attnbench.ops import tail
 from attnbench.options import Tail
+
+log = logging.getLogger("attnbench")
 
 
 def choose(model: nn.Module, name: Tail = "auto") -> int:
@@ -50,8 +55,13 @@ def _before(trunk: nn.Module, x: Tensor) -> Tensor:
     return trunk[:-1](x) if isinstance(trunk, nn.Sequential) else x
 
 
-def _attention(site: Attended) -> PooledAttention:
-    return cast(PooledAttention, site.attention)
+def _coefficients(site: Attended, x: Tensor, a: Tensor, b: Tensor, m: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """A and B of y = A z + B, (N, C), from those of the norm and the means of z."""
+    attention = cast(PooledAttention, site.attention)
+    inside = not isinstance(site.trunk, nn.Sequential)  # then z is what the site is given
+    pooled = a * m + b if site.reads == "output" else m if inside else attention.squeeze(x)
+    s = attention.signal(pooled.to(z.dtype))
+    return (a * s, b * s) if site.combine == "mul" else (a.expand_as(s), b + s)
 
 
 def algebraic(site: Attended, x: Tensor) -> Tensor:
@@ -65,43 +75,68 @@ def algebraic(site: Attended, x: Tensor) -> Tensor:
     else:
         m = tail.mean(z)
         a, b = tail.running_coefficients(norm)
-    pooled = a * m + b if site.reads == "output" else m if x is z else _attention(site).squeeze(x)
-    s = _attention(site).signal(pooled.to(z.dtype))
-    return tail.affine(z, a * s, b * s) if site.combine == "mul" else tail.affine(z, a.expand_as(s), b + s)
+    return tail.affine(z, *_coefficients(site, x, a, b, m, z))
 
 
 def fused(site: Attended, x: Tensor) -> Tensor:
-    """In training the passes of batch norm, one that pools and one that applies the signal; else a pass less."""
+    """On a CPU the passes of batch norm, one that pools and one that applies the signal; on CUDA none but four kernels.
+
+    Without gradients norm and signal are one pass.
+    """
     norm = _norm(site.trunk)
     assert norm is not None
     if not torch.is_grad_enabled() and not norm.training:
-        return _applied(site, norm, x)
-    if not _can_pair(site, norm, x):
+        return _evaluated(site, norm, x)
+    if not (norm.training and torch.is_grad_enabled()):
         return reference(site, x)
+    if x.is_cuda and _triton() is not None:
+        return _by_kernels(site, norm, x)
+    if x.is_cpu and site.reads == "output" and type(norm) is nn.BatchNorm2d and norm.momentum is not None:
+        return _paired(site, norm, x)
+    return reference(site, x)
+
+
+def _paired(site: Attended, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     pair = tail.Pair(site.combine)  # type: ignore[arg-type]
     z = _before(site.trunk, x)
-    u, pooled = pair.normalised(z, norm)  # type: ignore[arg-type]
-    return pair.combined(u, _attention(site).signal(pooled), z)
+    u, pooled = pair.normalised(z, norm)
+    return pair.combined(u, cast(PooledAttention, site.attention).signal(pooled), z)
 
 
-def _can_pair(site: Attended, norm: tail.Norm, x: Tensor) -> bool:
-    usual = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.training
-    return usual and site.reads == "output" and torch.is_grad_enabled() and x.device.type == "cpu"
+def _by_kernels(site: Attended, norm: tail.Norm, x: Tensor) -> Tensor:
+    kernels = _triton()
+    assert kernels is not None
+    pair = kernels.Pair()
+    z, m, v = pair.moments(_before(site.trunk, x))
+    a, b = tail.coefficients(m, v, norm, z.shape[2] * z.shape[3])
+    scale, shift = _coefficients(site, x, a, b, m, z)
+    return pair.applied(z, scale, shift)
 
 
-def _applied(site: Attended, norm: tail.Norm, x: Tensor) -> Tensor:
-    """Evaluation: gap(u) is known before u is, so norm and signal are one pass."""
+@cache
+def _triton() -> ModuleType | None:
+    """The CUDA kernels; None, and a line that says so, where there is no Triton."""
+    try:
+        from attnbench.ops import tail_triton
+    except ImportError:
+        log.info("no Triton: attention runs as it is written")
+        return None
+    return tail_triton
+
+
+def _evaluated(site: Attended, norm: tail.Norm, x: Tensor) -> Tensor:
+    """gap(u) is known before u is."""
     z = _before(site.trunk, x)
     a, b = tail.running_coefficients(norm)
-    pooled = tail.pool(x if site.reads == "input" else z)
-    s = _attention(site).signal(pooled if site.reads == "input" else (a * pooled + b).to(z.dtype))
-    scale, shift = (a * s, b * s) if site.combine == "mul" else (a.expand_as(s), b + s)
+    scale, shift = _coefficients(site, x, a, b, tail.pool(z), z)
     return torch.addcmul(shift.to(z.dtype)[:, :, None, None], z, scale.to(z.dtype)[:, :, None, None])
 
 
 def auto(site: Attended, x: Tensor) -> Tensor:
-    """What fits how the network is called."""
-    return algebraic(site, x) if torch.compiler.is_compiling() else fused(site, x)
+    """What fits how the network is called; CUDA's kernels have to be asked for, by ``fused``."""
+    if torch.compiler.is_compiling():
+        return algebraic(site, x)
+    return fused(site, x) if x.is_cpu else reference(site, x)
 
 
 BACKENDS: dict[str, Backend] = {"algebraic": algebraic, "fused": fused, "auto": auto}
