@@ -1,0 +1,157 @@
+"""Training MobileNetV2 on CIFAR's shapes, per CPU-second: ours against pytorch-cifar's way.
+
+Both train the same network in float32 with batches of 128 and SGD. The reference is what pytorch-cifar's main.py
+does: torchvision's transforms on Pillow images in torch's DataLoader with its two workers, maps in NCHW, eager, and
+the C library's allocator as it comes. Each lives in a process of its own, because the allocator belongs to a process;
+they take turns. Pixels are noise: neither side's time depends on them.
+
+    python scripts/benchmarks/cifar_training.py [--compile] [--repetitions 15] [--steps 4] [--json]
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing as mp
+import os
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from cifar_input import Arrays
+from claims import Claim, arguments, report
+from torch.utils.data import DataLoader
+
+from attnbench import build, config
+from attnbench.data.cifar_batches import CIFAR10
+from attnbench.data.loader import Loader
+from attnbench.data.resident import Pixels, Resident
+from attnbench.feed import Feed
+from attnbench.interleaved import Comparison, cpu_seconds
+from attnbench.runtime import Process, Runtime
+
+IMAGES, BATCH = 12_800, 128
+NETWORK = ("backbone=mobilenetv2_cifar", "attention=none", "dataset=cifar10")
+
+
+def main() -> None:
+    words = arguments(__doc__.splitlines()[0])
+    words.add_argument("--compile", action="store_true", help="ours compiled")
+    words.add_argument("--steps", type=int, default=4, help="of a turn")
+    taken = words.parse_args()
+    ours = "attnbench compiled" if taken.compile else "attnbench"
+    claim = Claim(
+        title="Training MobileNetV2 on 32x32 images, float32",
+        ours=ours,
+        reference="pytorch-cifar",
+        at_least=2.4 if taken.compile else 2.0,
+        unit="images per CPU-second",
+        work=taken.steps * BATCH,
+        setting=f"turns of {taken.steps} batches of {BATCH}",
+    )
+    sides = {ours: compiled if taken.compile else eager, "pytorch-cifar": theirs}
+    workers = {name: Worker(side, taken.steps) for name, side in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for turn in range(-1, taken.repetitions):
+        for name, worker in list(workers.items())[:: 1 if turn % 2 else -1]:
+            took = worker.turn()
+            if turn >= 0:
+                seconds[name].append(took)
+    report(claim, Comparison(seconds), taken.json)
+
+
+class Worker:
+    """A side in a process of its own, that trains when it is told to."""
+
+    def __init__(self, side: Callable[[], Iterator[None]], steps: int) -> None:
+        context = mp.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=_work, args=(there, side, steps), daemon=False)
+        self.process.start()
+        there.close()
+
+    def turn(self) -> float:
+        """CPU-seconds of one turn."""
+        self.connection.send(True)
+        seconds: float = self.connection.recv()
+        return seconds
+
+
+def _work(connection: Connection, side: Callable[[], Iterator[None]], steps: int) -> None:
+    torch.set_num_threads(1)
+    training = side()
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        began = cpu_seconds() + _of_children()
+        for _ in itertools.islice(training, steps):
+            pass
+        connection.send(cpu_seconds() + _of_children() - began)
+
+
+def _of_children() -> float:
+    """CPU time of data workers that live."""
+    ticks = 0
+    for child in mp.active_children():
+        with open(f"/proc/{child.pid}/stat") as file:
+            ticks += sum(int(word) for word in file.read().rpartition(")")[2].split()[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def pixels() -> Pixels:
+    rng = np.random.default_rng(0)
+    return Pixels(rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, IMAGES))
+
+
+def eager() -> Iterator[None]:
+    return _ours()
+
+
+def compiled() -> Iterator[None]:
+    return _ours("runtime.compile=true")
+
+
+def _ours(*overrides: str) -> Iterator[None]:
+    """Steps of our training, as a run does them."""
+    composed = config.compose([*NETWORK, *overrides])
+    runtime: Runtime = composed.build("runtime")
+    with runtime.start() as process:
+        schedule, task = composed.build("schedule"), composed.build("task")
+        model = process.place(build.network(composed, 10)[0])
+        network = process.wrap(model)
+        state = build.train_state(model, schedule, process)
+        feed = _feed(process)
+        network.train()
+        for epoch in itertools.count():
+            for batch in feed.epoch(epoch):
+                with process.autocast():
+                    loss = task.loss(network, batch)
+                loss.backward()
+                state.optimizer.step()
+                state.optimizer.zero_grad()
+                yield
+
+
+def _feed(process: Process) -> Feed:
+    split = Resident(pixels(), pad=4, flip=True)
+    return Feed(Loader(split, batch_size=BATCH, seed=0, train=True), process, CIFAR10.mean, CIFAR10.std)
+
+
+def theirs() -> Iterator[None]:
+    """Steps of pytorch-cifar's main.py."""
+    model = build.network(config.compose(NETWORK), 10)[0].train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(Arrays(pixels()), batch_size=BATCH, shuffle=True, num_workers=2)
+    while True:
+        for images, targets in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), targets).backward()
+            optimizer.step()
+            yield
+
+
+if __name__ == "__main__":
+    main()
