@@ -1,4 +1,4 @@
-"""What SE and ECA cost ResNet-50: training, inference and memory with attention, over the plain network in the same mode.
+"""What SE and ECA cost ResNet-50: training, inference and memory, over the plain network in the same mode.
 
     python scripts/benchmarks/attention_cost.py [--compile] [--repetitions 15] [--batch 16] [--json]
 
