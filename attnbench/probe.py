@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attnbench import build, engine
+from attnbench import build, engine, tail
 from attnbench.config import Config
 from attnbench.data.dataset import Batch
 from attnbench.feed import Feed
@@ -88,6 +88,7 @@ def _timed(config: Config, process: Process, batch: int, size: int, classes: int
     torch.manual_seed(0)
     schedule, task = config.build("schedule"), config.build("task")
     model = process.place(build.network(build.without_weights(config), classes)[0])
+    tail.choose(model, config.tree["runtime"]["tail"])
     feed = Feed(Noise(batch, size, classes, process.device), process, (0.5,) * 3, (0.25,) * 3)
     watch = Stopwatch(process)
     with suppress(Enough):
