@@ -50,7 +50,7 @@ def without_weights(config: Config) -> Config:
 
 
 # What is known of a data set without its files: classes; training and validation images.
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}  # of others: their option ``classes``
 IMAGES = {
     "digits": (1438, 359),
     "cifar10": (50_000, 10_000),
@@ -66,7 +66,8 @@ def setting(config: Config, overrides: Sequence[str]) -> tuple[int, int]:
     is made for, 1000 classes at 224 pixels or 10 at 32.
     """
     if any(o.startswith(("dataset=", "dataset.", "experiment=")) for o in overrides):
-        return CLASSES[config.choices["dataset"]], config.tree["dataset"].get("size", 32)
+        data = config.tree["dataset"]
+        return data.get("classes") or CLASSES[config.choices["dataset"]], data.get("size", 32)
     small = "cifar" in config.tree["backbone"]["_target_"]
     return (10, 32) if small else (1000, 224)
 
@@ -78,7 +79,7 @@ def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
         "seed": config.seed,
         "rank": process.rank,
         "world_size": process.world_size,
-        "workers": config.tree["runtime"]["workers"],
+        "workers": process.workers,
     }
     train = Loader(data.train.to(process.device), train=True, **common)
     val = Loader(data.val.to(process.device), train=False, **common)

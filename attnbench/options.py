@@ -59,6 +59,7 @@ Law = Literal["step", "exponential", "linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Tail = Literal["auto", "reference", "algebraic", "fused"]
 Pace = Literal["epoch", "step"]
+Workers = Literal["auto"] | Index
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -191,7 +191,7 @@ def _process(config: Config, environment: dict[str, str], threads: int, output: 
     """A member's process: out of reach of the terminal's Ctrl-C, and asked to save if the pool dies."""
     os.setsid()
     _save_when_orphaned()
-    os.environ.update(environment)
+    os.environ.update(environment, ATTNBENCH_CORES=str(threads))
     log = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 
 from attnbench.errors import ConfigError, Stopped
 from attnbench.ops.allocator import keep_large_blocks
-from attnbench.options import Count, Device, Index, Positive, Precision, Tail
+from attnbench.ops.cores import cores
+from attnbench.options import Count, Device, Positive, Precision, Tail, Workers
+
+log = logging.getLogger("attnbench")
 
 SAME_SIGNAL = 1.0  # seconds
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,7 +38,8 @@ class Runtime:
         compile: compile the network.
         tail: how attention is computed; all ways are equal up to rounding, see ``attnbench.tail``.
         channels_last: keep images and weights as NHWC in memory.
-        workers: processes that decode an image folder.
+        workers: processes that decode images; ``auto`` is one for each core that this process may use, and there are
+            never more.
         deterministic: only algorithms that give the same bits each time.
         sync_bn: batch norm over all processes.
         checkpoint_minutes, checkpoint_steps: when to save inside an epoch.
@@ -45,7 +50,7 @@ class Runtime:
     compile: bool = False
     tail: Tail = "auto"
     channels_last: bool = True
-    workers: Index = 2
+    workers: Workers = "auto"
     deterministic: bool = False
     sync_bn: bool = False
     checkpoint_minutes: Positive = 10.0
@@ -121,6 +126,14 @@ class Process:
         self.rank, self.world_size = rank(), world_size()
         self.main = self.rank == 0
         self.stop_requested = False
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode images, no more than there are cores."""
+        most, asked = cores(), self.runtime.workers
+        if asked != "auto" and asked > most and self.main:
+            log.info("runtime.workers=%d: using %d, one for each core", asked, most)
+        return most if asked == "auto" else min(asked, most)
 
     @property
     def memory_format(self) -> torch.memory_format:
