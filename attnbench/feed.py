@@ -33,8 +33,8 @@ class Feed:
 
     def __init__(self, loader: Batches, process: Process, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.loader, self.process = loader, process
-        self.mean = 255 * torch.tensor(mean, device=process.device).view(1, -1, 1, 1)
-        self.scale = 1 / (255 * torch.tensor(std, device=process.device).view(1, -1, 1, 1))
+        self.mean = 255 * torch.tensor(mean, device=process.device)
+        self.scale = 1 / (255 * torch.tensor(std, device=process.device))
         self.seconds_waiting = 0.0
 
     def __len__(self) -> int:
@@ -67,5 +67,12 @@ class Feed:
 
     def normalised(self, images: Tensor) -> Tensor:
         """(x / 255 - mean) / std of uint8 images, in the process's memory format."""
-        floats = self._moved(images).contiguous(memory_format=self.process.memory_format).float()
-        return (floats - self.mean) * self.scale
+        images = self._moved(images)
+        if self.process.memory_format != torch.channels_last:
+            floats = images.contiguous().float()
+            return floats.sub_(self.mean.view(-1, 1, 1)).mul_(self.scale.view(-1, 1, 1))
+        n, channels, height, width = images.shape
+        # By rows: over a last dimension of three channels the CPU takes four times as long.
+        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
+        rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
+        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)

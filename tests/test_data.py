@@ -20,7 +20,10 @@ from attnbench.data.dataset import Batch, Split
 from attnbench.data.digits import digits
 from attnbench.data.loader import Loader
 from attnbench.data.resident import Pixels, Resident, resident_dataset
+from attnbench.data.synthetic import synthetic
 from attnbench.errors import ConfigError, DataError
+from attnbench.feed import Feed
+from attnbench.runtime import Runtime
 
 
 def numbered(samples: int, *, size: int = 6, pad: int = 2, flip: bool = True) -> Resident:
@@ -143,6 +146,32 @@ def test_gather_equals_pad_then_crop_then_flip(flip: bool) -> None:
     assert bool(mirrored.any()) == flip
 
 
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("mirrored", ["none", "some", "all"])
+def test_both_ways_of_gathering_give_the_same_bytes(pad: int, mirrored: str) -> None:
+    """Rows of pixels, as on a CPU, and one by one, as on a GPU; at every corner of the first and the last image."""
+    split = numbered(9, size=5, pad=pad)
+    top, left = (way.flatten() for way in torch.meshgrid(*[torch.arange(2 * pad + 1)] * 2, indexing="ij"))
+    index = torch.arange(len(top)) % 2 * 8
+    turned = {"none": index < 0, "some": top % 2 == 0, "all": index >= 0}[mirrored]
+    ways = [way(index, top, left, turned) for way in (split._by_windows, split._by_pixels)]
+    assert torch.equal(*ways) and ways[0].shape == (len(top), 5, 5, 3)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("in_rows", [True, False])
+def test_a_feed_normalises_bit_by_bit_as_the_formula(channels_last: bool, in_rows: bool) -> None:
+    images = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    images = images if in_rows else images.contiguous()
+    mean, std = (0.4, 0.5, 0.3), (0.2, 0.3, 0.25)
+    with Runtime(device="cpu", channels_last=channels_last).start() as process:
+        found = Feed(Loader(numbered(9), batch_size=3, seed=0, train=True), process, mean, std).normalised(images)
+    shape = (1, 3, 1, 1)
+    expected = (images.float() - 255 * torch.tensor(mean).view(shape)) * (1 / (255 * torch.tensor(std).view(shape)))
+    assert torch.equal(found, expected) and found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=process.memory_format)
+
+
 def test_crops_reach_everywhere_and_half_are_mirrored() -> None:
     top, left, mirrored = numbered(20_000, size=1, pad=2)._placements((0, 0))
     for offsets in (top, left):
@@ -196,6 +225,21 @@ def test_digits_at_their_own_size_are_the_published_values() -> None:
     values = torch.tensor([int(value) for value in fourth.split()]).view(8, 8)
     assert torch.equal(val.images[0, :, :, 1], (values * 255 / 16).round().byte())
     assert val.labels[0] == 4
+
+
+def test_synthetic_images_are_the_same_everywhere_and_say_what_they_are() -> None:
+    data = synthetic(size=8, classes=3, train=10, val=4)
+    assert data.source.startswith("SYNTHETIC: 10 + 4 images of noise, 8x8, 3 classes; accuracy means nothing")
+    assert (len(data.train), len(data.val), data.size, data.classes) == (10, 4, 8, ("0", "1", "2"))
+    train, val = data.train, data.val
+    assert isinstance(train, Resident) and isinstance(val, Resident)
+    assert (train.pad, train.flip) == (0, False)
+    assert train.labels.tolist() == [0, 1, 2] * 3 + [0]
+    assert train.images[0, 0, 0].tolist() == [87, 252, 204]  # as SHAKE-128 has them, now and always
+    assert not torch.equal(train.images[:4], val.images) and len(train.images.unique(dim=0)) == 10
+    pixels = synthetic(size=32, train=64).train
+    assert isinstance(pixels, Resident)
+    assert pixels.images.double().std() / 255 == pytest.approx(data.std[0], abs=2e-3)
 
 
 def test_fingerprint_follows_pixels_and_labels() -> None:

