@@ -29,12 +29,16 @@ class _Hashing(io.RawIOBase):
         return self.file.write(data)
 
 
-def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
+OUTPUTS = "make space or choose paths.outputs"
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object], todo: str = OUTPUTS) -> str:
     """Write a file through a temporary neighbour: fill, flush to disk, rename.
 
     Args:
         path: the file; it keeps its old contents until the new ones are complete.
         fill: writes the contents to the open file it is given.
+        todo: what a user can do if it fails.
 
     Returns:
         The SHA-256 of the contents, in hexadecimal digits.
@@ -44,7 +48,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
     """
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
     try:
-        with changing(path):
+        with changing(path, todo):
             with open(temporary, "wb") as file:
                 hashing = _Hashing(file)
                 fill(hashing)  # type: ignore[arg-type]
@@ -59,8 +63,8 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> str:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """Say what keeps a file or folder from being written, moved or made.
+def changing(path: Path, todo: str = OUTPUTS) -> Iterator[None]:
+    """Say what keeps a file or folder from being written, moved or made, and what to do.
 
     Raises:
         StorageError: no space, no permission.
@@ -69,16 +73,16 @@ def changing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         what = f"cannot write: {_reason(error)}"
-        raise StorageError(what, path, "make space or choose paths.outputs") from error
+        raise StorageError(what, path, todo) from error
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, todo: str = OUTPUTS) -> None:
     """Make a folder and those above it, if it is not there.
 
     Raises:
         StorageError: it cannot be made.
     """
-    with changing(path):
+    with changing(path, todo):
         path.mkdir(parents=True, exist_ok=True)
 
 

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from attnbench.data import images, sampling
+from attnbench.data.crops import Crops, random_box
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.files import Files
 from attnbench.data.imagenet import imagenet
-from attnbench.data.images import Crops, random_box, read_rgb
+from attnbench.data.images import draw, read_file, read_rgb
 from attnbench.data.loader import Loader
 from attnbench.errors import ConfigError, DataError
 from tests.data_fixtures import image_folder, photo
@@ -81,9 +82,9 @@ def test_batches_are_channels_last_bytes(folder: Path) -> None:
 def test_epochs_seeds_and_samples_are_cropped_differently(folder: Path) -> None:
     split = small(folder).train
     assert isinstance(split, Files)
-    crops = [split.read(2, draw)[0] for draw in [(0, 0), (0, 1), (1, 0), (0, 0)]]
-    assert torch.equal(crops[0], crops[3])
-    assert not torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
+    crops = [split.read(2, draw) for draw in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    assert np.array_equal(crops[0], crops[3])
+    assert not np.array_equal(crops[0], crops[1]) and not np.array_equal(crops[0], crops[2])
     boxes = {random_box(500, 400, 0.08, sampling.stream("crop", 0, 0, k)) for k in range(100)}
     assert len(boxes) == 100
 
@@ -102,8 +103,8 @@ def test_labels_go_by_name(tmp_path: Path) -> None:
     data = small(root)
     assert data.classes == ("a", "b", "c")
     assert isinstance(data.train, Files) and isinstance(data.val, Files)
-    assert data.train.labels.tolist() == [0, 0, 1, 1, 2, 2] and data.val.labels.tolist() == [0, 2]
-    assert data.val.path(1) == str(root / "val" / "c" / "0.jpg")
+    assert data.train.records.labels.tolist() == [0, 0, 1, 1, 2, 2] and data.val.records.labels.tolist() == [0, 2]
+    assert data.val.records.where(1) == str(root / "val" / "c" / "0.jpg")
 
 
 def test_names_beyond_ascii(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
     file = tmp_path / "x.jpg"
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot be read: .*/x\.jpg"):
-        read_rgb(file)
+        read_rgb(read_file(file), file)
 
 
 def test_a_png_with_a_broken_chunk_is_named(tmp_path: Path) -> None:
@@ -148,14 +149,14 @@ def test_a_png_with_a_broken_chunk_is_named(tmp_path: Path) -> None:
     head, last = file.read_bytes().rsplit(b"IDAT", 1)
     file.write_bytes(head + b"\xc0\xaf\xcc?" + last)  # PIL raises SyntaxError
     with pytest.raises(DataError, match=r"cannot be read: broken PNG.*/x\.png"):
-        read_rgb(file)
+        read_rgb(read_file(file), file)
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.jpg"
     photo(0, 8, 8).save(file, format="BMP")
     with pytest.raises(DataError, match="cannot identify image file"):
-        read_rgb(file)
+        read_rgb(read_file(file), file)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(images, "LARGEST", 99)
     photo(0, 10, 10).save(tmp_path / "x.png")
     with pytest.raises(DataError, match=r"10x10 pixels are too many.*/x\.png"):
-        read_rgb(tmp_path / "x.png")
+        read_rgb(read_file(tmp_path / "x.png"), tmp_path / "x.png")
 
 
 def test_a_dead_worker_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +243,7 @@ def test_evaluation_equals_torchvision(size: tuple[int, int], mode: str) -> None
     crops = Crops(224, 256, mode, 0.08)  # type: ignore[arg-type]
     resized = functional.resize(image, [256] if mode == "shorter" else [256, 256])
     expected = functional.center_crop(resized, [224, 224])
-    assert np.array_equal(crops.evaluate(image), np.asarray(expected))
+    assert np.array_equal(draw(image, crops.evaluate(*size)), np.asarray(expected))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -256,7 +257,7 @@ def test_training_equals_torchvision_for_the_same_box(size: tuple[int, int]) -> 
         expected = functional.resized_crop(image, top, left, height, width, [96, 96])
         if draws.random() < 0.5:
             expected, mirrored = functional.hflip(expected), mirrored + 1
-        assert np.array_equal(crops.train(image, random.Random(seed)), np.asarray(expected))
+        assert np.array_equal(draw(image, crops.train(*size, random.Random(seed))), np.asarray(expected))
     assert 0 < mirrored < 6
 
 
@@ -304,8 +305,21 @@ def test_real_images_equal_torchvision(imagenet_sample: Path, tmp_path: Path) ->
     loader = Loader(split, batch_size=16, seed=0, train=False, workers=2)
     ours = torch.cat([batch.images for batch in loader.epoch(0)])
     for k, image in enumerate(ours):
-        with Image.open(split.path(k)) as original:
+        with Image.open(split.records.where(k)) as original:
             modes.add(original.mode)
             expected = np.asarray(reference(original.convert("RGB")))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
     assert modes == {"RGB", "L"}
+
+
+def test_an_orientation_is_not_applied_as_torchvision_does_not(tmp_path: Path) -> None:
+    from torchvision.datasets.folder import pil_loader
+
+    root, exif = image_folder(tmp_path, per_class=1), Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    turned = root / "train" / "cat" / "0.jpg"
+    photo(0, 60, 48).save(turned, exif=exif)
+    assert Image.open(turned).getexif()[0x0112] == 6
+    split = imagenet(root=str(root), size=48, resize=48).train
+    assert isinstance(split, Files)
+    assert np.array_equal(split.read(0, None), np.asarray(pil_loader(str(turned)))[:, 6:54])

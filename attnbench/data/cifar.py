@@ -99,9 +99,9 @@ def _decoded(side: Side) -> Pixels:
 
 def _read_tiny(path: Path) -> np.ndarray:
     """One image, uint8 (32, 32, 3)."""
-    from attnbench.data.images import read_rgb  # PIL, which the official files do not need
+    from attnbench.data.images import read_file, read_rgb  # PIL, which the official files do not need
 
-    pixels = np.asarray(read_rgb(path))
+    pixels = np.asarray(read_rgb(read_file(path), path))
     if pixels.shape != (SIDE, SIDE, 3):
         what = f"{pixels.shape[1]}x{pixels.shape[0]} pixels instead of {SIDE}x{SIDE}"
         raise DataError(what, path, "use the original images")

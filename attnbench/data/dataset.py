@@ -12,6 +12,8 @@ from torch import Tensor
 RGB = tuple[float, float, float]
 Draw = tuple[int, int]  # (seed, epoch): the key of an epoch's random choices
 
+CHANGED = "changed protocol: "  # in a source, before what was done to the images that a paper's setting does not do
+
 
 class Batch(NamedTuple):
     """The samples that one process sees in one step.

@@ -1,73 +1,118 @@
-"""A split whose images are decoded from files, by worker processes, each time they are used."""
+"""A split whose images are decoded, by worker processes, each time they are used."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Self
+from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data
 
-from attnbench.data import sampling
+from attnbench.data import images, jpeg, sampling
+from attnbench.data.crops import Crops, View
 from attnbench.data.dataset import Draw
 from attnbench.data.folder import Side
-from attnbench.data.images import Crops, read_rgb
 from attnbench.errors import DataError
 
-Sample = tuple[Tensor, int]  # uint8 (size, size, 3) and its target
 
+class Records(Protocol):
+    """Images as they are stored: ``Loose`` files, or ``Shards``.
 
-class Files:
-    """Images on disk, cropped and mirrored at random for training.
-
-    Args:
-        side: which files, and their labels.
-        crops: how each becomes a square of the network's size.
+    Attributes:
+        labels: int64 (N,).
+        place: the folder they lie in.
     """
 
-    def __init__(self, side: Side, crops: Crops) -> None:
-        self.folder, self.crops = str(side.folder), crops
+    labels: np.ndarray
+    place: Path
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image file.
+
+        Raises:
+            DataError: they cannot be read, or are not those that were written.
+        """
+        ...
+
+    def where(self, index: int) -> str:
+        """The name of an image for a message."""
+        ...
+
+
+class Loose:
+    """Images in files of their own."""
+
+    def __init__(self, side: Side) -> None:
+        self.place = side.folder
         # One array: a worker would come to copy a million strings by counting references to them.
         self.names = np.array([os.fsencode(name) for name in side.files])
         self.labels = np.array(side.labels)
-        self.pin_memory = False
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """See ``Records.read``."""
+        return images.read_file(self.where(index))
+
+    def where(self, index: int) -> str:
+        """The file of an image."""
+        return os.path.join(self.place, os.fsdecode(self.names[index]))
+
+
+class Files:
+    """Stored images, cropped and mirrored at random for training.
+
+    Args:
+        records: the images' bytes and labels.
+        crops: how each becomes a square of the network's size.
+    """
+
+    def __init__(self, records: Records, crops: Crops) -> None:
+        self.records, self.crops = records, crops
+        self.pin_memory = False
+        jpeg.running()  # here, and not in every worker
+
+    def __len__(self) -> int:
+        return len(self.records)
 
     def to(self, device: torch.device | str) -> Self:
         """Put batches into pinned memory if ``device`` is a GPU; they are decoded on the CPU."""
         self.pin_memory = torch.device(device).type == "cuda"
         return self
 
-    def path(self, index: int) -> str:
-        """The file of a sample."""
-        return os.path.join(self.folder, os.fsdecode(self.names[index]))
-
-    def read(self, index: int, draw: Draw | None) -> Sample:
-        """Decode one sample: a random crop for the epoch ``draw``, the centre for None.
+    def read(self, index: int, draw: Draw | None) -> np.ndarray:
+        """Decode one sample: a random crop for the epoch ``draw``, the centre for None; uint8 (size, size, 3).
 
         Raises:
-            DataError: its file cannot be read.
+            DataError: it cannot be read.
         """
-        image = read_rgb(self.path(index))
-        if draw is None:
-            pixels = self.crops.evaluate(image)
-        else:
-            pixels = self.crops.train(image, sampling.stream("crop", *draw, index))
-        return torch.from_numpy(pixels), int(self.labels[index])
+        encoded = self.records.read(index)
+
+        def choose(width: int, height: int) -> View:
+            if draw is None:
+                return self.crops.evaluate(width, height)
+            return self.crops.train(width, height, sampling.stream("crop", *draw, index))
+
+        drawn = jpeg.draw(encoded, choose)
+        if drawn is None:
+            image = images.read_rgb(encoded, self.records.where(index))
+            drawn = images.draw(image, choose(*image.size))
+        return drawn
 
     def batches(
         self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Split.batches``; each call starts its own workers, gone when the iterator is."""
         loader: data.DataLoader[_Read] = data.DataLoader(
-            _Epoch(self, draw),
-            batch_sampler=[step.tolist() for step in steps],
-            collate_fn=_collate,
+            _Steps(self, steps, draw),
+            batch_size=None,
             num_workers=workers,
             timeout=timeout if workers else 0,
             pin_memory=self.pin_memory,
@@ -81,32 +126,28 @@ class Files:
         except RuntimeError as error:
             what = f"a data worker failed: {str(error).splitlines()[0]}"
             todo = f"see that memory and /dev/shm suffice for {workers} workers, or use fewer"
-            raise DataError(what, self.folder, todo) from error
+            raise DataError(what, self.records.place, todo) from error
 
 
 # An error travels from a worker as a value: DataLoader rewrites the message of one that is raised.
-_Read = Sample | DataError
+_Read = tuple[Tensor, Tensor] | DataError
 
 
-class _Epoch(data.Dataset[_Read]):
-    """The samples of a split as one epoch sees them: a sample's number to its pixels."""
+class _Steps(data.Dataset[_Read]):
+    """The batches of an epoch, by number: uint8 (N, 3, H, W) channels_last and int64 (N,), or the first error."""
 
-    def __init__(self, split: Files, draw: Draw | None) -> None:
+    def __init__(self, split: Files, steps: Sequence[Tensor], draw: Draw | None) -> None:
         self.split, self.draw = split, draw
+        self.steps = [step.numpy() for step in steps]
 
-    def __getitem__(self, index: int) -> _Read:
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, number: int) -> _Read:
+        step = self.steps[number]
         try:
-            return self.split.read(index, self.draw)
+            drawn = [self.split.read(int(index), self.draw) for index in step]
         except DataError as error:
             return error
-
-
-def _collate(samples: list[_Read]) -> tuple[Tensor, Tensor] | DataError:
-    """Images uint8 (N, 3, H, W), channels_last, and targets int64 (N,); or the first error."""
-    images, targets = [], []
-    for sample in samples:
-        if isinstance(sample, DataError):
-            return sample
-        images.append(sample[0])
-        targets.append(sample[1])
-    return torch.stack(images).permute(0, 3, 1, 2), torch.tensor(targets)
+        pixels = torch.from_numpy(np.stack(drawn))
+        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.split.records.labels[step])

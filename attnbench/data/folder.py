@@ -54,9 +54,9 @@ def read_sides(root: Path, val_names: tuple[str, ...]) -> tuple[tuple[str, ...],
     return classes, _read_side(train, classes, index), _read_side(val, val_classes, index)
 
 
-def fingerprint(*sides: Side) -> str:
-    """SHA-256 in hex over the path and the size, not the content, of every file."""
-    digest = hashlib.sha256()
+def fingerprint(*sides: Side, changed: str = "") -> str:
+    """SHA-256 in hex over the path and the size, not the content, of every file, and what was done to the images."""
+    digest = hashlib.sha256(changed.encode())
     for side in sides:
         for name, size in zip(side.files, side.bytes, strict=True):
             digest.update(os.fsencode(f"{side.folder.name}/{name}\0{size}\n"))
