@@ -28,6 +28,8 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
   attnbench compare PATTERN [--by KEY]   what differs between runs: mean and deviation over seeds, a plot
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
+  attnbench data check DIR               what is wrong with a data set, before a run finds it
+  attnbench data shard SRC DST           an image folder as a few large files with checksums
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
@@ -177,6 +179,7 @@ COMMANDS = {
     "table": "attnbench.tabling.table",
     "compare": "attnbench.compare.compare_command",
     "export": "attnbench.export.export_command",
+    "data": "attnbench.curation.data",
 }
 
 

@@ -25,7 +25,7 @@ FLOORS = [
     {"pool"},
     {"watch"},
     {"sweep", "launcher"},
-    {"tabling", "compare", "figures", "speed"},
+    {"tabling", "compare", "figures", "speed", "curation"},
     {"cli"},
     {"__main__"},
 ]

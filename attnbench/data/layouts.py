@@ -1,0 +1,172 @@
+"""Layouts of data sets, and what can be wrong with them: what ``attnbench data check`` knows.
+
+A new one is a ``Format`` in ``FORMATS``: how its folder is recognised, how many images it has, and its findings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from attnbench.data.checking import Finding, Format, Picture, Seen, examine
+from attnbench.data.folder import SUFFIXES, contents
+from attnbench.data.images import read_file
+from attnbench.data.shards import Shards, are_here, open_shards
+from attnbench.errors import DataError
+
+MANIFEST = "SHA256SUMS"
+SIDES = ("train", "val", "test")
+
+
+def recognise(root: Path) -> Format:
+    """The layout of a folder.
+
+    Raises:
+        DataError: none that is known.
+    """
+    for known in FORMATS:
+        if known.is_here(root):
+            return known
+    todo = f"known are: {', '.join(known.name for known in FORMATS)}"
+    raise DataError(f"no data set that is known: {contents(root)}", root, todo)
+
+
+def _sides(root: Path) -> list[Path]:
+    return [root / name for name in SIDES if (root / name).is_dir()]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name, without hidden files.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        return sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"this folder cannot be listed: {error.strerror}", folder, "restore or remove it") from error
+
+
+def _classes(side: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(side) if entry.is_dir()]
+
+
+def _images_of(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(folder) if entry.name.lower().endswith(SUFFIXES)]
+
+
+def _count(root: Path) -> int:
+    return sum(len(_images_of(folder)) for side in _sides(root) for folder in _classes(side))
+
+
+def _check_folder(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+    sides = _sides(root)
+    yield from _layout(root, sides)
+    for folder in (folder for side in sides for folder in _classes(side)):
+        yield from _listing(folder)
+    manifest = Manifest(root)
+    pictures = (
+        Picture(str(path.relative_to(root)), f"{side.name}/{folder.name}", manifest.reading(path))
+        for side in sides
+        for folder in _classes(side)
+        for path in _images_of(folder)
+    )
+    yield from examine(pictures, seen, threads)
+    yield from manifest.missing()
+
+
+def _layout(root: Path, sides: Sequence[Path]) -> Iterator[Finding]:
+    """Sides that are missing, have no class, or have one that training has not."""
+    if len(sides) < 2:
+        yield Finding(str(root), f"a run needs train/ and val/; {contents(root)}")
+    known = {folder.name for folder in _classes(sides[0])}
+    for side in sides:
+        names = {folder.name for folder in _classes(side)}
+        if not names:
+            yield Finding(side.name, f"no class folder; {contents(side)}")
+        for name in sorted(names - known):
+            yield Finding(f"{side.name}/{name}", f"this class is not in {sides[0].name}/")
+        for name in sorted(known - names):
+            yield Finding(f"{side.name}/{name}", "this class has no folder here", harmless=True)
+
+
+def _listing(folder: Path) -> Iterator[Finding]:
+    """Of one class folder: no image, folders, other files, and names that some file systems take for one."""
+    where = f"{folder.parent.name}/{folder.name}"
+    images = _images_of(folder)
+    if not images:
+        yield Finding(where, f"this class has no image: {contents(folder)}")
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield Finding(f"{where}/{entry.name}", "a folder inside a class: nothing in it is read")
+        elif not entry.name.lower().endswith(SUFFIXES):
+            yield Finding(f"{where}/{entry.name}", "not an image by its name: it is left out", harmless=True)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for path in images:
+        alike[path.stem.lower()].append(path.name)
+    for first, *others in alike.values():
+        for name in others:
+            yield Finding(f"{where}/{name}", f"the same name as {first} but for case or suffix")
+
+
+class Manifest:
+    """What ``SHA256SUMS`` beside the images says of them, if it is there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.path = root, root / MANIFEST
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
+        self.sums = {os.path.normpath(name.lstrip("*")): digest.lower() for digest, name in pairs}
+        self.read: set[str] = set()
+
+    def reading(self, path: Path) -> Callable[[], bytes]:
+        """Reads a file; a DataError if it is not what the manifest says."""
+        name = str(path.relative_to(self.root))
+
+        def read() -> bytes:
+            self.read.add(name)
+            data = read_file(path)
+            if name in self.sums and hashlib.sha256(data).hexdigest() != self.sums[name]:
+                raise DataError(f"its bytes are not those in {MANIFEST}", name)
+            return data
+
+        return read
+
+    def missing(self) -> Iterator[Finding]:
+        """Images that are listed and were not read."""
+        for name in sorted(self.sums.keys() - self.read):
+            if name.lower().endswith(SUFFIXES) and not (self.root / name).exists():
+                yield Finding(name, f"{MANIFEST} lists it, and it is not there")
+
+
+def _shard_records(root: Path) -> int:
+    try:
+        found = open_shards(root)
+    except DataError:
+        return 0
+    return len(found.train.side.files) + len(found.val.side.files)
+
+
+def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+    try:
+        found = open_shards(root)
+    except DataError as error:
+        yield Finding(error.where, error.what)
+        return
+    pictures = (
+        Picture(records.where(k), f"{side.side.folder.name}/{records.labels[k]}", partial(records.read, k))
+        for side in (found.train, found.val)
+        for records in [Shards(side)]
+        for k in range(len(records))
+    )
+    yield from examine(pictures, seen, threads)
+
+
+FORMATS = [
+    Format("shards of attnbench data shard", are_here, _shard_records, _check_shards),
+    Format("image folder train/<class>/*.jpg", lambda root: bool(_sides(root)), _count, _check_folder),
+]
