@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench import results, storage
 from attnbench.errors import ConfigError, DataError
 from attnbench.results import ABSENT, Run
+from attnbench.tables.report import source_of
 from attnbench.tables.statistics import Paired, paired, spread
 from attnbench.words import Words
 
@@ -237,7 +238,7 @@ def _provenance(runs: Sequence[Run]) -> list[str]:
     for name, values in (
         ("commit", [run.environment.get("commit") for run in runs]),
         ("device", [run.environment.get("device") for run in runs]),
-        ("data", [run.result.get("data", {}).get("fingerprint", "")[:12] for run in runs]),
+        ("data", [source_of(run.result) for run in runs]),
     ):
         counts = {value: values.count(value) for value in values if value}
         if len(counts) > 1:

@@ -150,6 +150,19 @@ def test_a_member_that_fails_is_shown_with_its_reason(tmp_path: Path) -> None:
     assert state.startswith("failed: the loss became nan") and state.endswith("(seed 0)")
 
 
+def test_images_that_were_changed_are_in_every_title(say: Say, leave: Leave) -> None:
+    folder = leave(SB, 0, 90.0)
+    result = json.loads((folder / "result.json").read_text())
+    source = "image folder of 10 classes, 9 + 9 images; changed protocol: resized to shorter side 40"
+    result["data"] = {"source": source, "fingerprint": "0123456789"}
+    storage.write_json(folder / "result.json", result)
+    named = "CHANGED PROTOCOL: data resized to shorter side 40; not the paper's setting"
+    for form in layout.FORMATS:
+        text = say("sb/5", "--seeds", "1", "--rows", "SB x0.35 C1", "--format", form)
+        assert named in text.replace("&#x27;", "'"), form
+    assert "CHANGED" not in say("sb/5", "--seeds", "1", "--rows", "SE x0.35 C1")
+
+
 # Numbers
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from attnbench import storage
 from attnbench.config import Config
+from attnbench.data.dataset import CHANGED
 from attnbench.tables import counts
 from attnbench.tables.data import Row
 from attnbench.tables.runs import Chosen, Standing, baseline, seeded, seeds_there, standing
@@ -132,7 +133,14 @@ def report(chosen: Chosen, counted: Callable[[Row], dict[str, counts.Cell]], fai
         differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
-    return Report(chosen, lines)
+    made = Report(chosen, lines)
+    data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := _changed(trace.data)))
+    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines)
+
+
+def _changed(source: str) -> str:
+    """What was done to the images of a run that the paper's setting does not do."""
+    return source.partition(CHANGED)[2].partition(", fingerprint")[0]
 
 
 def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str]) -> Standings:
@@ -226,12 +234,14 @@ def _trace(seed: int, path: Path, stands: Standing, key: str, best: str) -> Trac
         made.get("commit"),
         made.get("device"),
         path.parent.name.rpartition("-")[2],
-        _source(**result.get("data", {})),
+        source_of(result),
     )
 
 
-def _source(source: str = "", fingerprint: str = "", **rest: Any) -> str:
-    """What the pixels are, and which ones: two runs on other data never read alike."""
+def source_of(result: Mapping[str, Any]) -> str:
+    """What the pixels of a run are, and which ones: two runs on other data never read alike."""
+    data = result.get("data", {})
+    source, fingerprint = data.get("source", ""), data.get("fingerprint", "")
     return f"{source}, fingerprint {fingerprint[:8]}" if fingerprint else source
 
 
