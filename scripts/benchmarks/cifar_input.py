@@ -1,0 +1,91 @@
+"""CIFAR's input: padding by 4, cropping, mirroring and normalising 50,000 images of 32x32, per core.
+
+Ours is a resident data set up to the batch that the network sees; the reference is torchvision's transforms on Pillow
+images in torch's DataLoader, as pytorch-cifar has it, without worker processes (which would add the handing over).
+Pixels are noise: neither side's time depends on them.
+
+    python scripts/benchmarks/cifar_input.py [--repetitions 15] [--json]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from interleaved import Claim, arguments, compare, report
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from attnbench.data.cifar_batches import CIFAR10
+from attnbench.data.loader import Loader
+from attnbench.data.resident import Pixels, Resident
+from attnbench.feed import Feed
+from attnbench.runtime import Process, Runtime
+
+IMAGES, BATCH, STEPS = 50_000, 128, 40  # a turn is the first steps of an epoch
+
+
+def main() -> None:
+    taken = arguments(__doc__.splitlines()[0]).parse_args()
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    pixels = Pixels(rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, IMAGES))
+    claim = Claim(
+        title="CIFAR input on one core",
+        ours="attnbench",
+        reference="torchvision",
+        at_least=7.0,
+        unit="images per CPU-second",
+        work=STEPS * BATCH,
+        setting=f"{STEPS} batches of {BATCH} out of {IMAGES:,} images",
+    )
+    with Runtime(device="cpu").start() as process:
+        subjects = {"attnbench": ours(pixels, process), "torchvision": theirs(pixels)}
+        report(claim, compare(subjects, repetitions=taken.repetitions), taken.json)
+
+
+def ours(pixels: Pixels, process: Process) -> Callable[[], None]:
+    """The first batches of one epoch after another, with all that an epoch's beginning costs."""
+    split = Resident(pixels, pad=4, flip=True)
+    feed = Feed(Loader(split, batch_size=BATCH, seed=0, train=True), process, CIFAR10.mean, CIFAR10.std)
+    epochs = itertools.count()
+
+    def batches() -> None:
+        for _ in itertools.islice(feed.epoch(next(epochs)), STEPS):
+            pass
+
+    return batches
+
+
+class Arrays(Dataset[tuple[torch.Tensor, int]]):
+    """What torchvision's CIFAR10 does with its array."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.images, self.labels = pixels.images, pixels.labels.tolist()
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        steps += [transforms.ToTensor(), transforms.Normalize(CIFAR10.mean, CIFAR10.std)]
+        self.transform = transforms.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def theirs(pixels: Pixels) -> Callable[[], None]:
+    """The first batches of one shuffled epoch after another."""
+    loader = DataLoader(Arrays(pixels), batch_size=BATCH, shuffle=True)
+
+    def batches() -> None:
+        for _ in itertools.islice(loader, STEPS):
+            pass
+
+    return batches
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""ImageNet's input: reading, decoding, RandomResizedCrop(224), mirroring and normalising, per core.
+
+Ours is ``dataset=imagenet`` up to the batch that the network sees, without worker processes; the reference is
+torchvision's transforms on Pillow images in torch's DataLoader, also without. Both read the same files.
+
+    python scripts/benchmarks/imagenet_input.py                    # on images that are made for it
+    python scripts/benchmarks/imagenet_input.py --images FOLDER    # on FOLDER/train/<class>/*.jpg and FOLDER/val/
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from interleaved import Claim, arguments, compare, report
+from PIL import Image
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets, transforms
+
+from attnbench.data.imagenet import MEAN, STD, imagenet
+from attnbench.data.loader import Loader
+from attnbench.feed import Feed
+from attnbench.runtime import Process, Runtime
+
+BATCH, MOST = 32, 64  # images of a batch, and of a turn
+
+
+def main() -> None:
+    words = arguments(__doc__.splitlines()[0])
+    words.add_argument("--images", type=Path, metavar="FOLDER", help="an image folder with train/ and val/")
+    taken = words.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as made, Runtime(device="cpu").start() as process:
+        root = taken.images or samples(Path(made))
+        count = min(MOST, len(datasets.ImageFolder(str(root / "train"))))
+        claim = Claim(
+            title="ImageNet input on one core",
+            ours="attnbench",
+            reference="torchvision",
+            at_least=1.9,
+            unit="images per CPU-second",
+            work=count,
+            setting=f"{count} images of {taken.images.name}" if taken.images else SAMPLES,
+        )
+        subjects = {"attnbench": ours(root, process, count), "torchvision": theirs(root, count)}
+        report(claim, compare(subjects, repetitions=taken.repetitions), taken.json)
+
+
+SAMPLES = f"{MOST} generated images of 500x375, about 110 kB each"
+
+
+def samples(root: Path) -> Path:
+    """Images as large as ImageNet's median, in pixels and in bytes."""
+    rng = np.random.default_rng(0)
+    for side in ("train", "val"):
+        (root / side / "class").mkdir(parents=True)
+    for k in range(MOST):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
+        grain = rng.normal(0, 11, (375, 500, 1)).astype(np.int16)
+        pixels = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "train" / "class" / f"{k}.jpg", quality=92)
+    (root / "val" / "class" / "0.jpg").write_bytes((root / "train" / "class" / "0.jpg").read_bytes())
+    return root
+
+
+def ours(root: Path, process: Process, count: int) -> Callable[[], None]:
+    """The first batches of one epoch after another."""
+    data = imagenet(root=str(root))
+    feed = Feed(Loader(data.train, batch_size=BATCH, seed=0, train=True), process, data.mean, data.std)
+    epochs = itertools.count()
+
+    def batches() -> None:
+        for _ in itertools.islice(feed.epoch(next(epochs)), -(-count // BATCH)):
+            pass
+
+    return batches
+
+
+def theirs(root: Path, count: int) -> Callable[[], None]:
+    """As many images in random order through torchvision, as in its ImageNet training before transforms v2."""
+    steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
+    steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    images = datasets.ImageFolder(str(root / "train"), transforms.Compose(steps))
+
+    def batches() -> None:
+        some = Subset(images, torch.randperm(len(images))[:count].tolist())
+        for _ in DataLoader(some, batch_size=BATCH):
+            pass
+
+    return batches
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""scripts/benchmarks: taking turns, the median's interval, and that every script still runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from scipy import stats
+
+from tests.conftest import ROOT
+from tests.data_fixtures import image_folder
+
+FOLDER = ROOT / "scripts" / "benchmarks"
+
+
+@pytest.fixture
+def interleaved(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("interleaved")
+
+
+@pytest.mark.parametrize("n", [6, 7, 15, 16, 40])
+def test_the_interval_is_the_narrowest_of_order_statistics_with_95_percent(interleaved: ModuleType, n: int) -> None:
+    found = interleaved.median([float(k) for k in range(n)])
+    low, high = int(found.low), int(found.high)
+    assert found.median == (n - 1) / 2 and low + high == n - 1
+
+    def held(k: int) -> float:  # the probability that the true median is between the k-th smallest and largest, from 0
+        return float(1 - 2 * stats.binom.cdf(k, n, 0.5))
+
+    assert held(low) >= 0.95 > held(low + 1)
+
+
+def test_few_values_have_their_range(interleaved: ModuleType) -> None:
+    assert interleaved.median([3.0]) == interleaved.Median(3.0, 3.0, 3.0)
+    assert interleaved.median([1.0, 5.0, 2.0]) == interleaved.Median(2.0, 1.0, 5.0)
+
+
+def test_subjects_take_turns_and_each_is_first_as_often(interleaved: ModuleType) -> None:
+    called: list[str] = []
+    now = iter(range(1000))
+    subjects = {name: lambda name=name: called.append(name) for name in ("a", "b")}
+    found = interleaved.compare(subjects, repetitions=4, clock=lambda: float(next(now)))
+    assert "".join(called) == "ba" + "ab" + "ba" + "ab" + "ba"
+    assert found.seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
+
+
+def test_a_ratio_is_that_of_pairs(interleaved: ModuleType) -> None:
+    found = interleaved.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
+    assert found.ratio("ours", "theirs") == interleaved.Median(2.0, 2.0, 2.0)
+    assert found.rate("ours", 8).median == 4.0
+    claim = interleaved.Claim("", "ours", "theirs", 2.0, "calls", 8)
+    assert claim.met(found) and not interleaved.Claim("", "ours", "theirs", 2.1, "calls", 8).met(found)
+
+
+def test_a_childs_time_counts(interleaved: ModuleType) -> None:
+    import subprocess
+
+    before = interleaved.cpu_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert interleaved.cpu_seconds() - before > 0.02
+
+
+@pytest.mark.parametrize("script", ["imagenet_input", "cifar_input"])
+def test_a_script_measures_and_reports(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--images", str(image_folder(tmp_path))] if script == "imagenet_input" else []
+    monkeypatch.setattr(sys, "argv", [script, "--repetitions", "1", "--json", *words])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["subjects"]) == {"attnbench", "torchvision"} and found["repetitions"] == 1
+    ours, theirs = (found["subjects"][name]["rate"]["median"] for name in ("attnbench", "torchvision"))
+    assert math.isclose(found["subjects"]["attnbench"]["ratio"]["median"], ours / theirs)
+    assert found["met"] == (ours / theirs >= found["at_least"]) and found["machine"]["torch"]
