@@ -8,25 +8,19 @@ import math
 import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from scipy import stats
 
+from attnbench import interleaved
 from tests.conftest import ROOT
 from tests.data_fixtures import image_folder
 
 FOLDER = ROOT / "scripts" / "benchmarks"
 
 
-@pytest.fixture
-def interleaved(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("interleaved")
-
-
 @pytest.mark.parametrize("n", [6, 7, 15, 16, 40])
-def test_the_interval_is_the_narrowest_of_order_statistics_with_95_percent(interleaved: ModuleType, n: int) -> None:
+def test_the_interval_is_the_narrowest_of_order_statistics_with_95_percent(n: int) -> None:
     found = interleaved.median([float(k) for k in range(n)])
     low, high = int(found.low), int(found.high)
     assert found.median == (n - 1) / 2 and low + high == n - 1
@@ -37,12 +31,12 @@ def test_the_interval_is_the_narrowest_of_order_statistics_with_95_percent(inter
     assert held(low) >= 0.95 > held(low + 1)
 
 
-def test_few_values_have_their_range(interleaved: ModuleType) -> None:
+def test_few_values_have_their_range() -> None:
     assert interleaved.median([3.0]) == interleaved.Median(3.0, 3.0, 3.0)
     assert interleaved.median([1.0, 5.0, 2.0]) == interleaved.Median(2.0, 1.0, 5.0)
 
 
-def test_subjects_take_turns_and_each_is_first_as_often(interleaved: ModuleType) -> None:
+def test_subjects_take_turns_and_each_is_first_as_often() -> None:
     called: list[str] = []
     now = iter(range(1000))
     subjects = {name: lambda name=name: called.append(name) for name in ("a", "b")}
@@ -51,20 +45,26 @@ def test_subjects_take_turns_and_each_is_first_as_often(interleaved: ModuleType)
     assert found.seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
 
 
-def test_a_ratio_is_that_of_pairs(interleaved: ModuleType) -> None:
+def test_a_ratio_is_that_of_pairs() -> None:
     found = interleaved.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
     assert found.ratio("ours", "theirs") == interleaved.Median(2.0, 2.0, 2.0)
     assert found.rate("ours", 8).median == 4.0
-    claim = interleaved.Claim("", "ours", "theirs", 2.0, "calls", 8)
-    assert claim.met(found) and not interleaved.Claim("", "ours", "theirs", 2.1, "calls", 8).met(found)
 
 
-def test_a_childs_time_counts(interleaved: ModuleType) -> None:
+def test_a_childs_time_counts() -> None:
     import subprocess
 
     before = interleaved.cpu_seconds()
     subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
     assert interleaved.cpu_seconds() - before > 0.02
+
+
+def test_a_claim_is_met_by_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    made = importlib.import_module("claims").Claim
+    found = interleaved.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
+    assert made("", "ours", "theirs", 2.0, "calls", 8).met(found)
+    assert not made("", "ours", "theirs", 2.1, "calls", 8).met(found)
 
 
 @pytest.mark.parametrize("script", ["imagenet_input", "cifar_input"])

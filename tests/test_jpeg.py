@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnbench.data import images, jpeg
+from attnbench.data import images, jpeg, sampling
 from attnbench.data.crops import Crops, View
 from attnbench.data.files import Files
 from attnbench.data.imagenet import imagenet
@@ -148,6 +148,8 @@ def test_pillow_draws_what_is_not_plain(kind: str, tmp_path: Path) -> None:
     split = split_of(ODD[kind], tmp_path)
     assert jpeg.draw(ODD[kind], split.crops.evaluate) is None
     assert np.array_equal(split.read(0, None), by_pillow(ODD[kind], split.crops.evaluate(60, 48)))
+    cropped = split.crops.train(60, 48, sampling.stream("crop", 1, 2, 0))  # as if nobody had tried before
+    assert np.array_equal(split.read(0, (1, 2)), by_pillow(ODD[kind], cropped))
 
 
 @pytest.mark.parametrize("kind", BROKEN)

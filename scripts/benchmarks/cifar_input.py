@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from interleaved import Claim, arguments, compare, report
+from claims import Claim, arguments, report
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -23,6 +23,7 @@ from attnbench.data.cifar_batches import CIFAR10
 from attnbench.data.loader import Loader
 from attnbench.data.resident import Pixels, Resident
 from attnbench.feed import Feed
+from attnbench.interleaved import compare
 from attnbench.runtime import Process, Runtime
 
 IMAGES, BATCH, STEPS = 50_000, 128, 40  # a turn is the first steps of an epoch

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from interleaved import Claim, arguments, compare, report
+from claims import Claim, arguments, report
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
@@ -24,6 +24,7 @@ from torchvision import datasets, transforms
 from attnbench.data.imagenet import MEAN, STD, imagenet
 from attnbench.data.loader import Loader
 from attnbench.feed import Feed
+from attnbench.interleaved import compare
 from attnbench.runtime import Process, Runtime
 
 BATCH, MOST = 32, 64  # images of a batch, and of a turn

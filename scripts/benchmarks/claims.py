@@ -1,0 +1,71 @@
+"""What a benchmark claims, and how it says what came out; the measuring is ``attnbench.interleaved``'s."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attnbench.interleaved import Comparison
+from attnbench.ops.cores import cores
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a script shows: ``ours`` is at least so many times as fast as ``reference``.
+
+    Attributes:
+        unit: what is counted, a second: ``images per CPU-second``.
+        work: units in one call of a subject.
+        setting: on which data and how, for the reader.
+    """
+
+    title: str
+    ours: str
+    reference: str
+    at_least: float
+    unit: str
+    work: float
+    setting: str = ""
+
+    def met(self, comparison: Comparison) -> bool:
+        """Whether the median reaches the bar."""
+        return comparison.ratio(self.ours, self.reference).median >= self.at_least
+
+
+def arguments(about: str) -> argparse.ArgumentParser:
+    """The words that every script takes."""
+    words = argparse.ArgumentParser(description=about)
+    words.add_argument("--repetitions", type=int, default=15)
+    words.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return words
+
+
+def report(claim: Claim, comparison: Comparison, as_json: bool) -> None:
+    """Print a claim with what was measured, every subject as a line."""
+    from attnbench.run import environment
+
+    machine = {key: value for key, value in environment().items() if key not in ("host", "command")}
+    machine["cores"] = cores()
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "rate": asdict(comparison.rate(name, claim.work)),
+            "ratio": asdict(comparison.ratio(name, claim.reference)),
+        }
+        for name in comparison.seconds
+    }
+    if as_json:
+        repetitions = len(next(iter(comparison.seconds.values())))
+        about = {**asdict(claim), "met": claim.met(comparison), "repetitions": repetitions}
+        print(json.dumps({**about, "subjects": rows, "machine": machine}, indent=2))
+        return
+    print(f"{claim.title} ({claim.setting})")
+    width = max(map(len, rows))
+    print(f"{'':{width}}  {claim.unit:>28}  {'times the reference':>24}")
+    for name in rows:
+        rate, ratio = comparison.rate(name, claim.work), comparison.ratio(name, claim.reference)
+        print(f"{name:{width}}  {rate!s:>28}  {ratio!s:>24}")
+    reached = comparison.ratio(claim.ours, claim.reference)
+    print(f"claimed: {claim.at_least}; {claim.ours}: {reached}; {'met' if claim.met(comparison) else 'NOT MET'}")
+    print(f"torch {machine['torch']}, {machine['cores']} cores, commit {machine['commit']}")
