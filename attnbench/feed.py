@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attnbench.data.dataset import Batch
+from attnbench.data.dataset import Batch, Images, Targets
 from attnbench.errors import Stopped
 from attnbench.runtime import Process
 
@@ -24,7 +24,7 @@ class Batches(Protocol):
 
 
 class Feed:
-    """Batches as the network reads them: on the device, normalised, float32 (N, 3, H, W).
+    """Batches as the network reads them: on the device, normalised, float32 (N, 3, H, W), or N times (3, H, W).
 
     Args:
         loader: uint8 images.
@@ -54,13 +54,23 @@ class Feed:
         while (batch := self._next(batches)) is not None:
             if self.process.stop_requested and self.process.control is None:
                 raise Stopped("stopped by a signal", todo="the same command continues")
-            yield batch._replace(images=self.normalised(batch.images), targets=self._moved(batch.targets))
+            yield batch._replace(images=self._images(batch.images), targets=self._targets(batch.targets))
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         began = time.perf_counter()
         batch = next(batches, None)
         self.seconds_waiting += time.perf_counter() - began
         return batch
+
+    def _images(self, images: Images) -> Images:
+        if isinstance(images, Tensor):
+            return self.normalised(images)
+        return [self.normalised(image[None])[0] for image in images]
+
+    def _targets(self, targets: Targets) -> Targets:
+        if isinstance(targets, Tensor):
+            return self._moved(targets)
+        return [{name: self._moved(tensor) for name, tensor in target.items()} for target in targets]
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.process.device, non_blocking=True)

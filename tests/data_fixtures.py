@@ -33,6 +33,18 @@ def cifar_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _unpacked("cifar10-jpeg.tar.xz", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def voc_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """84 real VOC images with their XML, as ``VOCdevkit/VOC2007``; trainval of 56, test of 28."""
+    return _unpacked("voc-mini.tar", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def coco_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """34 + 24 real COCO images with instances, crowds among them; some are grey."""
+    return _unpacked("coco-mini.tar", tmp_path_factory)
+
+
 def _unpacked(archive: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive's content, unpacked once for all xdist workers; skips where it is absent."""
     if not (SAMPLES / archive).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
@@ -15,26 +16,33 @@ Draw = tuple[int, int]  # (seed, epoch): the key of an epoch's random choices
 CHANGED = "changed protocol: "  # in a source, before what was done to the images that a paper's setting does not do
 
 
+Target = dict[str, Tensor]  # what is in an image, for a detector: see ``attnbench.data.scenes``
+Images = Tensor | list[Tensor]
+Targets = Tensor | list[Target]
+
+
 class Batch(NamedTuple):
     """The samples that one process sees in one step.
 
     Attributes:
-        images: uint8 (N, 3, H, W), in any memory format.
-        targets: int64 (N,), indices into ``Dataset.classes``.
+        images: uint8 (N, 3, H, W), in any memory format; for a detector a list of N images (3, H, W).
+        targets: int64 (N,), indices into ``Dataset.classes``; for a detector a list of N targets.
         weight: N * world_size / global batch size, 1.0 in one process. A loss averaged over N and
             multiplied by it is, after DDP's mean over processes, the mean over the global batch.
     """
 
-    images: Tensor
-    targets: Tensor
+    images: Images
+    targets: Targets
     weight: float
 
     def parts(self, count: int) -> Iterator[Batch]:
         """The batch in up to ``count`` parts of nearly equal size, whose losses add up to the whole one's."""
-        images, targets = self.images.tensor_split(count), self.targets.tensor_split(count)
-        for some, labels in zip(images, targets, strict=True):
-            if len(labels):
-                yield Batch(some, labels, self.weight * len(labels) / len(self.targets))
+        total = len(self.targets)
+        size, longer = divmod(total, count)
+        ends = [i * size + min(i, longer) for i in range(count + 1)]
+        for start, end in itertools.pairwise(ends):
+            if end > start:
+                yield Batch(self.images[start:end], self.targets[start:end], self.weight * (end - start) / total)
 
 
 class Split(Protocol):
@@ -50,7 +58,7 @@ class Split(Protocol):
 
     def batches(
         self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Images, Targets]]:
         """The images and targets of each step, in order.
 
         Args:
@@ -67,12 +75,12 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification data set.
+    """A data set.
 
     Attributes:
         classes: the name of each class, by target.
         train: the split to learn from.
-        val: the split to report accuracy on.
+        val: the split to report results on.
         size: side in pixels of an image as the network sees it.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from attnbench.data.crops import Crops, View
 from attnbench.data.dataset import Draw
 from attnbench.data.folder import Side
 from attnbench.errors import DataError
+
+
+B = TypeVar("B")
 
 
 class Records(Protocol):
@@ -110,44 +114,64 @@ class Files:
         self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Split.batches``; each call starts its own workers, gone when the iterator is."""
-        loader: data.DataLoader[_Read] = data.DataLoader(
-            _Steps(self, steps, draw),
-            batch_size=None,
-            num_workers=workers,
-            timeout=timeout if workers else 0,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # or it would draw from the global one, as dropout does
-        )
-        try:
-            for batch in loader:
-                if isinstance(batch, DataError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            what = f"a data worker failed: {str(error).splitlines()[0]}"
-            todo = f"see that memory and /dev/shm suffice for {workers} workers, or use fewer"
-            raise DataError(what, self.records.place, todo) from error
+        batch = partial(self._batch, draw=draw)
+        place = self.records.place
+        return decoded(batch, steps, workers=workers, timeout=timeout, pin_memory=self.pin_memory, place=place)
+
+    def _batch(self, step: np.ndarray, draw: Draw | None) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, H, W), channels_last, and int64 (N,)."""
+        pixels = torch.from_numpy(np.stack([self.read(int(index), draw) for index in step]))
+        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.records.labels[step])
 
 
-# An error travels from a worker as a value: DataLoader rewrites the message of one that is raised.
-_Read = tuple[Tensor, Tensor] | DataError
+def decoded(
+    batch: Callable[[np.ndarray], B],
+    steps: Sequence[Tensor],
+    *,
+    workers: int,
+    timeout: float,
+    pin_memory: bool,
+    place: str | Path,
+) -> Iterator[B]:
+    """The batches of some steps, each made by a worker process from its samples' numbers.
+
+    Raises:
+        DataError: a sample cannot be read, or a worker died.
+    """
+    loader: data.DataLoader[Any] = data.DataLoader(
+        _Steps(batch, steps),
+        batch_size=None,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or it would draw from the global one, as dropout does
+    )
+    try:
+        for made in loader:
+            if isinstance(made, DataError):
+                raise made
+            yield made
+    except RuntimeError as error:
+        what = f"a data worker failed: {str(error).splitlines()[0]}"
+        todo = f"see that memory and /dev/shm suffice for {workers} workers, or use fewer"
+        raise DataError(what, place, todo) from error
 
 
-class _Steps(data.Dataset[_Read]):
-    """The batches of an epoch, by number: uint8 (N, 3, H, W) channels_last and int64 (N,), or the first error."""
+class _Steps(data.Dataset[Any]):
+    """The batches of an epoch by number, or the first error.
 
-    def __init__(self, split: Files, steps: Sequence[Tensor], draw: Draw | None) -> None:
-        self.split, self.draw = split, draw
+    An error travels from a worker as a value: DataLoader rewrites the message of one that is raised.
+    """
+
+    def __init__(self, batch: Callable[[np.ndarray], Any], steps: Sequence[Tensor]) -> None:
+        self.batch = batch
         self.steps = [step.numpy() for step in steps]
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, number: int) -> _Read:
-        step = self.steps[number]
+    def __getitem__(self, number: int) -> Any:
         try:
-            drawn = [self.split.read(int(index), self.draw) for index in step]
+            return self.batch(self.steps[number])
         except DataError as error:
             return error
-        pixels = torch.from_numpy(np.stack(drawn))
-        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.split.records.labels[step])

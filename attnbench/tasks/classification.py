@@ -30,12 +30,14 @@ class Classification:
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy of a batch, times the batch's weight."""
         logits = network(batch.images)
+        assert isinstance(batch.targets, Tensor)
         return F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing) * batch.weight
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
         """Top-1 and top-5 in percent and the mean loss, each sample counted once over all processes."""
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in batches:
+            assert isinstance(batch.targets, Tensor)
             sums += tally(network(batch.images), batch.targets).cpu()
         top1, top5, loss, count = process.total(sums.to(process.device)).tolist()
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}

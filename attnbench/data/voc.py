@@ -1,0 +1,253 @@
+"""PASCAL VOC (Everingham et al., IJCV 2010): ``<root>/VOC2007/{JPEGImages,Annotations,ImageSets/Main}``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import numpy as np
+
+from attnbench.data.box_augment import augmentation
+from attnbench.data.dataset import Dataset
+from attnbench.data.folder import contents
+from attnbench.data.images import read_rgb
+from attnbench.data.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
+from attnbench.errors import DataError
+from attnbench.options import Count, Names, checked
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+LARGEST = 1 << 20  # bytes of an annotation; VOC's have a few thousand
+
+
+@checked
+def voc(
+    *,
+    root: str,
+    train: Names,
+    val: Names,
+    augment: Literal["ssd", "mirror", "none"] = "ssd",
+    size: Count = 300,
+) -> Dataset:
+    """VOC images with their boxes; difficult objects are not learned and count for nothing.
+
+    Args:
+        root: the folder that holds ``VOC2007/``, or one above it (``VOCdevkit/VOC2007/``).
+        train, val: splits, such as ``VOC2007/trainval``; several are joined.
+        augment: of training images: what SSD does (photometric distortion, expansion, random crop, mirror, then
+            ``size`` x ``size`` pixels), only the mirror, or nothing.
+        size: side of a training image under ``augment=ssd``.
+
+    Raises:
+        DataError: a file is missing, a split empty, an annotation not what VOC's are; names the file.
+    """
+    base = devkit(Path(root).expanduser())
+    sides = [Annotated([record for split in splits for record in read(base, split)]) for splits in (train, val)]
+    counts = " + ".join(str(len(side)) for side in sides)
+    return scene_dataset(
+        *sides,
+        classes=CLASSES,
+        augment=augmentation(augment, size),
+        size=size,
+        source=f"PASCAL VOC, {', '.join(train)} and {', '.join(val)}: {counts} images",
+        facts=[repr((r.image.name, r.objects.boxes.tolist(), r.objects.labels.tolist())).encode()
+               for side in sides for r in side.records],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image's file and what its annotation says: its size and the objects in it."""
+
+    image: Path
+    width: int
+    height: int
+    objects: Objects
+
+
+class Annotated:
+    """Image files with records of what is in them."""
+
+    in_memory = False
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 3), grey images as RGB.
+
+        Raises:
+            DataError: the file cannot be read, or has another size than its annotation says.
+        """
+        record = self.records[index]
+        return sized(read_rgb(record.image), record.width, record.height, record.image)
+
+    def objects(self, index: int, masks: bool = True) -> Objects:
+        return self.records[index].objects
+
+
+def sized(image: object, width: int, height: int, path: Path) -> np.ndarray:
+    """An image as an array, if it has the size that is said.
+
+    Raises:
+        DataError: it has not, so that its boxes are not what they seem.
+    """
+    pixels = np.array(image)
+    if pixels.shape[:2] != (height, width):
+        what = f"this image has {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotation says {width}x{height}"
+        raise DataError(what, path, "restore the file")
+    return pixels
+
+
+def devkit(root: Path) -> Path:
+    """The folder that holds ``VOC2007/`` or another year's.
+
+    Raises:
+        DataError: there is none.
+    """
+    for base in (root, root / "VOCdevkit"):
+        if any(path.is_dir() for path in base.glob("VOC[0-9]*")):
+            return base
+    raise DataError(f"no VOC2007/ here: {contents(root)}", root, "set dataset.root to the folder that holds it")
+
+
+def read(base: Path, split: str) -> list[Record]:
+    """The records of a split.
+
+    Raises:
+        DataError: the first thing that is wrong in it.
+    """
+    records = []
+    for item in _each(base, split):
+        if isinstance(item, DataError):
+            raise item
+        records.append(item)
+    return records
+
+
+def check(root: Path) -> Iterator[str]:
+    """Everything that is wrong in a VOC folder, a line each: all splits, annotations and images."""
+    try:
+        base = devkit(root)
+    except DataError as error:
+        yield str(error)
+        return
+    for year in sorted(path for path in base.glob("VOC[0-9]*") if path.is_dir()):
+        found = [f"{year.name}/{p.stem}" for p in sorted((year / "ImageSets/Main").glob("*.txt")) if "_" not in p.stem]
+        if not found:
+            yield f"no split here ({year / 'ImageSets' / 'Main'}); it needs trainval.txt or test.txt"
+        yield from dict.fromkeys(line for split in found for line in _complaints(base, split))
+
+
+def _complaints(base: Path, split: str) -> Iterator[str]:
+    count = 0
+    for item in _each(base, split):
+        count += 1
+        try:
+            if isinstance(item, DataError):
+                raise item
+            Annotated([item]).image(0)
+        except DataError as error:
+            yield str(error)
+    if not count:
+        yield f"the split {split} is empty ({base})"
+
+
+def _each(base: Path, split: str) -> Iterator[Record | DataError]:
+    """Each record of a split, or what is wrong with it."""
+    year, _, name = split.partition("/")
+    listing = base / year / "ImageSets" / "Main" / f"{name}.txt"
+    try:
+        ids = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+        images = {entry.name for entry in os.scandir(base / year / "JPEGImages")}
+    except (OSError, UnicodeError) as error:
+        what = getattr(error, "strerror", None) or "not text"
+        yield DataError(f"the split {split} cannot be read: {what}", getattr(error, "filename", None) or listing)
+        return
+    for identity in ids:
+        try:
+            yield _record(base / year, identity, images)
+        except DataError as error:
+            yield error
+
+
+def _record(year: Path, identity: str, images: set[str]) -> Record:
+    path = year / "Annotations" / f"{identity}.xml"
+    if f"{identity}.jpg" not in images:
+        raise DataError("this image is missing", year / "JPEGImages" / f"{identity}.jpg", "restore it")
+    tree = parse(path)
+    width, height = (int(_number(tree, f"size/{side}", path)) for side in ("width", "height"))
+    found = tree.findall("object")  # of the annotation itself: a part of an object is no object
+    boxes = [_box(item, n, width, height, path) for n, item in enumerate(found, start=1)]
+    labels = [_label(item, n, path) for n, item in enumerate(found, start=1)]
+    difficult = np.array([item.findtext("difficult", "0").strip() == "1" for item in found], dtype=bool)
+    image = year / "JPEGImages" / f"{identity}.jpg"
+    return Record(image, width, height, boxed(boxes, labels, difficult=difficult))
+
+
+def parse(path: Path) -> ElementTree.Element:
+    """The root of an XML file.
+
+    Raises:
+        DataError: it cannot be read, is too large or damaged, or has a DOCTYPE, by which a file can ask for others
+            or grow without bound.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise DataError(f"this annotation cannot be read: {error.strerror}", path, "restore it") from error
+    if len(content) > LARGEST:
+        raise DataError(f"this annotation has more than {LARGEST} bytes", path, "restore it")
+    parser = ElementTree.XMLParser(target=_Builder(path))
+    try:
+        parser.feed(content)
+        root: ElementTree.Element = parser.close()
+    except ElementTree.ParseError as error:
+        raise DataError(f"this annotation is no XML: {error}", path, "restore it") from error
+    return root
+
+
+class _Builder(ElementTree.TreeBuilder):
+    """Builds the tree and refuses a DOCTYPE, which the parser announces in whatever encoding it stands."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise DataError("this annotation has a DOCTYPE", self.path, "remove the declaration")
+
+
+def _box(item: ElementTree.Element, n: int, width: int, height: int, path: Path) -> tuple[float, ...]:
+    """VOC counts pixels from 1 and names the last one inside: its box from 1 to 1 is one pixel wide."""
+    where = f"{path}: object {n}"
+    left, top, right, bottom = (_number(item, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
+    if right <= left or bottom <= top:  # a single pixel would have area by this counting, and is none of VOC's objects
+        raise NoArea(f"a box without area: {left:g}, {top:g} to {right:g}, {bottom:g}", where, "repair or remove it")
+    return checked_box((left - 1, top - 1, right, bottom), width, height, where)
+
+
+def _label(item: ElementTree.Element, n: int, path: Path) -> int:
+    name = item.findtext("name", "").strip()
+    if name not in CLASSES:
+        raise DataError(f"{name or 'no name'} is no class of VOC", f"{path}: object {n}", f"use {', '.join(CLASSES)}")
+    return CLASSES.index(name)
+
+
+def _number(item: ElementTree.Element, name: str, where: object) -> float:
+    text = item.findtext(name)
+    try:
+        return float(text or "")
+    except ValueError:
+        said = "is missing" if text is None else f"is {text!r}, no number"
+        raise DataError(f"{name} {said}", where, "repair the annotation") from None
