@@ -30,6 +30,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
   attnbench data check DIR               what is wrong with a data set, before a run finds it
   attnbench data shard SRC DST           an image folder as a few large files with checksums
+  attnbench predict RUN image ...        pictures with the boxes and masks that a run's detector finds
 
 Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
@@ -102,12 +103,16 @@ def report(outcome: Outcome) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from attnbench.measures import TITLES
     from attnbench.recorder import clock
 
     result = outcome.result or {}
     table = Table(show_header=False, title="done already" if outcome.state == "skipped" else "done")
-    table.add_row("top-1, last epoch", f"{result['top1']:.2f} %")
-    table.add_row("top-1, best epoch", f"{result['best_top1']:.2f} % (epoch {result['best_epoch']})")
+    for name, title in TITLES.items():
+        if name in result:
+            table.add_row(f"{title}, last epoch", f"{result[name]:.2f} %")
+        if f"best_{name}" in result:
+            table.add_row(f"{title}, best epoch", f"{result[f'best_{name}']:.2f} % (epoch {result['best_epoch']})")
     table.add_row("time", clock(result["seconds"]))
     if result["images_per_s"]:
         table.add_row("training speed", f"{result['images_per_s']:.0f} images/s")
@@ -180,6 +185,7 @@ COMMANDS = {
     "compare": "attnbench.compare.compare_command",
     "export": "attnbench.export.export_command",
     "data": "attnbench.curation.data",
+    "predict": "attnbench.prediction.predict_command",
 }
 
 

@@ -12,12 +12,12 @@ computed. The papers count otherwise; ``COUNTERS`` names their ways:
     thop2019_late  the same counter from August 2019 on: activations and max pooling are free
     detection  the ECA paper's (Table 4): convolutions their multiply-adds and one an output for a bias, batch norm 2
                and ReLU 1 an element in every use, pools 1 an input element, linear layers in x out, transposed
-               convolutions as convolutions over their output
+               convolutions as convolutions over their output; of a detector, 1000 regions and 100 masks included
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench.attention.squeeze import Squeeze
 from attnbench.insertion import Attended, Site
 
-Rule = Callable[[Any, Tensor, Tensor], int]  # module, input, output
+Rule = Callable[[Any, Any, Any], int]  # module, input, output
+Size = int | tuple[int, int]  # an image's side, or its height and width
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ class Complexity:
         return asdict(self)
 
 
-def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: int) -> Complexity:
+def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: Size) -> Complexity:
     """The size of a network and of the attention in it.
 
     Args:
         model: with attention.
         plain: the same backbone without.
         sites: what ``insert`` returned for the model.
-        size: side of the image.
+        size: side of the image, or its height and width.
     """
     ours, stock = _macs_by_module(model, size), _macs_by_module(plain, size)
     return Complexity(
@@ -112,12 +113,17 @@ def params(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def macs(model: nn.Module, size: int) -> int:
-    """Multiply-adds for one image (1, 3, size, size), in evaluation mode."""
+def trainable(model: nn.Module) -> int:
+    """Numbers that training moves: those of frozen stages are not among them."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def macs(model: nn.Module, size: Size) -> int:
+    """Multiply-adds for one image, in evaluation mode."""
     return _macs_by_module(model, size)[""]
 
 
-def activations(model: nn.Module, size: int) -> int:
+def activations(model: nn.Module, size: Size) -> int:
     """Elements that convolutions and linear layers put out for one image."""
     rules: dict[type, Rule] = dict.fromkeys(LAYERS, lambda module, x, y: y.numel())
     return sum(_by_rule(model, size, rules, every_use=True))
@@ -174,26 +180,30 @@ DETECTION: dict[type, Rule] = {
     Squeeze: lambda module, x, y: x.numel(),
 }
 
+# By name, so that torchvision need not be imported: its proposal head has a ReLU as a module where the paper's toolkit
+# spells it as a function, which counts nothing.
+DETECTION_HEADS: dict[str, Rule] = {"RPNHead": lambda module, x, y: -sum(feature.numel() for feature in x)}
 
-def _thop2019(model: nn.Module, size: int) -> int:
+
+def _thop2019(model: nn.Module, size: Size) -> int:
     return sum(_by_rule(model, size, THOP2019, every_use=False))
 
 
-def _thop2019_late(model: nn.Module, size: int) -> int:
+def _thop2019_late(model: nn.Module, size: Size) -> int:
     return sum(_by_rule(model, size, THOP2019_LATE, every_use=False))
 
 
-def _detection(model: nn.Module, size: int) -> int:
-    return sum(_by_rule(model, size, DETECTION, every_use=True))
+def _detection(model: nn.Module, size: Size) -> int:
+    return sum(_by_rule(model, size, {**DETECTION, **DETECTION_HEADS}, every_use=True))
 
 
-def _multiplications(model: nn.Module, size: int) -> int:
+def _multiplications(model: nn.Module, size: Size) -> int:
     """Multiply-adds, and the broadcast products of gates; the sums and the shifts of SB are not multiplications."""
     rules: dict[type, Rule] = {Attended: lambda module, x, y: y.numel() if module.combine == "mul" else 0}
     return macs(model, size) + sum(_by_rule(model, size, rules, every_use=True))
 
 
-COUNTERS: dict[str, Callable[[nn.Module, int], int]] = {
+COUNTERS: dict[str, Callable[[nn.Module, Size], int]] = {
     "macs": macs,
     "sb": _multiplications,
     "thop2019": _thop2019,
@@ -213,7 +223,7 @@ def sb_overhead(cin: int, hidden: int, cout: int, height: int, width: int) -> di
     }
 
 
-def _macs_by_module(model: nn.Module, size: int) -> dict[str, int]:
+def _macs_by_module(model: nn.Module, size: Size) -> dict[str, int]:
     """Multiply-adds in each module, by its dotted name; the whole under the empty name."""
     with _evaluated(model), FlopCounterMode(display=False) as counter:
         model(_image(model, size))
@@ -225,15 +235,20 @@ def _macs_by_module(model: nn.Module, size: int) -> dict[str, int]:
     return by_module
 
 
-def _by_rule(model: nn.Module, size: int, rules: dict[type, Rule], *, every_use: bool) -> list[int]:
-    """Operations of modules of the given types, of every use of a module or of its last."""
+def _by_rule(model: nn.Module, size: Size, rules: Mapping[Any, Rule], *, every_use: bool) -> list[int]:
+    """Operations of modules of the given types, or names of types, of every use of a module or of its last."""
     counts: dict[nn.Module, list[int]] = {}
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        operations = rules[type(module)](module, inputs[0], output)
+    def rule(module: nn.Module) -> Rule | None:
+        return rules.get(type(module)) or rules.get(type(module).__name__)
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        taken = rule(module)
+        assert taken
+        operations = taken(module, inputs[0], output)
         counts[module] = [*(counts.get(module, []) if every_use else []), operations]
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if type(m) in rules]
+    hooks = [m.register_forward_hook(count) for m in model.modules() if rule(m)]
     try:
         with _evaluated(model):
             model(_image(model, size))
@@ -243,8 +258,9 @@ def _by_rule(model: nn.Module, size: int, rules: dict[type, Rule], *, every_use:
     return [operations for uses in counts.values() for operations in uses]
 
 
-def _image(model: nn.Module, size: int) -> Tensor:
-    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+def _image(model: nn.Module, size: Size) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
 
 
 @contextmanager

@@ -32,6 +32,11 @@ from attnbench.declaration import build, checked_node, unknown, validated
 from attnbench.errors import ConfigError
 
 GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
+DETECTION = ("detector",)  # groups that only task=detection has
+
+# Data sets with boxes, and those of them with masks.
+BOXES = {"digits_det", "voc", "coco"}
+MASKS = {"digits_det", "coco"}
 
 # What does not change a run's result: left out of the hash that names its folder.
 NEUTRAL = {
@@ -150,15 +155,17 @@ def check(cfg: DictConfig) -> Config:
     choices = {str(k).split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items()}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
-    tree = validated(raw, ROOT | dict.fromkeys(GROUPS, dict), "")
+    groups = [*GROUPS, *(group for group in DETECTION if group in raw)]
+    tree = validated(raw, ROOT | dict.fromkeys(groups, dict), "")
     tree["paths"] = validated(raw["paths"], PATHS, "paths")
-    for group in GROUPS:
+    for group in groups:
         tree[group] = checked_node(raw[group], group)
-    return _coherent(Config(tree, {k: choices[k] for k in (*GROUPS, "experiment") if k in choices}))
+    return _coherent(Config(tree, {k: choices[k] for k in (*groups, "experiment") if k in choices}))
 
 
 def _coherent(config: Config) -> Config:
     """Refuse pairs that make no sense; without attention, every placement is none."""
+    _refuse_other_task(config)
     if config.choices["attention"] == "none":
         tree = config.tree | {"placement": _none_placement()}
         return Config(tree, config.choices | {"placement": "none"})
@@ -166,6 +173,26 @@ def _coherent(config: Config) -> Config:
         what = f"attention={config.choices['attention']} has nowhere to stand"
         raise ConfigError(what, "placement.roles", "use placement=block or layer")
     return config
+
+
+def _refuse_other_task(config: Config) -> None:
+    """Refuse a data set or a detector that the task has no use for.
+
+    A data set of one's own, behind another option file, is taken for what the task needs.
+    """
+    choices, detects = config.choices, config.choices.get("task") == "detection"
+    dataset, known = choices.get("dataset", ""), names("dataset")
+    if detects != ("detector" in config.tree):
+        what, todo = ("task=detection has no detector", f"use one of {', '.join(names('detector'))}")
+        if not detects:
+            what, todo = f"detector={choices['detector']} has no task that detects", "add task=detection"
+        raise ConfigError(what, "detector", todo)
+    if dataset in known and detects != (dataset in BOXES):
+        fitting = sorted(BOXES if detects else set(known) - BOXES)
+        what = f"dataset={dataset} is not for task={choices['task']}"
+        raise ConfigError(what, "dataset", f"use {', '.join(fitting)}")
+    if detects and choices["detector"].startswith("mask_") and dataset in BOXES - MASKS:
+        raise ConfigError(f"dataset={dataset} has no masks", "detector", f"use {', '.join(sorted(MASKS))}")
 
 
 @cache

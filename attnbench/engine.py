@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class Task(Protocol):
     """What the network is trained for."""
 
     metric: str  # the one that decides which epoch is best
+    results: tuple[str, ...]  # those of the last epoch that a run is known by
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The loss to minimise, a scalar: the batch's mean times its weight."""
@@ -29,6 +31,10 @@ class Task(Protocol):
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
         """Metrics over the validation split, each sample counted once."""
+        ...
+
+    def pictures(self) -> Mapping[str, np.ndarray]:
+        """What the last evaluation shows to the eye, uint8 (H, W, 3) by name."""
         ...
 
 

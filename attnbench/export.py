@@ -6,34 +6,29 @@ takes float images (N, 3, H, W) that are normalised as in training, and returns 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from attnbench import __version__, build, storage, weights
-from attnbench.config import GROUPS, Config, flatten
+from attnbench.config import Config
 from attnbench.errors import ConfigError, StorageError
 from attnbench.folder import RunFolder
+from attnbench.trained import Which, checkpoint, evaluated, refuse_other_config, run_config, stored_config
 from attnbench.words import Words
 
 log = logging.getLogger("attnbench")
 
 Format = Literal["safetensors", "onnx", "state_dict"]
-Which = Literal["last", "best"]
 
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "state_dict": ".pt"}
-
-# The files that may hold a checkpoint: a save that is under way, or was cut short, leaves the last under another name.
-FILES: dict[Which, tuple[str, ...]] = {"last": ("last.pt", "next.pt", "previous.pt"), "best": ("best.pt",)}
 
 CIFAR_SIZE = 32  # of the data sets that have no ``size`` to choose
 
@@ -75,7 +70,7 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
         The file that was written, whole or not at all.
 
     Raises:
-        ConfigError: a file name of another format; ``onnx`` without its packages.
+        ConfigError: a file name of another format; ``onnx`` without its packages, or of a detector.
         StorageError: not a run's folder, a damaged checkpoint, or one of another network; the file cannot be written.
     """
     path = output or run / "export" / f"{which}{SUFFIXES[format]}"
@@ -83,6 +78,8 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
     if format == "onnx":
         _need_onnx()
     trained = load_run(run, which)
+    if format == "onnx" and "detector" in trained.config.tree:
+        raise ConfigError("a detector has no ONNX form here", "--format", "use safetensors or state_dict")
     content = {"safetensors": _safetensors, "onnx": _onnx, "state_dict": _state_dict}[format](trained)
     storage.make_folder(path.parent)
     storage.write(path, lambda file: file.write(content))
@@ -95,10 +92,10 @@ def load_run(run: Path, which: Which = "last") -> Trained:
     Raises:
         StorageError: not a run's folder, a damaged checkpoint, or one of another network.
     """
-    config = _run_config(run)
-    state, digest = _checkpoint(run / "checkpoints", which)
-    _refuse_other_config(config, state, run)
-    model = _network(config, _evaluated(state), run / "checkpoints" / f"{which}.pt")
+    config = run_config(run)
+    state, digest = checkpoint(run / "checkpoints", which)
+    refuse_other_config(config, state, run)
+    model = _network(config, evaluated(state), run / "checkpoints" / f"{which}.pt")
     result = RunFolder(run).result()
     if result is None:
         epochs = config.tree["schedule"].get("epochs")
@@ -123,7 +120,7 @@ def load_exported(path: Path) -> nn.Module:
     except (KeyError, ValueError) as error:
         todo = "give a file that attnbench export wrote"
         raise StorageError("no configuration in this file's metadata", path, todo) from error
-    return _network(_stored_config(record, path), tensors, path)
+    return _network(stored_config(record, path), tensors, path)
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -136,95 +133,10 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise StorageError(f"no safetensors file: {weights.first_line(error)}", path) from error
 
 
-def _run_config(run: Path) -> Config:
-    path = run / "config.yaml"
-    if not path.is_file():
-        seeds = sorted(run.glob("seed*/config.yaml"))
-        todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
-        raise StorageError("not a run's folder: it has no config.yaml", run, todo)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"cannot read: {weights.first_line(error)}", path) from error
-    return _stored_config(record, path)
-
-
-def _stored_config(record: Any, where: Path) -> Config:
-    """A configuration that comes from a file, checked as one that is typed.
-
-    Raises:
-        StorageError: it is none, or not valid.
-    """
-    parts = record if isinstance(record, dict) else {}
-    choices = parts.get("choices")
-    tree = {key: value for key, value in parts.items() if key not in ("choices", "hash")}
-    lacking = [group for group in GROUPS if not isinstance(tree.get(group), dict)]
-    if lacking or not isinstance(choices, dict) or "attention" not in choices:
-        raise StorageError(f"no configuration of a run: it lacks {', '.join(lacking) or 'choices'}", where)
-    try:
-        return Config(tree, choices).updated({group: {} for group in GROUPS})
-    except ConfigError as error:
-        what = f"its configuration is not valid: {error.what}"
-        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
-
-
-def _checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
-    """A checkpoint whose hash is the listed one, and that hash.
-
-    Raises:
-        StorageError: there is none, or it is damaged.
-    """
-    digest = listed_hashes(folder).get(f"{which}.pt")
-    if digest is None:
-        raise StorageError(f"the run has no {which} checkpoint", folder, "train it first")
-    for name in FILES[which]:
-        if (folder / name).exists():
-            with open(folder / name, "rb") as file:  # one open file: a run under way may replace it after the hash
-                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-                    file.seek(0)
-                    return _content(file, folder / name), digest
-    other = "best" if which == "last" else "last"
-    what = f"{which}.pt is damaged or missing: its SHA-256 is not the one in SHA256SUMS"
-    raise StorageError(what, folder, f"restore it, or use --which {other}")
-
-
-def listed_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each checkpoint in a folder, by file name."""
-    path = folder / "SHA256SUMS"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
-def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
-        raise StorageError(f"not a checkpoint: {weights.first_line(error)}", path) from error
-    if not isinstance(state, dict) or not {"model", "config", "epoch"} <= state.keys():
-        raise StorageError("not a checkpoint of a run", path)
-    return state
-
-
-def _evaluated(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights that the run evaluates: the average where it keeps one. ``best.pt`` has them as its model."""
-    return weights.stripped(state.get("average") or state["model"])
-
-
-def _refuse_other_config(config: Config, state: Mapping[str, Any], run: Path) -> None:
-    """Refuse a config.yaml that was edited after the run: the checkpoint knows what it was."""
-    here = dict(flatten(config.tree))
-    differ = [key for key, value in state["config"].items() if key != "data" and here.get(key, ...) != value]
-    if differ:
-        pairs = [f"{key}: {here.get(key)} here, {state['config'][key]} there" for key in sorted(differ)]
-        what = f"config.yaml is not the checkpoint's: {weights.listed(pairs)}"
-        raise StorageError(what, run, "restore config.yaml, or train again with resume=never")
-
-
 def _network(config: Config, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
     """The network of a configuration with given weights; stock weights are not looked for."""
-    backbone = {"pretrained": False} if "pretrained" in config.tree["backbone"] else {}
     try:
-        model, _ = build.network(config.updated({"backbone": backbone}), _classes(config, tensors))
+        model, _ = build.network(build.without_weights(config), _classes(config, tensors))
     except ConfigError as error:
         raise StorageError(f"its network cannot be built: {error}", where) from error
     weights.load(model, tensors, where)
@@ -237,7 +149,7 @@ def _classes(config: Config, tensors: Mapping[str, Tensor]) -> int:
     for key in ten.keys() & tensors.keys():
         for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
             if one != other and tensors[key].ndim == ten[key].ndim:
-                return tensors[key].shape[axis]
+                return 10 + (tensors[key].shape[axis] - one) // (other - one)
     return 10  # whatever they are, they are not this network's: loading them says so
 
 

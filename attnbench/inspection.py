@@ -8,15 +8,17 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from attnbench import build, complexity, config
-from attnbench.complexity import Complexity, SiteCount
+from attnbench.complexity import Complexity, SiteCount, Size
 from attnbench.config import Config
 from attnbench.words import overriding
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+Setting = tuple[int, Size]  # classes, and the side of an image or its height and width
 
-def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], tuple[int, int]]:
+
+def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], Setting]:
     """The size of the network that a command line makes.
 
     Returns:
@@ -59,14 +61,16 @@ def show() -> None:
     Console().print(_tree(composed, size, setting))
 
 
-def title(composed: Config, setting: tuple[int, int]) -> str:
+def title(composed: Config, setting: Setting) -> str:
     """What was counted: ``eca at block on resnet50, 1000 classes, 224x224``."""
     c = composed.choices
     where = f"{c['attention']} at {c['placement']} on " if c["attention"] != "none" else ""
-    return f"{where}{c['backbone']}, {setting[0]} classes, {setting[1]}x{setting[1]}"
+    height, width = (setting[1], setting[1]) if isinstance(setting[1], int) else setting[1]
+    detector = f"{c['detector']} with " if "detector" in c else ""
+    return f"{detector}{where}{c['backbone']}, {setting[0]} classes, {height}x{width}"
 
 
-def _print_counts(composed: Config, size: Complexity, counted: dict[str, int], setting: tuple[int, int]) -> None:
+def _print_counts(composed: Config, size: Complexity, counted: dict[str, int], setting: Setting) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -104,7 +108,7 @@ def _print_sites(sites: list[SiteCount]) -> None:
     Console().print(table)
 
 
-def _tree(composed: Config, size: Complexity, setting: tuple[int, int]) -> Tree:
+def _tree(composed: Config, size: Complexity, setting: Setting) -> Tree:
     from rich.tree import Tree
 
     added = f"{len(size.sites)} sites, {size.attention_params:+,} params, {size.attention_macs:+,} MACs"

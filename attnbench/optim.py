@@ -25,7 +25,8 @@ class Schedule:
         lr_reference_batch: the rate is scaled by images per update / this (null: never).
         warmup_epochs: the rate first rises linearly over so many epochs.
         per: whether e is whole (``epoch``) or moves with every ``step``.
-        factor, period: of the laws step and exponential.
+        factor, period: of the laws step and exponential; the period may be a list of the epochs after which the rate
+            drops.
         accumulate: parts in which a batch is computed, one after the other, for one update.
         ema_decay: of the average of the weights that is evaluated in their stead (null: none).
     """
@@ -40,7 +41,7 @@ class Schedule:
     warmup_epochs: NonNegative = 0.0
     per: Pace = "epoch"
     factor: Positive = 0.1
-    period: Count = 30
+    period: Count | list[Count] = 30
     accumulate: Count = 1
     ema_decay: Fraction | None = None
 
@@ -63,8 +64,13 @@ class Schedule:
         )
 
 
+def _drops(period: int | list[int], epoch: float) -> float:
+    """How often the rate has dropped."""
+    return epoch // period if isinstance(period, int) else sum(epoch >= at for at in period)
+
+
 LAWS: dict[str, Callable[[Schedule, float], float]] = {
-    "step": lambda s, e: s.factor ** (e // s.period),
+    "step": lambda s, e: s.factor ** _drops(s.period, e),
     "exponential": lambda s, e: s.factor**e,
     "linear": lambda s, e: max(0.0, 1.0 - e / s.epochs),
     "cosine": lambda s, e: (1.0 + math.cos(math.pi * min(1.0, e / s.epochs))) / 2,

@@ -28,12 +28,11 @@ class Enough(Exception):
 
 
 class Noise:
-    """Batches of noise without end."""
+    """One batch of noise without end."""
 
-    def __init__(self, batch: int, size: int, classes: int, device: torch.device) -> None:
-        images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
-        self.batch = Batch(images, torch.randint(0, classes, (batch,), device=device), 1.0)
-        self.samples = batch * len(self)
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.samples = len(batch.images) * len(self)
 
     def __len__(self) -> int:
         return 1000
@@ -69,27 +68,29 @@ def seconds_per_image(config: Config) -> tuple[float, int]:
 
     On a CPU the batch is cut to what takes little time, on a GPU only to what fits.
     """
-    classes, size = build.setting(config, ["dataset="])
+    _, size = build.setting(config, ["dataset="])
+    pixels = size**2 if isinstance(size, int) else size[0] * size[1]
     batch: int = config.tree["batch_size"]
     with config.build("runtime").start() as process:
         if process.device.type == "cpu":
-            batch = max(2, min(batch, PIXELS // size**2))
+            batch = max(2, min(batch, PIXELS // pixels))
         while True:
             try:
-                return _timed(config, process, batch, size, classes) / batch, batch
+                return _timed(config, process, batch) / batch, batch
             except torch.OutOfMemoryError:
                 if batch <= 2:
                     raise
                 batch //= 2
 
 
-def _timed(config: Config, process: Process, batch: int, size: int, classes: int) -> float:
+def _timed(config: Config, process: Process, batch: int) -> float:
     """Seconds of a step."""
     torch.manual_seed(0)
     schedule, task = config.build("schedule"), config.build("task")
+    classes, _ = build.setting(config, ["dataset="])
     model = process.place(build.network(build.without_weights(config), classes)[0])
     tail.choose(model, config.tree["runtime"]["tail"])
-    feed = Feed(Noise(batch, size, classes, process.device), process, (0.5,) * 3, (0.25,) * 3)
+    feed = Feed(Noise(build.noise(config, batch, process.device)), process, (0.5,) * 3, (0.25,) * 3)
     watch = Stopwatch(process)
     with suppress(Enough):
         engine.fit(

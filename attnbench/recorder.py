@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnbench import storage
+from attnbench.measures import TITLES
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
     from torch.utils.tensorboard import SummaryWriter
 
@@ -77,6 +79,8 @@ class FolderRecorder:
         texts: named texts for TensorBoard: the composed configuration, the resolved sites.
         every: steps between two looks at the loss.
         gauges: what the attention learned, read after each epoch; see ``gauges``.
+        metric: what decides which epoch is best.
+        pictures: what the last evaluation shows, uint8 (H, W, 3) by name, looked at after each epoch.
     """
 
     def __init__(
@@ -91,13 +95,16 @@ class FolderRecorder:
         texts: Mapping[str, str],
         every: int,
         gauges: Callable[[], Mapping[str, Any]],
+        metric: str,
+        pictures: Callable[[], Mapping[str, np.ndarray]],
     ) -> None:
         self.path, self.gauges_path = folder / "metrics.jsonl", folder / "gauges.jsonl"
         self.every, self.steps, self.samples, self.gauges = every, steps, samples, gauges
+        self.pictures = pictures
         _keep(self.path, epoch)
         if self.gauges_path.exists():
             _keep(self.gauges_path, epoch)
-        self.writer = _writer(folder / "tb", epoch * steps + step, hparams, texts)
+        self.writer = _writer(folder / "tb", epoch * steps + step, hparams, texts, metric)
         self.progress = _Bar() if sys.stderr.isatty() else _Lines()
         self.done = 0
 
@@ -123,6 +130,8 @@ class FolderRecorder:
         for name, tag in TAGS.items():
             if name in metrics:
                 self.writer.add_scalar(tag, metrics[name], epoch + 1)
+        for name, picture in self.pictures().items():
+            self.writer.add_image(f"val/{name}", picture, epoch + 1, dataformats="HWC")
         self.writer.flush()
         self.progress.epoch(line)
 
@@ -132,8 +141,7 @@ class FolderRecorder:
 
 
 TAGS = {
-    "top1": "val/top1",
-    "top5": "val/top5",
+    **{name: f"val/{name}" for name in TITLES},
     "val_loss": "val/loss",
     "images_per_s": "perf/images_per_s",
     "data_time_share": "perf/data_time_share",
@@ -187,7 +195,9 @@ def _jsonl(line: Mapping[str, Any]) -> str:
     return json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
 
 
-def _writer(folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str]) -> SummaryWriter:
+def _writer(
+    folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str], metric: str
+) -> SummaryWriter:
     """An event file that carries the hparams itself: ``add_hparams`` would make a second run of it."""
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams as hparams_summaries
@@ -197,7 +207,7 @@ def _writer(folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[
         shutil.rmtree(folder, ignore_errors=True)
     writer = SummaryWriter(str(folder), purge_step=step or None)
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in hparams.items()}
-    for summary in hparams_summaries(plain, {"val/top1": 0.0}):
+    for summary in hparams_summaries(plain, {f"val/{metric}": 0.0}):
         writer._get_file_writer().add_summary(summary)
     for name, text in texts.items():
         writer.add_text(name, "```\n" + text + "\n```")
@@ -279,8 +289,7 @@ class _Bar:
 
 FORMS = {
     "train_loss": "loss {:.3f}",
-    "top1": "top-1 {:.2f} %",
-    "top5": "top-5 {:.2f} %",
+    **{name: TITLES[name] + " {:.2f} %" for name in ("mAP", "AP", "AP50", "mask_AP", "top1", "top5")},
     "images_per_s": "{:.0f} images/s",
 }
 

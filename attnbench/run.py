@@ -44,6 +44,7 @@ def train(config: Config) -> dict[str, Any]:
         Failure: its kind gives the exit code; the folder's status.json says the same.
     """
     build.sketch(config, num_classes=10)  # refuses a placement that cannot be, before anything is made
+    build.refuse_other_backbone(config)
     runtime: Runtime = config.build("runtime")
     runtime.check()  # and so does this a device that is not there
     folder = RunFolder(config.run_folder)
@@ -54,7 +55,8 @@ def train(config: Config) -> dict[str, Any]:
 
 
 def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:
-    schedule, task = config.build("schedule"), config.build("task")
+    schedule = config.build("schedule")
+    task: engine.Task = config.build("task", classes=data.classes)
     checkpoints = Checkpoints(folder.checkpoints, config.identity | {"data": data.fingerprint})
     torch.manual_seed(config.seed)
     model, sites = build.network(config, len(data.classes))
@@ -69,7 +71,9 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
     feed, val = build.feeds(config, data, process)
     if saved:
         _resume(state, saved, len(feed), process)
-    recorder = _recorder(config, folder, state, feed, sites, process)
+    if process.main:
+        storage.write_json(folder.path / "classes.json", list(data.classes))
+    recorder = _recorder(config, folder, state, task, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
     with process.signals(), closing(recorder):
         try:
@@ -88,7 +92,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
         except Stopped:
             saver.save(state)
             raise
-    result = _result(config, folder, data, state, process)
+    result = _result(config, folder, data, state, task, process)
     if process.main:
         folder.write("result.json", result)
         folder.status("done")
@@ -115,7 +119,13 @@ def _checkpoint_pace(config: Config) -> tuple[int | None, float]:
 
 
 def _recorder(
-    config: Config, folder: RunFolder, state: TrainState, feed: Feed, sites: list[Site], process: Process
+    config: Config,
+    folder: RunFolder,
+    state: TrainState,
+    task: engine.Task,
+    feed: Feed,
+    sites: list[Site],
+    process: Process,
 ) -> FolderRecorder | NullRecorder:
     if not process.main:
         return NullRecorder()
@@ -132,6 +142,8 @@ def _recorder(
         texts={"config": yaml.safe_dump(config.tree, sort_keys=False), "sites": "\n".join(listing)},
         every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
         gauges=lambda: gauges(state.model),
+        metric=task.metric,
+        pictures=task.pictures,
     )
 
 
@@ -152,19 +164,20 @@ def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
     return lines
 
 
-def _result(config: Config, folder: RunFolder, data: Dataset, state: TrainState, process: Process) -> dict[str, Any]:
+def _result(
+    config: Config, folder: RunFolder, data: Dataset, state: TrainState, task: engine.Task, process: Process
+) -> dict[str, Any]:
     sketch, _ = build.sketch(config, len(data.classes))
     metrics = read_metrics(folder.path / "metrics.jsonl") if process.main else []
     last = metrics[-1] if metrics else {}
     speeds = [line["images_per_s"] for line in metrics if "images_per_s" in line]
     return {
         "status": "done",
-        "top1": last.get("top1"),
-        "top5": last.get("top5"),
+        **{key: last[key] for key in task.results if key in last},
         **{f"best_{key}": value for key, value in state.best.items()},
         "epochs": state.epoch,
         "params": complexity.params(sketch),
-        "macs": complexity.macs(sketch, data.size),
+        "macs": complexity.macs(sketch, build.counted_size(config, data)),
         "images_per_s": statistics.median(speeds) if speeds else None,
         "seconds": state.seconds,
         "peak_memory_bytes": _peak_memory(process),

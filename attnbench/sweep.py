@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from attnbench import config as configuration
 from attnbench.attempt import Outcome
 from attnbench.errors import Failure
+from attnbench.measures import in_words
 
 
 class Sweep(Callback):
@@ -51,18 +52,15 @@ def expand(overrides: list[str]) -> list[list[str]]:
 
 
 def print_table(members: list[tuple[list[str], Outcome]]) -> None:
-    """One row a member: the overrides that tell it from the others, how it ended, its top-1 or why it failed."""
+    """One row a member: the overrides that tell it from the others, how it ended, its result or why it failed."""
     from rich.console import Console
     from rich.table import Table
 
     common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()
-    table = Table("member", "state", "top-1 %", "folder or reason", title=" ".join(sorted(common)))
+    table = Table("member", "state", "result %", "folder or reason", title=" ".join(sorted(common)))
     for overrides, outcome in members:
         name = " ".join(o for o in overrides if o not in common)
-        top1 = (outcome.result or {}).get("top1")
-        table.add_row(
-            name, outcome.state, f"{top1:.2f}" if top1 is not None else "", str(outcome.failure or outcome.folder)
-        )
+        table.add_row(name, outcome.state, in_words(outcome.result), str(outcome.failure or outcome.folder))
     console = Console()
     console.print(table)
     counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed")}

@@ -21,6 +21,7 @@ from attnbench.words import Words
 if TYPE_CHECKING:
     from torch import nn
 
+    from attnbench import complexity
     from attnbench.pool import Member
 
 Launch = Callable[["list[Member]", "int | None"], None]  # gives every member an outcome, so many at a time
@@ -126,7 +127,7 @@ def _missing(one: data.Table) -> str:
     return one.requires if one.requires and one.requires not in config.names("task") else ""
 
 
-def _sketch(composed: Config) -> tuple[nn.Module, int]:
+def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
     from attnbench import build
 
     classes, size = build.setting(composed, ["dataset="])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from attnbench.measures import in_words
 from attnbench.pool import Member, Slot, Watcher
 from attnbench.recorder import clock, read_metrics
 
@@ -38,14 +39,14 @@ class Lines:
             if member.outcome and member.name not in self.ended:
                 self.ended.add(member.name)
                 if member.outcome.state != "skipped":
-                    what = member.outcome.failure or top1(member.outcome.result)
+                    what = member.outcome.failure or in_words(member.outcome.result)
                     print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
     def close(self) -> None: ...
 
 
 class LiveTable:
-    """Members with their state, epoch, top-1 and time left, redrawn every second."""
+    """Members with their state, epoch, result so far and time left, redrawn every second."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -72,7 +73,7 @@ def drawing(members: Sequence[Member], slots: Sequence[Slot], now: float) -> Tab
     running = {id(slot.member): slot for slot in slots if slot.member}
     ordered = sorted(members, key=lambda m: (id(m) not in running, m.outcome is not None))
     ended = sum(m.outcome is not None for m in members)
-    table = Table("member", "state", "epoch", "top-1 %", "left", title=f"{ended} of {len(members)} members ended")
+    table = Table("member", "state", "epoch", "result %", "left", title=f"{ended} of {len(members)} members ended")
     for member in ordered[:ROWS]:
         table.add_row(*row(member, running.get(id(member)), now))
     if len(ordered) > ROWS:
@@ -83,14 +84,10 @@ def drawing(members: Sequence[Member], slots: Sequence[Slot], now: float) -> Tab
 def row(member: Member, slot: Slot | None, now: float) -> tuple[str, str, str, str, str]:
     """A member in five words."""
     if member.outcome:
-        return member.name, member.outcome.state, "", top1(member.outcome.result), ""
+        return member.name, member.outcome.state, "", in_words(member.outcome.result), ""
     if slot is None:
         return member.name, "waiting", "", "", ""
     lines = read_metrics(member.folder.path / "metrics.jsonl")
     epochs = member.config.tree["schedule"]["epochs"]
     left = clock((now - slot.since) / len(lines) * (epochs - len(lines))) if lines else ""
-    return member.name, "running", f"{len(lines)}/{epochs}", top1(lines[-1] if lines else None), left
-
-
-def top1(result: dict[str, Any] | None) -> str:
-    return f"{result['top1']:.2f}" if result and result.get("top1") is not None else ""
+    return member.name, "running", f"{len(lines)}/{epochs}", in_words(lines[-1] if lines else None), left

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnbench import build, config, declaration
-from attnbench.config import GROUPS, Config
+from attnbench.config import BOXES, DETECTION, GROUPS, MASKS, Config
 from attnbench.errors import ConfigError
 
-OPTIONS = [(group, name) for group in GROUPS for name in config.names(group)]
+OPTIONS = [(group, name) for group in (*GROUPS, *DETECTION) for name in config.names(group)]
 EXPERIMENTS = config.names("experiment")
 
 
@@ -30,7 +30,9 @@ def standing(attention: str) -> list[str]:
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_declares_just_what_its_builder_takes(group: str, name: str) -> None:
-    node = config.compose([f"{group}={name}", *(["attention=eca"] if group == "placement" and name != "none" else [])])
+    attention = ["attention=eca"] if group == "placement" and name != "none" else []
+    task = ["task=detection"] if group == "detector" or (group == "dataset" and name in BOXES) else []
+    node = config.compose([f"{group}={name}", *attention, *task])
     values = set(node.tree[group]) - {"_target_"}
     assert values == set(declaration.declaration(node.tree[group]["_target_"], group))
 
@@ -65,6 +67,8 @@ def test_every_experiment_is_the_papers_setting(name: str) -> None:
     recipe = (composed.tree["batch_size"], s["epochs"], s["lr"], s["weight_decay"], s["momentum"], s["law"])
     assert recipe == PAPERS[name][:6]
     assert {key: d[key] for key in PAPERS[name][6]} == PAPERS[name][6]
+    detector, expected = composed.tree.get("detector", {}), DETECTORS.get(name, {})
+    assert bool(detector) == bool(expected) and detector | expected == detector
 
 
 # batch, epochs, lr, weight decay, momentum, law, data options: the papers' own text
@@ -73,6 +77,14 @@ PAPERS = {
     "eca_imagenet_mobilenetv2": (96, 400, 0.045, 4e-5, 0.9, "exponential", {"resize_mode": "shorter"}),
     "sb_imagenet": (256, 300, 0.1, 4e-5, 0.9, "linear", {"resize": 256, "resize_mode": "square"}),
     "sb_cifar10": (128, 200, 0.1, 5e-4, 0.9, "cosine", {"pad": 2}),
+    "sb_voc": (32, 200, 0.01, 4e-5, 0.9, "cosine", {"augment": "ssd", "crop": 300, "val": ["VOC2007/test"]}),
+    "eca_coco": (8, 12, 0.01, 1e-4, 0.9, "step", {"augment": "mirror", "keep_empty": False}),
+}
+
+# The same for what only detectors have.
+DETECTORS: dict[str, dict[str, object]] = {
+    "sb_voc": {"size": 300, "frozen_stages": 0, "norm": "trained"},
+    "eca_coco": {"short_side": 800, "long_side": 1333, "frozen_stages": 1, "norm": "frozen"},
 }
 
 REFUSED = [
@@ -116,6 +128,14 @@ REFUSED = [
     (["attention=eca", "attention._target_=attnbench.storage.write"], "attention._target_", "builder"),
     (["attention=eca,se"], "command line", "attention"),
     (["attention"], "command line", "key=value"),
+    (["detector=ssd"], "detector", "add task=detection"),
+    (["task=detection", "detector=sdd"], "detector", "detector=ssd"),
+    (["task=detection", "dataset=cifar10"], "dataset", "digits_det"),
+    (["dataset=voc"], "dataset", "imagenet"),
+    (["task=detection", "detector=mask_rcnn", "dataset=voc"], "detector", "coco"),
+    (["task=detection", "detector.sise=64"], "detector.sise", "detector.size"),
+    (["task=detection", "detector.size=0"], "detector.size", ">= 1"),
+    (["task=detection", "task.metric=AP50"], "task.metric", "AP | mAP"),
 ]
 
 
@@ -189,6 +209,17 @@ def test_an_attention_brings_its_placement_and_the_command_line_wins() -> None:
     assert config.compose(["attention=sb"]).choices["placement"] == "layer"
     assert config.compose(["attention=sb", "placement=block"]).choices["placement"] == "block"
     assert config.compose(["experiment=sb_cifar10", "attention=eca"]).choices["placement"] == "block"
+
+
+def test_the_task_brings_what_it_needs_and_an_experiment_wins() -> None:
+    plain = config.compose(["task=detection"])
+    assert (plain.choices["dataset"], plain.choices["detector"]) == ("digits_det", "ssd")
+    assert plain.tree["detector"]["size"] == plain.tree["dataset"]["size"]
+    assert config.compose(["task=detection", "dataset=coco"]).tree["detector"]["size"] == 300
+    paper = config.compose(["experiment=eca_coco", "detector=mask_rcnn"])
+    assert (paper.choices["dataset"], paper.choices["detector"]) == ("coco", "mask_rcnn")
+    assert paper.tree["schedule"]["period"] == [8, 11] and paper.tree["detector"]["short_side"] == 800
+    assert MASKS <= BOXES and not BOXES - set(config.names("dataset"))
 
 
 def test_without_attention_every_placement_is_the_same_run() -> None:

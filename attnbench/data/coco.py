@@ -29,7 +29,7 @@ def coco(
     train: str = "train2017",
     val: str = "val2017",
     augment: Literal["ssd", "mirror", "none"] = "mirror",
-    size: Count = 800,
+    crop: Count = 300,
     without_area: Literal["refuse", "drop"] = "refuse",
     keep_empty: bool = True,
 ) -> Dataset:
@@ -39,7 +39,7 @@ def coco(
         root: the folder that holds ``annotations/`` and one folder of images for each split.
         train, val: the splits.
         augment: of training images: only the mirror, what SSD does (then without masks), or nothing.
-        size: side of a training image under ``augment=ssd``.
+        crop: side of a training image under ``augment=ssd``.
         without_area: what becomes of a box without area; COCO's training split has such.
         keep_empty: whether training sees images without an object to learn.
 
@@ -55,8 +55,8 @@ def coco(
     return scene_dataset(
         *sides,
         classes=tuple(sides[0].classes.values()),
-        augment=augmentation(augment, size),
-        size=size,
+        augment=augmentation(augment, crop),
+        size=crop,
         source=f"COCO, {train} and {val}: {counts} images",
         facts=[side.fact for side in sides],
         keep_empty=keep_empty,

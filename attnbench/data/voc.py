@@ -33,7 +33,7 @@ def voc(
     train: Names,
     val: Names,
     augment: Literal["ssd", "mirror", "none"] = "ssd",
-    size: Count = 300,
+    crop: Count = 300,
 ) -> Dataset:
     """VOC images with their boxes; difficult objects are not learned and count for nothing.
 
@@ -41,8 +41,8 @@ def voc(
         root: the folder that holds ``VOC2007/``, or one above it (``VOCdevkit/VOC2007/``).
         train, val: splits, such as ``VOC2007/trainval``; several are joined.
         augment: of training images: what SSD does (photometric distortion, expansion, random crop, mirror, then
-            ``size`` x ``size`` pixels), only the mirror, or nothing.
-        size: side of a training image under ``augment=ssd``.
+            ``crop`` x ``crop`` pixels), only the mirror, or nothing.
+        crop: side of a training image under ``augment=ssd``.
 
     Raises:
         DataError: a file is missing, a split empty, an annotation not what VOC's are; names the file.
@@ -53,8 +53,8 @@ def voc(
     return scene_dataset(
         *sides,
         classes=CLASSES,
-        augment=augmentation(augment, size),
-        size=size,
+        augment=augmentation(augment, crop),
+        size=crop,
         source=f"PASCAL VOC, {', '.join(train)} and {', '.join(val)}: {counts} images",
         facts=[repr((r.image.name, r.objects.boxes.tolist(), r.objects.labels.tolist())).encode()
                for side in sides for r in side.records],

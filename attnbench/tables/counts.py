@@ -13,7 +13,7 @@ from attnbench import complexity
 from attnbench.config import Config, compose
 from attnbench.tables.data import Column, Row, Table
 
-Sketch = Callable[[Config], tuple[nn.Module, int]]  # the network on the meta device, and the side of its images
+Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # the network on the meta device, its images' size
 Composed = Callable[[Sequence[str]], Config]  # the configuration of a row's overrides
 
 
@@ -91,6 +91,8 @@ def _ours(row: Row, counter: str, sketch: Sketch, compose: Composed) -> int | No
     model, size = sketch(composed)
     if counter == "params":
         return complexity.params(model)
+    if counter == "trainable":
+        return complexity.trainable(model)
     if counter == "module_params":
         return complexity.params(model) - complexity.params(sketch(composed.without_attention())[0])
     if counter == "sb_added":

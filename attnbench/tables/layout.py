@@ -121,7 +121,7 @@ def _traced(label: str, trace: Trace) -> list[str]:
     return [label, str(trace.seed), state, value, trace.folder, trace.commit or "", trace.device or ""]
 
 
-TRACED = ["row", "seed", "state", "top1", "folder", "commit", "device"]
+TRACED = ["row", "seed", "state", "result", "folder", "commit", "device"]
 
 
 def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) -> str:

@@ -98,7 +98,8 @@ def estimate(planned: Sequence[Member], probe: Probe, images: Images) -> Estimat
 def _kind(config: Config) -> str:
     """What is probed once: a backbone with an attention, on images of one size."""
     tree = config.tree
-    return json.dumps([tree["backbone"], config.choices["attention"], config.choices["dataset"], tree["runtime"]])
+    what = [tree["backbone"], config.choices["attention"], config.choices["dataset"], tree.get("detector")]
+    return json.dumps([*what, tree["runtime"]])
 
 
 def _epochs_left(run: Run) -> int:

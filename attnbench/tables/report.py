@@ -11,18 +11,19 @@ from typing import Any
 from attnbench import storage
 from attnbench.config import Config
 from attnbench.data.dataset import CHANGED
+from attnbench.measures import TITLES
 from attnbench.tables import counts
 from attnbench.tables.data import Row
 from attnbench.tables.runs import Chosen, Standing, baseline, seeded, seeds_there, standing
 from attnbench.tables.statistics import Paired, Spread, paired, spread
 
 # What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
-MEASURED = {"top1": "top1", "top5": "top5", "train_fps": "images_per_s"}
-BEST = {"top1": "best_top1"}
-COMPARED = ("top1", "top5")  # columns with paired differences
+MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s"}
+BEST = {"top1": "best_top1", "AP": "best_AP", "mAP": "best_mAP"}
+COMPARED = ("top1", "top5", "AP", "AP50", "mAP", "mask_AP")  # columns with paired differences
 
 EPOCHS = (
-    "top1 and top5 are the last epoch's, as the papers' are; the column of best epochs is the mean of each run's best "
+    "results are the last epoch's, as the papers' are; the column of best epochs is the mean of each run's best "
     "one, which was chosen on the validation images, and is no match for a printed number"
 )
 STATISTICS = (

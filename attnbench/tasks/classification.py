@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict
@@ -21,11 +22,14 @@ class Classification:
 
     Attributes:
         label_smoothing: the part of each target that is spread over all classes.
+        classes: their names, which the data set supplies.
     """
 
     label_smoothing: Fraction = 0.0
+    classes: tuple[str, ...] = ()
 
     metric = "top1"
+    results = ("top1", "top5")
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy of a batch, times the batch's weight."""
@@ -41,6 +45,10 @@ class Classification:
             sums += tally(network(batch.images), batch.targets).cpu()
         top1, top5, loss, count = process.total(sums.to(process.device)).tolist()
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """None: a label is not seen in an image."""
+        return {}
 
 
 def tally(logits: Tensor, targets: Tensor) -> Tensor:

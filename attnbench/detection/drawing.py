@@ -1,0 +1,57 @@
+"""An image with what was found in it: boxes, masks, classes and scores."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+LEAST_SIDE = 320  # pixels; a smaller image is enlarged, or its labels would cover it
+TINT = 0.45  # how much of a mask's colour covers its object
+
+
+def drawn(image: Tensor, answer: Mapping[str, Tensor], classes: Sequence[str], least: float = 0.5) -> np.ndarray:
+    """The image, uint8 (H, W, 3), with every detection whose score is at least ``least``.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        answer: boxes, labels from 1, scores, and masks if there are any, as torchvision's detectors give them.
+        classes: names, by label - 1.
+    """
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().copy()
+    kept = [int(i) for i in (answer["scores"] >= least).nonzero()[:, 0]]
+    for i in kept if "masks" in answer else ():
+        covered = (answer["masks"][i, 0] > 0.5).cpu().numpy()
+        tinted = (1 - TINT) * pixels[covered] + TINT * np.array(colour(int(answer["labels"][i])))
+        pixels[covered] = tinted.astype(np.uint8)
+    enlarged, times = _enlarged(Image.fromarray(pixels))
+    for i in reversed(kept):  # the best on top
+        label = int(answer["labels"][i])
+        words = f"{classes[label - 1]} {float(answer['scores'][i]):.2f}"
+        _box(ImageDraw.Draw(enlarged), [times * float(at) for at in answer["boxes"][i]], words, colour(label))
+    return np.array(enlarged)
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """A colour for a label, far from those of its neighbours."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.61803 % 1, 0.85, 1.0)
+    return int(255 * red), int(255 * green), int(255 * blue)
+
+
+def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    times = -(-LEAST_SIDE // max(image.size))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST), times
+
+
+def _box(draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, hue: tuple[int, int, int]) -> None:
+    """A frame, and its words on a patch above it or, at the image's edge, inside it."""
+    left, top, right, bottom = box
+    draw.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=hue, width=2)
+    font = ImageFont.load_default(size=12)
+    width, height = draw.textbbox((0, 0), words, font=font)[2:]
+    y = top - height - 3 if top >= height + 3 else top
+    draw.rectangle([left, y, left + width + 3, y + height + 3], fill=hue)
+    draw.text((left + 2, y + 1), words, fill=(0, 0, 0), font=font)

@@ -1,0 +1,30 @@
+"""What runs are measured by, in percent: the names in result.json and how they read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_COCO = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+
+# In the order in which they are shown; the first one that a run has is its headline.
+TITLES = {
+    "mAP": "mAP",
+    "mAP_area": "mAP by area",
+    **{name: name for name in _COCO},
+    **{f"mask_{name}": f"mask {name}" for name in _COCO},
+    "top1": "top-1",
+    "top5": "top-5",
+}
+
+
+def headline(values: Mapping[str, Any] | None) -> tuple[str, float] | None:
+    """The name and value by which a run is told in one number; ``values`` is a result or a line of metrics.jsonl."""
+    found = values or {}
+    return next(((name, float(found[name])) for name in TITLES if found.get(name) is not None), None)
+
+
+def in_words(values: Mapping[str, Any] | None) -> str:
+    """That number with its name, ``top-1 91.22``; empty if there is none."""
+    found = headline(values)
+    return f"{TITLES[found[0]]} {found[1]:.2f}" if found else ""

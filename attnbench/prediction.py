@@ -1,0 +1,95 @@
+"""``attnbench predict RUN image ...``: pictures with what a run's detector finds in them, and the same as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attnbench import storage
+from attnbench.data.images import read_rgb
+from attnbench.detection.drawing import drawn
+from attnbench.errors import ConfigError
+from attnbench.export import load_run
+from attnbench.trained import Which
+from attnbench.words import Words
+
+SCORE = 0.5
+
+
+def predict(
+    run: Path, images: Sequence[Path], *, output: Path | None = None, score: float = SCORE, which: Which = "last"
+) -> list[Path]:
+    """Draw what a run's detector finds in images.
+
+    Args:
+        run: the run's folder.
+        images: JPEG or PNG files, grey or colour, of any size.
+        output: the folder for the pictures, ``<image>.png`` each, and ``predictions.json``; None for
+            ``RUN/predictions``.
+        score: the least score of what is drawn; the data have all.
+        which: ``last`` or ``best`` weights.
+
+    Returns:
+        The pictures' files.
+
+    Raises:
+        ConfigError: the run is of no detector, or two images have one name.
+        DataError: a file is no image.
+        StorageError: not a run's folder, or the pictures cannot be written.
+    """
+    trained = load_run(run, which)
+    if "detector" not in trained.config.tree:
+        what = f"a run of task={trained.config.choices['task']} finds no objects"
+        raise ConfigError(what, run, "give a run of task=detection")
+    folder = output or run / "predictions"
+    paths = [folder / f"{image.stem}.png" for image in images]
+    if len(set(paths)) < len(paths):
+        raise ConfigError("two images have the same name", "command line", "rename one, or call this twice")
+    classes = names(run)
+    storage.make_folder(folder)
+    told = []
+    for image, path in zip(images, paths, strict=True):
+        pixels = torch.from_numpy(np.array(read_rgb(image))).permute(2, 0, 1).float() / 255
+        with torch.no_grad():
+            (answer,) = trained.model([pixels])
+        picture = Image.fromarray(drawn(pixels, answer, classes, score))
+        storage.write(path, partial(picture.save, format="PNG"))
+        told.append({"image": str(image), "objects": _objects(answer, classes)})
+    storage.write_json(folder / "predictions.json", told)
+    return paths
+
+
+def names(run: Path) -> list[str]:
+    """The names of a run's classes, as it wrote them down; their numbers where it did not."""
+    written = storage.read_json(run / "classes.json")
+    return list(written) if isinstance(written, list) else [str(n) for n in range(10_000)]
+
+
+def _objects(answer: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    each = zip(answer["boxes"].tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True)
+    return [
+        {"class": classes[label - 1], "score": round(score, 4), "box": [round(at, 2) for at in box]}
+        for box, label, score in each
+    ]
+
+
+def predict_command() -> None:
+    """``attnbench predict RUN image ... [--output DIR] [--score S] [--which last|best]``; prints the files' paths."""
+    words = Words(prog="attnbench predict", description="Pictures with boxes, masks, classes and scores.")
+    words.add_argument("run", metavar="RUN", type=Path, help="the folder of a run of task=detection")
+    words.add_argument("images", metavar="image", nargs="+", type=Path, help="JPEG or PNG files")
+    words.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
+    words.add_argument(
+        "--score", type=float, default=SCORE, help="the least score that is drawn (default: %(default)s)"
+    )
+    words.add_argument("--which", choices=("last", "best"), default="last", help="weights (default: %(default)s)")
+    taken = words.taken()
+    for path in predict(taken.run, taken.images, output=taken.output, score=taken.score, which=taken.which):
+        print(path)
