@@ -130,9 +130,9 @@ def counted_size(config: Config, data: Dataset) -> Size:
     return config.build("detector").canvas if "detector" in config.tree else data.size
 
 
-def noise(config: Config, batch: int, device: torch.device) -> Batch:
-    """Images of noise with any targets, as they come to the network's feed."""
-    classes, size = setting(config, ["dataset="])
+def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[str] = ("dataset=",)) -> Batch:
+    """Images of noise with any targets, as they come to the network's feed, in the size of ``setting``."""
+    classes, size = setting(config, overrides)
     height, width = (size, size) if isinstance(size, int) else size
     images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, device=device)
     labels = torch.randint(0, classes, (batch,), device=device)

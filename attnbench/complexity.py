@@ -226,7 +226,7 @@ def sb_overhead(cin: int, hidden: int, cout: int, height: int, width: int) -> di
 def _macs_by_module(model: nn.Module, size: Size) -> dict[str, int]:
     """Multiply-adds in each module, by its dotted name; the whole under the empty name."""
     with _evaluated(model), FlopCounterMode(display=False) as counter:
-        model(_image(model, size))
+        model(image(model, size))
     root = type(model).__name__
     by_module = {"": counter.get_total_flops() // 2}
     for name, operations in counter.get_flop_counts().items():
@@ -251,14 +251,15 @@ def _by_rule(model: nn.Module, size: Size, rules: Mapping[Any, Rule], *, every_u
     hooks = [m.register_forward_hook(count) for m in model.modules() if rule(m)]
     try:
         with _evaluated(model):
-            model(_image(model, size))
+            model(image(model, size))
     finally:
         for hook in hooks:
             hook.remove()
     return [operations for uses in counts.values() for operations in uses]
 
 
-def _image(model: nn.Module, size: Size) -> Tensor:
+def image(model: nn.Module, size: Size) -> Tensor:
+    """An image of nothing on a model's device, (1, 3, H, W)."""
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
 

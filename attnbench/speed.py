@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from attnbench import build, complexity, config, interleaved, sweep, tail
 from attnbench.config import Config
-from attnbench.data.dataset import Batch
 from attnbench.errors import ConfigError, OutOfMemory
+from attnbench.feed import Feed
 from attnbench.interleaved import Comparison, Median, wall_seconds
+from attnbench.probe import Noise
 from attnbench.runtime import Process, Runtime
 from attnbench.words import overriding
 
@@ -132,15 +133,16 @@ def measure(
 def member(label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool) -> Member:
     """Build a member's network, its optimizer and a batch of noise."""
     classes, size = build.setting(composed, overrides)
-    batch = composed.tree["batch_size"] if batch_named or size < 64 else BATCHES[process.device.type]
+    small = (size if isinstance(size, int) else min(size)) < 64
+    batch = composed.tree["batch_size"] if batch_named or small else BATCHES[process.device.type]
     torch.manual_seed(0)
     schedule, task = composed.build("schedule"), composed.build("task")
     model = process.place(build.network(build.without_weights(composed), classes)[0])
     tail.choose(model, composed.tree["runtime"]["tail"])
     network = process.wrap(model)
     state = build.train_state(model, schedule, process)
-    images = torch.randn(batch, 3, size, size, device=process.device).contiguous(memory_format=process.memory_format)
-    noise = Batch(images, torch.randint(0, classes, (batch,), device=process.device), 1.0)
+    given = Noise(build.noise(composed, batch, process.device, overrides))
+    noise = next(Feed(given, process, (0.5,) * 3, (0.25,) * 3).epoch(0))
 
     def train() -> None:
         network.train()
@@ -172,7 +174,7 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
     )
 
 
-def maps(model: nn.Module, size: int) -> int:
+def maps(model: nn.Module, size: complexity.Size) -> int:
     """Elements that the layers of a network put out for one image, operation by operation."""
     numbers: list[int] = []
 
@@ -182,7 +184,7 @@ def maps(model: nn.Module, size: int) -> int:
 
     hooks = [part.register_forward_hook(count) for part in model.modules() if not any(part.children())]
     with torch.no_grad():
-        model.eval()(torch.empty(1, 3, size, size, device="meta"))
+        model.eval()(complexity.image(model, size))
     for hook in hooks:
         hook.remove()
     return sum(numbers)
