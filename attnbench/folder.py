@@ -70,7 +70,9 @@ class RunFolder:
         with storage.changing(self.path):
             for name in ("result.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log"):
                 (self.path / name).unlink(missing_ok=True)
-            for path in filter(Path.exists, (self.checkpoints, self.path / "tb", self.path / "export")):
+            for path in filter(
+                Path.exists, (self.checkpoints, self.path / "tb", self.path / "export", self.path / "predictions")
+            ):
                 shutil.rmtree(path)
 
     def status(self, status: str, **about: Any) -> None:

@@ -45,6 +45,8 @@ def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
 # The files that take longest, so that they start first and no worker is left alone with one at the end.
 LONG = [
     "test_resume",
+    "test_detection_runs",
+    "test_detectors",
     "test_pool",
     "test_every_attention",
     "test_cli",

@@ -56,9 +56,14 @@ def voc(
         augment=augmentation(augment, crop),
         size=crop,
         source=f"PASCAL VOC, {', '.join(train)} and {', '.join(val)}: {counts} images",
-        facts=[repr((r.image.name, r.objects.boxes.tolist(), r.objects.labels.tolist())).encode()
-               for side in sides for r in side.records],
-    )  # fmt: skip
+        facts=[_fact(record) for side in sides for record in side.records],
+    )
+
+
+def _fact(record: Record) -> bytes:
+    """What the fingerprint knows of a record: everything but the pixels."""
+    of = record.objects
+    return repr((record.image.name, of.boxes.tolist(), of.labels.tolist(), of.difficult.tolist())).encode()
 
 
 @dataclass(frozen=True)
