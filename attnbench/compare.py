@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench import results, storage
 from attnbench.errors import ConfigError, DataError
+from attnbench.measures import TITLES, headline
 from attnbench.results import ABSENT, Run
 from attnbench.tables.report import source_of
 from attnbench.tables.statistics import Paired, paired, spread
@@ -102,6 +103,7 @@ NAMES = {
     "top1": "top-1 accuracy after the last epoch (%)",
     "top5": "top-5 accuracy after the last epoch (%)",
     "best_top1": "top-1 accuracy of the best epoch (%), chosen on the images it is measured on",
+    **{name: f"{title} after the last epoch (%)" for name, title in TITLES.items() if not name.startswith("top")},
     "params": "parameters",
     "macs": "multiply-adds an image",
     "images_per_s": "training speed (images/s)",
@@ -430,12 +432,13 @@ def compare_command() -> None:
     parser = Words(prog="attnbench compare", description="What differs between runs, and what it does.")
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, folders above them, quoted patterns")
     parser.add_argument("--by", metavar="KEY", help="the key on the picture's axis, such as attention.kernel_size")
-    parser.add_argument("--metric", default="top1", help="a number of result.json (default: %(default)s)")
+    parser.add_argument("--metric", help="a number of result.json (default: top1, or a detector's AP or mAP)")
     parser.add_argument("--baseline", metavar="KEY=VALUE", help="compare with these (default: attention=none)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/compare")
     words = parser.taken()
     found = results.find(words.runs)
-    comparison = compare(found, by=words.by, metric=words.metric, baseline=words.baseline)
+    metric = words.metric or next((told[0] for run in found if (told := headline(run.result))), "top1")
+    comparison = compare(found, by=words.by, metric=metric, baseline=words.baseline)
     show(comparison)
     for path in write(comparison, words.output or outputs() / "compare"):
         print(path)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from attnbench import storage
-from attnbench.config import Config
+from attnbench.config import DETECTION, Config
 from attnbench.errors import DataError, StorageError
 from attnbench.folder import RunFolder
 from attnbench.tables.runs import standing
@@ -97,7 +97,7 @@ def read(folder: Path) -> Run:
         raise StorageError("no configuration of a run", folder / "config.yaml", "restore or remove it") from error
     identity = Config(record, choices).identity
     values = {key: value for key, value in identity.items() if not key.endswith("_target_")}
-    named = {group: choices.get(group, ABSENT) for group in NAMED}
+    named = {group: choices.get(group, ABSENT) for group in (*NAMED, *(g for g in DETECTION if g in choices))}
     result = RunFolder(folder).result()
     return Run(folder, seed, named | values, result or {}, "done" if result else _state(folder))
 

@@ -87,8 +87,9 @@ class Features(nn.Module):
         training = self.body.training
         self.body.eval()  # no statistic moves
         example = next(self.body.parameters())
-        maps = self._maps(example.new_zeros(1, 3, PROBE, PROBE))
-        torch.stack([found.sum() for found in maps.values()]).sum().backward()
+        with torch.enable_grad():
+            maps = self._maps(example.new_zeros(1, 3, PROBE, PROBE))
+            torch.stack([found.sum() for found in maps.values()]).sum().backward()
         for name, child in list(self.body.named_children()):
             parameters = list(child.parameters())
             if parameters and all(p.grad is None for p in parameters):
