@@ -31,7 +31,7 @@ COMMON = [
 DETECTORS = {
     "ssd": ["detector=ssd", "detector.size=128", "schedule.lr=0.02", "schedule.epochs=8"],
     "faster_rcnn_small": ["detector=faster_rcnn_small", "schedule.lr=0.01", "schedule.epochs=8"],
-    "mask_rcnn_small": ["detector=mask_rcnn_small", "schedule.lr=0.01", "schedule.epochs=8"],
+    "mask_rcnn_small": ["detector=mask_rcnn_small", "schedule.lr=0.02", "schedule.epochs=8"],
 }
 SIDES = ["detector.short_side=128", "detector.long_side=192", "detector.anchor_size=16"]
 
