@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from attnbench import storage
-from attnbench.data.images import read_rgb
+from attnbench.data.images import load_rgb
 from attnbench.detection.drawing import drawn
 from attnbench.errors import ConfigError
 from attnbench.export import load_run
@@ -56,7 +56,7 @@ def predict(
     storage.make_folder(folder)
     told = []
     for image, path in zip(images, paths, strict=True):
-        pixels = torch.from_numpy(np.array(read_rgb(image))).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(np.array(load_rgb(image))).permute(2, 0, 1).float() / 255
         with torch.no_grad():
             (answer,) = trained.model([pixels])
         picture = Image.fromarray(drawn(pixels, answer, classes, score))

@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 from attnbench.data.box_augment import augmentation
 from attnbench.data.dataset import Dataset
 from attnbench.data.folder import contents
-from attnbench.data.images import read_rgb
+from attnbench.data.images import load_rgb
 from attnbench.data.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
 from attnbench.data.voc import sized
 from attnbench.errors import DataError
@@ -97,7 +97,7 @@ class Annotated:
             DataError: the file cannot be read, or has another size than its annotation says.
         """
         record = self.records[index]
-        return sized(read_rgb(record.image), record.width, record.height, record.image)
+        return sized(load_rgb(record.image), record.width, record.height, record.image)
 
     def objects(self, index: int, masks: bool = True) -> Objects:
         """With masks, if they are wanted and the annotations have segmentations."""

@@ -19,7 +19,6 @@ from attnbench.data.dataset import Draw
 from attnbench.data.folder import Side
 from attnbench.errors import DataError
 
-
 B = TypeVar("B")
 
 

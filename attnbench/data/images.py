@@ -36,6 +36,15 @@ def read_rgb(data: bytes, where: str | Path) -> Image.Image:
         raise unreadable(error, where) from error
 
 
+def load_rgb(path: str | Path) -> Image.Image:
+    """The image of a file as RGB.
+
+    Raises:
+        DataError: as ``read_file`` and ``read_rgb`` do.
+    """
+    return read_rgb(read_file(path), path)
+
+
 def read_file(path: str | Path) -> bytes:
     """The contents of an image file.
 

@@ -14,7 +14,7 @@ import numpy as np
 from attnbench.data.box_augment import augmentation
 from attnbench.data.dataset import Dataset
 from attnbench.data.folder import contents
-from attnbench.data.images import read_rgb
+from attnbench.data.images import load_rgb
 from attnbench.data.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
 from attnbench.errors import DataError
 from attnbench.options import Count, Names, checked
@@ -94,7 +94,7 @@ class Annotated:
             DataError: the file cannot be read, or has another size than its annotation says.
         """
         record = self.records[index]
-        return sized(read_rgb(record.image), record.width, record.height, record.image)
+        return sized(load_rgb(record.image), record.width, record.height, record.image)
 
     def objects(self, index: int, masks: bool = True) -> Objects:
         return self.records[index].objects
