@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attnbench import config as configuration
-from attnbench import trained
+from attnbench import stored
 from attnbench.complexity import Size
 from attnbench.config import Config
 from attnbench.data.dataset import Batch, Dataset
@@ -57,7 +57,7 @@ def _detector(config: Config, body: nn.Module, num_classes: int) -> tuple[nn.Mod
     model = options.network(body, num_classes)
     sites = _attended(config, body)
     if options.backbone_from:
-        trained.load_backbone(body, Path(options.backbone_from), config)
+        stored.load_backbone(body, Path(options.backbone_from), config)
     options.settle(model)
     return model, [_inside(site, "backbone.body.") for site in sites]
 
@@ -82,7 +82,7 @@ def refuse_other_backbone(config: Config) -> None:
         StorageError: there is no such run.
     """
     if source := config.tree.get("detector", {}).get("backbone_from"):
-        trained.refuse_other_backbone(Path(source), config)
+        stored.refuse_other_backbone(Path(source), config)
 
 
 def without_weights(config: Config) -> Config:

@@ -8,51 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from attnbench import __version__, build, storage, weights
-from attnbench.config import Config
+from attnbench import __version__, storage, weights
 from attnbench.errors import ConfigError, StorageError
-from attnbench.folder import RunFolder
-from attnbench.trained import Which, checkpoint, evaluated, refuse_other_config, run_config, stored_config
+from attnbench.stored import Which, stored_config
+from attnbench.trained import Trained, assembled, load_run
 from attnbench.words import Words
-
-log = logging.getLogger("attnbench")
 
 Format = Literal["safetensors", "onnx", "state_dict"]
 
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "state_dict": ".pt"}
 
 CIFAR_SIZE = 32  # of the data sets that have no ``size`` to choose
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a run's folder holds.
-
-    Attributes:
-        model: the network with its weights, in evaluation mode.
-        config: its configuration, checked again.
-        about: what else is worth knowing, as text that JSON admits: ``checkpoint`` and ``result``.
-    """
-
-    model: nn.Module
-    config: Config
-    about: dict[str, Any]
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The resolved configuration, the result and the version, each as a string."""
-        config = {"choices": self.config.choices, "hash": self.config.hash, **self.config.tree}
-        facts = {"config": config, **self.about}
-        return {"format": "pt", "attnbench": __version__, **{key: json.dumps(value) for key, value in facts.items()}}
 
 
 def export(run: Path, format: Format = "safetensors", output: Path | None = None, which: Which = "last") -> Path:
@@ -86,26 +58,6 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
     return path
 
 
-def load_run(run: Path, which: Which = "last") -> Trained:
-    """The trained network of a run's folder.
-
-    Raises:
-        StorageError: not a run's folder, a damaged checkpoint, or one of another network.
-    """
-    config = run_config(run)
-    state, digest = checkpoint(run / "checkpoints", which)
-    refuse_other_config(config, state, run)
-    model = _network(config, evaluated(state), run / "checkpoints" / f"{which}.pt")
-    result = RunFolder(run).result()
-    if result is None:
-        epochs = config.tree["schedule"].get("epochs")
-        log.warning(
-            "this run is not finished: these are its %s weights after %d of %s epochs", which, state["epoch"], epochs
-        )
-    about = {"which": which, "epoch": state["epoch"], "finished": result is not None, "sha256": digest}
-    return Trained(model, config, {"checkpoint": about, "result": result})
-
-
 def load_exported(path: Path) -> nn.Module:
     """The network of an exported safetensors file, in evaluation mode, built from the file's own metadata.
 
@@ -114,13 +66,13 @@ def load_exported(path: Path) -> nn.Module:
     Raises:
         StorageError: no such file, not attnbench's, or its weights are not of its configuration.
     """
-    tensors, metadata = _open_safetensors(path)
+    tensors, written = _open_safetensors(path)
     try:
-        record = json.loads(metadata["config"])
+        record = json.loads(written["config"])
     except (KeyError, ValueError) as error:
         todo = "give a file that attnbench export wrote"
         raise StorageError("no configuration in this file's metadata", path, todo) from error
-    return _network(stored_config(record, path), tensors, path)
+    return assembled(stored_config(record, path), tensors, path, {}).model
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -133,24 +85,11 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise StorageError(f"no safetensors file: {weights.first_line(error)}", path) from error
 
 
-def _network(config: Config, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
-    """The network of a configuration with given weights; stock weights are not looked for."""
-    try:
-        model, _ = build.network(build.without_weights(config), _classes(config, tensors))
-    except ConfigError as error:
-        raise StorageError(f"its network cannot be built: {error}", where) from error
-    weights.load(model, tensors, where)
-    return model.eval()
-
-
-def _classes(config: Config, tensors: Mapping[str, Tensor]) -> int:
-    """How many classes a network's weights tell apart: the size of what depends on their number."""
-    ten, eleven = (build.sketch(config, number)[0].state_dict() for number in (10, 11))
-    for key in ten.keys() & tensors.keys():
-        for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
-            if one != other and tensors[key].ndim == ten[key].ndim:
-                return 10 + (tensors[key].shape[axis] - one) // (other - one)
-    return 10  # whatever they are, they are not this network's: loading them says so
+def metadata(trained: Trained) -> dict[str, str]:
+    """The resolved configuration, the result and the version, each as a string."""
+    config = {"choices": trained.config.choices, "hash": trained.config.hash, **trained.config.tree}
+    facts = {"config": config, **trained.about}
+    return {"format": "pt", "attnbench": __version__, **{key: json.dumps(value) for key, value in facts.items()}}
 
 
 def _plain(model: nn.Module) -> dict[str, Tensor]:
@@ -160,7 +99,7 @@ def _plain(model: nn.Module) -> dict[str, Tensor]:
 def _safetensors(trained: Trained) -> bytes:
     from safetensors.torch import save
 
-    return save(_plain(trained.model), trained.metadata)
+    return save(_plain(trained.model), metadata(trained))
 
 
 def _state_dict(trained: Trained) -> bytes:
@@ -184,7 +123,7 @@ def _onnx(trained: Trained) -> bytes:
         verbose=False,
     )
     assert program is not None  # it is when a file is written
-    program.model.metadata_props.update(trained.metadata)
+    program.model.metadata_props.update(metadata(trained))
     return program.model_proto.SerializeToString()
 
 

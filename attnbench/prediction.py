@@ -16,8 +16,8 @@ from attnbench import storage
 from attnbench.data.images import load_rgb
 from attnbench.detection.drawing import drawn
 from attnbench.errors import ConfigError
-from attnbench.export import load_run
-from attnbench.trained import Which
+from attnbench.stored import Which
+from attnbench.trained import load_run
 from attnbench.words import Words
 
 SCORE = 0.5

@@ -1,160 +1,158 @@
-"""What a run's folder holds of a trained network: its configuration and its weights, both checked before use."""
+"""A run's trained network with its sites and, on a device, its data: what export, eval and figures start from.
+
+The weights are those that the run evaluates: the moving average where its schedule keeps one. The configuration in a
+run's folder is data: it is checked as what a user types, and calls no builder but attnbench's.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
-import torch
 import yaml
 from torch import Tensor, nn
 
-from attnbench import weights
-from attnbench.config import DETECTION, GROUPS, Config, flatten
-from attnbench.errors import ConfigError, StorageError
+from attnbench import build, weights
+from attnbench.config import Config
+from attnbench.data.dataset import Batch, Dataset
+from attnbench.errors import ConfigError, DataError, StorageError
+from attnbench.feed import Feed
+from attnbench.folder import RunFolder
+from attnbench.insertion import Site
+from attnbench.runtime import Process
+from attnbench.stored import Which, checkpoint, evaluated, refuse_other_config, run_config
 
-Which = Literal["last", "best"]
+log = logging.getLogger("attnbench")
 
-# The files that may hold a checkpoint: a save that is under way, or was cut short, leaves the last under another name.
-FILES: dict[Which, tuple[str, ...]] = {"last": ("last.pt", "next.pt", "previous.pt"), "best": ("best.pt",)}
-
-# What a backbone is: these must be the same where its weights come from. Dropout before a classifier is none of it.
-BACKBONE = ("backbone", "attention", "placement")
-APART = ("backbone.pretrained", "backbone.dropout")
+FREE = ("dataset", "runtime")  # groups whose options may be others than in training
 
 
-def run_config(run: Path) -> Config:
-    """The configuration of a run's folder.
+@dataclass(frozen=True)
+class Trained:
+    """What a run's folder holds.
+
+    Attributes:
+        model: the network with its weights, in evaluation mode.
+        sites: where its attention stands.
+        classes: how many it tells apart.
+        config: its configuration, checked again.
+        about: what else is worth knowing, as text that JSON admits: ``checkpoint`` and ``result``.
+    """
+
+    model: nn.Module
+    sites: list[Site]
+    classes: int
+    config: Config
+    about: dict[str, Any]
+
+    def told(self, words: Sequence[str]) -> Trained:
+        """The same with other options of data or runtime, such as ``dataset.root=DIR``.
+
+        Raises:
+            ConfigError: an option that belongs to the training, or is not valid.
+        """
+        values: dict[str, dict[str, Any]] = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            group, _, name = key.partition(".")
+            if not (equals and name) or group not in FREE:
+                todo = "write dataset.root=DIR, runtime.device=cpu or another key of these two groups"
+                raise ConfigError(f"{word} cannot be changed after the training", "command line", todo)
+            values.setdefault(group, {})[name] = yaml.safe_load(value)
+        return replace(self, config=self.config.updated(values))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A trained network on its device, with its data.
+
+    Attributes:
+        val: batches of the validation split, as the network reads them.
+    """
+
+    model: nn.Module
+    data: Dataset
+    val: Feed
+    process: Process
+
+    def batches(self, what: str) -> Iterator[Batch]:
+        """The validation split once, with a progress bar where someone looks on."""
+        from rich.console import Console
+        from rich.progress import track
+
+        shown = Console(stderr=True)
+        return track(self.val.epoch(0), what, len(self.val), console=shown, disable=not sys.stderr.isatty())  # type: ignore[return-value]
+
+
+@contextmanager
+def ready(trained: Trained) -> Iterator[Ready]:
+    """Bring a trained network to its device and open its data.
 
     Raises:
-        StorageError: it is no run's folder, or its configuration is not valid.
+        ConfigError: there is no such device.
+        DataError: no data there, or data of another number of classes.
     """
-    path = run / "config.yaml"
-    if not path.is_file():
-        seeds = sorted(run.glob("seed*/config.yaml"))
-        todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
-        raise StorageError("not a run's folder: it has no config.yaml", run, todo)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"cannot read: {weights.first_line(error)}", path) from error
-    return stored_config(record, path)
+    runtime = trained.config.build("runtime")
+    runtime.check()
+    data: Dataset = trained.config.build("dataset")
+    if len(data.classes) != trained.classes:
+        what = f"{len(data.classes)} classes, the network was trained on {trained.classes}"
+        raise DataError(what, "dataset.root", "give the data set of the run")
+    with runtime.start() as process:
+        model = process.place(trained.model).eval()
+        _, val = build.feeds(trained.config, data, process)
+        yield Ready(model, data, val, process)
 
 
-def stored_config(record: Any, where: Path) -> Config:
-    """A configuration that comes from a file, checked as one that is typed.
-
-    Raises:
-        StorageError: it is none, or not valid.
-    """
-    parts = record if isinstance(record, dict) else {}
-    choices = parts.get("choices")
-    tree = {key: value for key, value in parts.items() if key not in ("choices", "hash")}
-    lacking = [group for group in GROUPS if not isinstance(tree.get(group), dict)]
-    if lacking or not isinstance(choices, dict) or "attention" not in choices:
-        raise StorageError(f"no configuration of a run: it lacks {', '.join(lacking) or 'choices'}", where)
-    try:
-        return Config(tree, choices).updated({group: {} for group in (*GROUPS, *DETECTION) if group in tree})
-    except ConfigError as error:
-        what = f"its configuration is not valid: {error.what}"
-        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
-
-
-def checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
-    """A checkpoint whose hash is the listed one, and that hash.
-
-    Raises:
-        StorageError: there is none, or it is damaged.
-    """
-    digest = listed_hashes(folder).get(f"{which}.pt")
-    if digest is None:
-        raise StorageError(f"the run has no {which} checkpoint", folder, "train it first")
-    for name in FILES[which]:
-        if (folder / name).exists():
-            with open(folder / name, "rb") as file:  # one open file: a run under way may replace it after the hash
-                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-                    file.seek(0)
-                    return _content(file, folder / name), digest
-    other = "best" if which == "last" else "last"
-    what = f"{which}.pt is damaged or missing: its SHA-256 is not the one in SHA256SUMS"
-    raise StorageError(what, folder, f"restore it, or use --which {other}")
-
-
-def listed_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each checkpoint in a folder, by file name."""
-    path = folder / "SHA256SUMS"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
-def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
-        raise StorageError(f"not a checkpoint: {weights.first_line(error)}", path) from error
-    if not isinstance(state, dict) or not {"model", "config", "epoch"} <= state.keys():
-        raise StorageError("not a checkpoint of a run", path)
-    return state
-
-
-def evaluated(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights that the run evaluates: the average where it keeps one. ``best.pt`` has them as its model."""
-    return weights.stripped(state.get("average") or state["model"])
-
-
-def refuse_other_config(config: Config, state: Mapping[str, Any], run: Path) -> None:
-    """Refuse a config.yaml that was edited after the run: the checkpoint knows what it was."""
-    here = dict(flatten(config.tree))
-    differ = [key for key, value in state["config"].items() if key != "data" and here.get(key, ...) != value]
-    if differ:
-        pairs = [f"{key}: {here.get(key)} here, {state['config'][key]} there" for key in sorted(differ)]
-        what = f"config.yaml is not the checkpoint's: {weights.listed(pairs)}"
-        raise StorageError(what, run, "restore config.yaml, or train again with resume=never")
-
-
-def load_backbone(body: nn.Module, run: Path, config: Config) -> None:
-    """Load the backbone of a classification run, its attention included, into that of a detector.
+def load_run(run: Path, which: Which = "last") -> Trained:
+    """The trained network of a run's folder; it may be unfinished, which is said.
 
     Args:
-        body: the backbone without its classifier, with its attention.
-        run: the run's folder.
-        config: of the detector.
+        which: ``last``, the weights of ``top1`` in result.json, which the papers' tables report; or ``best``, those
+            of ``best_top1``, an epoch that was chosen by the images it is reported on.
 
     Raises:
-        ConfigError: the run's backbone, attention or placement is another; the line names the keys.
-        StorageError: not a run's folder, a damaged checkpoint, or weights that do not fit.
+        StorageError: not a run's folder, a damaged checkpoint, or one of another network.
     """
-    refuse_other_backbone(run, config)
-    state, _ = checkpoint(run / "checkpoints", "last")
-    theirs = evaluated(state)
-    heads = tuple(f"{name}." for name, child in body.named_children() if isinstance(child, nn.Identity))
-    kept = {key: value for key, value in theirs.items() if not key.startswith(heads)}
-    weights.load(body, kept, run / "checkpoints" / "last.pt")
+    config = run_config(run)
+    state, digest = checkpoint(run / "checkpoints", which)
+    refuse_other_config(config, state, run)
+    result = RunFolder(run).result()
+    if result is None:
+        epochs = config.tree["schedule"].get("epochs")
+        log.warning(
+            "this run is not finished: these are its %s weights after %d of %s epochs", which, state["epoch"], epochs
+        )
+    about = {"which": which, "epoch": state["epoch"], "finished": result is not None, "sha256": digest}
+    where = run / "checkpoints" / f"{which}.pt"
+    return assembled(config, evaluated(state), where, {"checkpoint": about, "result": result})
 
 
-def refuse_other_backbone(run: Path, config: Config) -> None:
-    """Refuse a run whose backbone is not that of a configuration.
+def assembled(config: Config, tensors: Mapping[str, Tensor], where: Path, about: dict[str, Any]) -> Trained:
+    """The network of a configuration with given weights; stock weights are not looked for.
 
     Raises:
-        ConfigError: names the keys that differ, with both values.
-        StorageError: not a run's folder.
+        StorageError: the weights are not of that configuration.
     """
-    theirs = run_config(run)
-    if "detector" in theirs.tree:
-        what = f"this run is of a detector, {theirs.choices['detector']}"
-        raise ConfigError(what, "detector.backbone_from", "give a classification run")
-    there, here = (_backbone(one) for one in (theirs, config))
-    differ = [key for key in here | there if here.get(key) != there.get(key)]
-    if differ:
-        pairs = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in differ]
-        what = f"the backbone of {run} is another: {weights.listed(pairs)}"
-        raise ConfigError(what, "detector.backbone_from", "give a run of the same backbone, attention and placement")
+    classes = _classes(config, tensors)
+    try:
+        model, sites = build.network(build.without_weights(config), classes)
+    except ConfigError as error:
+        raise StorageError(f"its network cannot be built: {error}", where) from error
+    weights.load(model, tensors, where)
+    return Trained(model.eval(), sites, classes, config, about)
 
 
-def _backbone(config: Config) -> dict[str, Any]:
-    """What a backbone is by its configuration: dotted keys and values, and the names of the options taken."""
-    named = {group: config.choices[group] for group in BACKBONE[:2]}
-    values = dict(flatten({group: config.tree[group] for group in BACKBONE}))
-    return named | {key: value for key, value in values.items() if key not in APART and not key.endswith("_target_")}
+def _classes(config: Config, tensors: Mapping[str, Tensor]) -> int:
+    """How many classes a network's weights tell apart: the size of what depends on their number."""
+    ten, eleven = (build.sketch(config, number)[0].state_dict() for number in (10, 11))
+    for key in ten.keys() & tensors.keys():
+        for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
+            if one != other and tensors[key].ndim == ten[key].ndim:
+                return 10 + (tensors[key].shape[axis] - one) // (other - one)
+    return 10  # whatever they are, they are not this network's: loading them says so

@@ -25,6 +25,7 @@ from attnbench import config, create_model, export, run
 from attnbench.config import Config
 from attnbench.errors import ConfigError, Failure, StorageError
 from attnbench.state import Checkpoints
+from attnbench.trained import Trained, load_run
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -99,7 +100,7 @@ def test_safetensors_metadata_hold_configuration_result_and_version(folder: Path
 def test_a_state_dict_is_tensors_only(folder: Path, tmp_path: Path) -> None:
     path = export.export(folder, "state_dict", tmp_path / "new" / "weights.pt")
     assert path == tmp_path / "new" / "weights.pt"
-    assert same(torch.load(path, weights_only=True), export.load_run(folder).model.state_dict())
+    assert same(torch.load(path, weights_only=True), load_run(folder).model.state_dict())
 
 
 def test_best_is_the_best_epochs(trained: Config, folder: Path) -> None:
@@ -120,11 +121,11 @@ def test_an_unfinished_run_is_exported_and_said_to_be(folder: Path, caplog: pyte
 
 
 def test_a_save_that_was_cut_short_leaves_its_checkpoint_exportable(folder: Path) -> None:
-    expected = export.load_run(folder).model.state_dict()
+    expected = load_run(folder).model.state_dict()
     for name in ("next.pt", "previous.pt"):
         other = shutil.copytree(folder, folder.with_name(name))
         (other / "checkpoints" / "last.pt").rename(other / "checkpoints" / name)
-        assert same(export.load_run(other).model.state_dict(), expected)
+        assert same(load_run(other).model.state_dict(), expected)
 
 
 def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> None:
@@ -231,7 +232,7 @@ def test_the_number_of_classes_is_the_weights_and_stock_weights_are_not_fetched(
     done = compose("backbone=resnet18", "backbone.pretrained=true", "attention=se")
     model = create_model("resnet18", "se", num_classes=7)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(export._safetensors(export.Trained(model, done, {})))
+    path.write_bytes(export._safetensors(Trained(model, [], 7, done, {})))
     monkeypatch.setattr(
         "torchvision.models.get_model_weights", lambda name: pytest.fail("stock weights were looked for")
     )
@@ -318,7 +319,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
     done = compose(f"backbone={backbone}", f"attention={attention}", f"dataset.size={size}")
     model = lively(create_model(backbone, attention, num_classes=10), size)
     path = tmp_path / "model.onnx"
-    path.write_bytes(export._onnx(export.Trained(model, done, {})))
+    path.write_bytes(export._onnx(Trained(model, [], 10, done, {})))
     for number in (1, 5):
         images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
         with torch.no_grad():
