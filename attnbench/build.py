@@ -145,6 +145,12 @@ def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[
     return Batch(list(images), targets, 1.0)
 
 
+def counting_sketch(config: Config) -> tuple[nn.Module, Size]:
+    """The network that a table's row is counted by, on the meta device, and its images' side."""
+    classes, size = setting(config, ["dataset="])
+    return sketch(config, classes)[0], size
+
+
 def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
     """Training and validation batches on the process's device."""
     common: dict[str, Any] = {

@@ -27,6 +27,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench speed attention=none,se,eca ...   training and inference speed, members in turn, and peak memory
   attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
   attnbench compare PATTERN [--by KEY]   what differs between runs: mean and deviation over seeds, a plot
+  attnbench figure [ID ...] [--runs ...] the papers' figures, and accuracy against cost of any runs
   attnbench eval RUN [--which best]      a run's weights once more over its validation split
   attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
   attnbench data check DIR               what is wrong with a data set, before a run finds it
@@ -184,6 +185,7 @@ COMMANDS = {
     "speed": "attnbench.speed.speed",
     "table": "attnbench.tabling.table",
     "compare": "attnbench.compare.compare_command",
+    "figure": "attnbench.figuring.figure_command",
     "eval": "attnbench.evaluation.eval_command",
     "export": "attnbench.export.export_command",
     "data": "attnbench.curation.data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,11 @@ class Run:
         return tuple(sorted((key, str(value)) for key, value in self.values.items()))
 
 
+def outputs() -> Path:
+    """Where runs go when nothing else is said."""
+    return Path(os.environ.get("ATTNBENCH_OUTPUTS", "outputs"))
+
+
 def find(words: Iterable[str]) -> list[Run]:
     """The runs at or below the given folders.
 
@@ -89,17 +95,32 @@ def read(folder: Path) -> Run:
     Raises:
         StorageError: its config.yaml cannot be read.
     """
+    config = stored(folder)
+    result = RunFolder(folder).result()
+    return Run(folder, config.seed, told(config), result or {}, "done" if result else _state(folder))
+
+
+def stored(folder: Path) -> Config:
+    """The configuration in a run's folder, as it was when it ran.
+
+    Raises:
+        StorageError: its config.yaml cannot be read.
+    """
     try:
         record = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        choices, seed = dict(record.pop("choices")), int(record.pop("seed"))
+        choices = dict(record.pop("choices"))
+        record["seed"] = int(record["seed"])
         record.pop("hash", None)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise StorageError("no configuration of a run", folder / "config.yaml", "restore or remove it") from error
-    identity = Config(record, choices).identity
-    values = {key: value for key, value in identity.items() if not key.endswith("_target_")}
-    named = {group: choices.get(group, ABSENT) for group in (*NAMED, *(g for g in DETECTION if g in choices))}
-    result = RunFolder(folder).result()
-    return Run(folder, seed, named | values, result or {}, "done" if result else _state(folder))
+    return Config(record, choices)
+
+
+def told(config: Config) -> Values:
+    """A configuration as a run's ``values``."""
+    values = {key: value for key, value in config.identity.items() if not key.endswith("_target_")}
+    named = (*NAMED, *(group for group in DETECTION if group in config.choices))
+    return {group: config.choices.get(group, ABSENT) for group in named} | values
 
 
 def _state(folder: Path) -> str:

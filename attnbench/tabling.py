@@ -130,8 +130,7 @@ def _missing(one: data.Table) -> str:
 def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
     from attnbench import build
 
-    classes, size = build.setting(composed, ["dataset="])
-    return build.sketch(composed, classes)[0], size
+    return build.counting_sketch(composed)
 
 
 # attnbench table

@@ -204,14 +204,14 @@ def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) 
 
 def _gaps(found: Standings, values: Mapping[int, float], wanted: int) -> str:
     """``done``, ``not run``, or which seeds are there and what became of the others."""
-    if len(values) == len(found):
+    if values and len(values) == len(found):
         return "done"
     others: dict[str, list[int]] = defaultdict(list)
     for seed, (_, stands) in found.items():
         if seed not in values:
             state = stands.state if stands.state != "done" else "nothing measured"
             others[f"{state}: {stands.reason}" if stands.reason else state].append(seed)
-    if not values and list(others) == ["not run"]:
+    if not values and set(others) <= {"not run"}:
         return "not run"
     there = [f"{len(values)} of {max(wanted, len(found))} seeds: {_listed(list(values))}"] if values else []
     return "; ".join([*there, *(f"{what} (seed {_listed(seeds)})" for what, seeds in others.items())])
@@ -286,12 +286,22 @@ def _row(line: Line) -> dict[str, Any]:
 
 def remarks(made: Report) -> list[str]:
     """What stands below every report: how much of it was run, by what and on what, and how to read it."""
+    lines = provenance(made)
+    if made.chosen.changed:
+        lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
+    columns = made.chosen.table.columns
+    if "train_fps" in columns:
+        lines.append("train_fps is that of our runs on their own device, to which no print of another one compares")
+    lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
+    return [*lines, EPOCHS, STATISTICS]
+
+
+def provenance(made: Report) -> list[str]:
+    """How much of a report was run, by what and on what."""
     traces = [trace for _, trace in made.traces]
     done = [trace for trace in traces if trace.state == "done"]
     paper, seeds = made.chosen.table.seeds, made.chosen.seeds
     lines = [f"runs: {len(done)} done of {len(traces)}; seeds {_listed(seeds)} (the paper: {paper} a row)"]
-    if made.chosen.changed:
-        lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
     for what, values in (
         ("commits", [trace.commit or "unknown" for trace in done]),
         ("devices", [trace.device or "unknown" for trace in done]),
@@ -300,11 +310,7 @@ def remarks(made: Report) -> list[str]:
     ):
         if values:
             lines.append(f"{what}: " + "; ".join(f"{value} ({_runs(n)})" for value, n in Counter(values).items()))
-    columns = made.chosen.table.columns
-    if "train_fps" in columns:
-        lines.append("train_fps is that of our runs on their own device, to which no print of another one compares")
-    lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
-    return [*lines, EPOCHS, STATISTICS]
+    return lines
 
 
 def _runs(n: int) -> str:

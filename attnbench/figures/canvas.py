@@ -1,0 +1,97 @@
+"""What all pictures share: colours, a canvas with title and notes that cover nothing, and the legend beside it.
+
+Matplotlib is imported when something is drawn, and without pyplot: a picture is an object like any other.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+    from matplotlib.lines import Line2D
+
+# M. Okabe and K. Ito's colours, which the colour-blind tell apart too; without their yellow, too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"  # shape tells them apart as well
+PRINTED = "#f3efe6"  # the ground of axes that show a paper's printed numbers, never ours
+WARNING = "#A03000"
+PER_INCH = 11.5  # characters of a title
+
+Grid = list[list["Axes"]]
+Style = dict[str, Any]  # what matplotlib takes as keywords
+
+
+def colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def marker(number: int) -> str:
+    """Together with ``colour`` different for the first 49."""
+    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+
+
+def canvas(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    title: str,
+    notes: Iterable[str] = (),
+    *,
+    warned: bool = False,
+    **options: Any,
+) -> tuple[Picture, Grid]:
+    """An empty picture.
+
+    Args:
+        rows, columns: of axes.
+        size: of all axes together, in inches; the words come on top.
+        notes: what stands below, small.
+        warned: whether the title holds a warning, and is coloured.
+        options: of ``subplots``.
+    """
+    from matplotlib.figure import Figure
+
+    width, height = size
+    above = textwrap.fill(title, int(width * PER_INCH))
+    below = "\n".join(textwrap.fill(note, int(width * PER_INCH * 1.35), subsequent_indent="   ") for note in notes)
+    high = height + 0.2 * (above.count("\n") + 1) + 0.14 * (below.count("\n") + 1)
+    picture = Figure(figsize=(width, high), layout="constrained")
+    picture.suptitle(above, fontsize=10, x=0.01, ha="left", color=WARNING if warned else "black")
+    if below:
+        picture.supxlabel(below, fontsize=7, x=0.01, ha="left", color="#333333")
+    axes: Grid = picture.subplots(rows, columns, squeeze=False, **options).tolist()
+    return picture, axes
+
+
+def plain(axes: Axes, title: str = "", printed: bool = False) -> None:
+    """The ground, the grid and the title of axes."""
+    if printed:
+        axes.set_facecolor(PRINTED)
+    axes.grid(alpha=0.3, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.set_title(title, fontsize=9)
+
+
+def legend(picture: Picture, handles: Sequence[Artist], title: str = "", **options: Any) -> None:
+    """Beside the axes, where it covers nothing."""
+    if handles:
+        about: Style = {"fontsize": 8, "frameon": False, "title": title, "title_fontsize": 8}
+        picture.legend(handles=list(handles), loc="outside right center", **about, **options)
+
+
+def key(label: str, **looks: Any) -> Line2D:
+    """A line of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **looks)
+
+
+def said(axes: Axes, text: str) -> None:
+    """Words in the middle of axes that have nothing else to show."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#777777", fontsize=9)

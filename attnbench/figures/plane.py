@@ -1,0 +1,113 @@
+"""A table's rows in the plane of what they cost and what they reach; a circle is as large as its operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnbench.figures.canvas import Style, canvas, colour, key, legend, plain, said
+from attnbench.figures.data import Figure
+from attnbench.figures.notes import notes
+from attnbench.tables.report import Cell, Line, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+    from matplotlib.lines import Line2D
+
+LARGEST = 900.0  # area in square points of the circle of most operations
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A row in plain units: parameters, operations and top-1 in percent with its deviation."""
+
+    series: int
+    text: str
+    params: float
+    operations: float
+    top1: float | None
+    std: float | None
+
+
+def draw(figure: Figure, made: Report) -> Picture:
+    """The printed numbers beside ours; on one scale if the setting is the paper's, else on two."""
+    changed = made.chosen.changed
+    below = notes(made, figure.column)
+    share: Style = {} if changed else {"sharex": True, "sharey": True}
+    picture, [[left, right]] = canvas(1, 2, (12, 4.6), made.title, below, warned=bool(changed), **share)
+    circles = {name: _circles(figure, made, name == "printed") for name in ("printed", "ours")}
+    most = max((c.operations for some in circles.values() for c in some), default=1.0)
+    for axes, name in ((left, "printed"), (right, "ours")):
+        _circles_on(axes, circles[name], most, f"not {'printed' if name == 'printed' else 'run'}")
+        axes.set_xlabel("parameters (10⁶)", fontsize=9)
+        axes.set_ylabel("top-1 accuracy (%)", fontsize=9)
+    plain(left, "printed in the paper", printed=True)
+    plain(right, "ours")
+    looks: Style = {"marker": "o", "ls": "none", "ms": 8, "alpha": 0.6}
+    keys = [key(series.label, color=colour(i), **looks) for i, series in enumerate(figure.series)]
+    lacking = any(circle.top1 is None for circle in circles["ours"])
+    legend(picture, [*keys, *([_missing()] if lacking else []), *_sizes(most)], labelspacing=1.0)
+    return picture
+
+
+def _circles(figure: Figure, made: Report, is_printed: bool) -> list[Circle]:
+    lines = {line.label: line for line in made.lines}
+    found = []
+    for number, series in enumerate(figure.series):
+        for label, text in series.rows.items():
+            line = lines[label]
+            params, operations = (_plain(line, name, is_printed) for name in (figure.across, figure.area))
+            if params is not None and operations is not None:
+                cell = line.cells[figure.column]
+                top1 = (float(cell.printed) if cell.printed else None) if is_printed else cell.ours
+                found.append(Circle(number, text, params, operations, top1, None if is_printed else cell.std))
+    return found
+
+
+def _plain(line: Line, name: str, is_printed: bool) -> float | None:
+    """A count in plain units."""
+    cell: Cell | None = line.cells.get(name)
+    if cell is None:
+        return None
+    return float(cell.printed) * cell.per if is_printed else cell.ours
+
+
+def _circles_on(axes: Axes, circles: list[Circle], most: float, nothing: str) -> None:
+    there = [circle for circle in circles if circle.top1 is not None]
+    for circle in there:
+        looks: Style = {"color": colour(circle.series), "alpha": 0.6}
+        at, high = circle.params / 1e6, circle.top1 or 0.0
+        axes.scatter([at], [high], s=area(circle.operations, most), edgecolors="white", **looks)
+        if circle.std is not None:
+            axes.errorbar([at], [high], [circle.std], fmt="none", capsize=3, elinewidth=1, color=colour(circle.series))
+        axes.annotate(circle.text, (at, high), ha="center", va="center", fontsize=7)
+    for circle in circles:
+        if circle.top1 is None:
+            marks: Style = {"transform": axes.get_xaxis_transform(), "color": colour(circle.series), "clip_on": False}
+            axes.plot([circle.params / 1e6], [0.0], "x", ms=6, zorder=5, **marks)
+    axes.margins(0.12, 0.14)
+    if not there:
+        said(axes, nothing)
+
+
+def area(operations: float, most: float) -> float:
+    """The area of a circle in square points, proportional to the operations."""
+    return LARGEST * operations / most
+
+
+def _sizes(most: float) -> list[Line2D]:
+    """Circles of known operations, as large as in the picture."""
+    unit, power = (1e9, "⁹") if most >= 1e9 else (1e6, "⁶")
+    looks: Style = {"marker": "o", "ls": "none", "mfc": "none", "color": "#777777"}
+    steps = [_rounded(most / unit * part) for part in (0.2, 0.6)]
+    return [key(f"{step:g} · 10{power} operations", ms=area(step * unit, most) ** 0.5, **looks) for step in steps]
+
+
+def _rounded(number: float) -> float:
+    """To one digit."""
+    return float(f"{number:.0e}")
+
+
+def _missing() -> Line2D:
+    return key("no result of ours", color="#777777", marker="x", ls="none")

@@ -1,0 +1,139 @@
+"""``attnbench figure``: the papers' figures and those of any runs, listed and drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnbench import config, results
+from attnbench.errors import ConfigError
+from attnbench.figures import data, files, kinds
+from attnbench.figures.data import Figure
+from attnbench.tables.runs import Chosen, Composer, choose, standing, warning
+from attnbench.words import Words
+
+
+def figure_command() -> None:
+    """``attnbench figure [ID ...] [--runs RUNS ...] [--scale key=value ...] [--output DIR]``."""
+    taken = _words()
+    composer = _composer(taken)
+    if not taken.ids:
+        _list(taken, composer)
+        return
+    figures = [_narrowed(data.load(name), taken) for name in taken.ids]
+    runs = results.find(taken.runs) if taken.runs else None
+    looks = kinds.Looks(taken.which, taken.blocks, taken.images, taken.classes)
+    board = (Path(taken.outputs) if taken.outputs else results.outputs()) / "figures"
+    for figure in figures:
+        picture, title = kinds.draw(figure, runs, composer, taken.seeds, looks)
+        for path in files.save(picture, figure.id, title, taken.output or board, board):
+            print(path)
+
+
+def _narrowed(figure: Figure, taken: argparse.Namespace) -> Figure:
+    return figure.narrowed(taken.panels) if taken.panels else figure
+
+
+def _words() -> argparse.Namespace:
+    words = Words(prog="attnbench figure", description="The papers' figures, and those of any runs.")
+    words.add_argument("words", nargs="*", metavar="ID", help="such as eca/4; without one, a list; and key=value")
+    words.add_argument("--runs", nargs="+", default=[], help="run folders, folders above them, quoted patterns")
+    words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
+    words.add_argument("--seeds", type=_seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
+    words.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="some of a figure's panels: x0.35")
+    words.add_argument("--which", choices=("last", "best"), default="last", help="weights of which epoch (eca/6, 7)")
+    words.add_argument("--blocks", nargs="+", default=[], metavar="NAME", help="other blocks: 2_3 5_1 (eca/6, 7)")
+    words.add_argument("--images", nargs="+", type=int, metavar="N", help="other validation images (eca/6)")
+    words.add_argument("--classes", nargs="+", metavar="NAME", help="other classes (eca/7)")
+    words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
+    words.add_argument("--output", type=Path, metavar="DIR", help="where PNG and PDF go; default: outputs/figures")
+    words.add_argument("--json", action="store_true", help="the list as data")
+    return _sorted(words.taken())
+
+
+def _sorted(taken: argparse.Namespace) -> argparse.Namespace:
+    """Figures and overrides behind options that take all words that follow are still what they are."""
+    known = set(data.ids())
+    greedy = [*taken.runs, *taken.scale, *taken.panels, *taken.blocks]
+    ids = [*(w for w in taken.words if "=" not in w), *(w for w in greedy if w in known)]
+    taken.ids = list(dict.fromkeys(ids))
+    patterns = [w for w in taken.runs if not _is_override(w)]
+    taken.overrides = [w for w in (*taken.words, *taken.runs, *taken.panels, *taken.blocks) if _is_override(w)]
+    taken.runs = [w for w in patterns if w not in known]
+    for name in ("scale", "panels", "blocks"):
+        words = [w for w in getattr(taken, name) if w not in known]
+        setattr(taken, name, words if name == "scale" else [w for w in words if not _is_override(w)])
+    return taken
+
+
+def _is_override(word: str) -> bool:
+    """``epochs=2``, and not a folder such as ``outputs/k=3``."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key
+
+
+def _seeds(text: str) -> list[int]:
+    """``3``: seeds 0, 1, 2; ``0,4``: those."""
+    named = [word.strip() for word in text.split(",") if word.strip()]
+    if not named or not all(word.isdecimal() for word in named) or text == "0":
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor seeds with commas between them")
+    return sorted({int(word) for word in named}) if "," in text else list(range(int(text)))
+
+
+def _composer(taken: argparse.Namespace) -> Composer:
+    where = [f"paths.outputs={taken.outputs}"] if taken.outputs else []
+    return Composer([*taken.scale, *taken.overrides, *where])
+
+
+# attnbench figure
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A figure in the list: rows that are run in full, runs that are done."""
+
+    id: str
+    title: str
+    source: str
+    cells_run: int = 0
+    cells: int = 0
+    runs_done: int = 0
+    runs: int = 0
+
+
+def _list(taken: argparse.Namespace, composer: Composer) -> None:
+    for word in ("runs", "panels", "blocks", "images", "classes", "output"):
+        if getattr(taken, word):
+            raise ConfigError(f"--{word} of which figure", "command line", "name one, such as eca/4")
+    listed, changed = [], ""
+    with config.prepared():
+        for figure in map(data.load, data.ids()):
+            chosen = choose(figure.table, figure.table.rows, kinds.seeds(figure, taken.seeds), composer)
+            listed.append(_listed(figure, chosen))
+            changed = changed or chosen.changed
+    if taken.json:
+        print(json.dumps({"figures": [vars(one) for one in listed], "changed_protocol": changed}, indent=2))
+    else:
+        _print_list(listed, changed)
+
+
+def _listed(figure: Figure, chosen: Chosen) -> Listed:
+    runs = {run.path for run in chosen.runs()}
+    done = {path for path in runs if standing(path).state == "done"}
+    groups = {path.parent for path in runs}
+    whole = groups - {path.parent for path in runs - done}
+    return Listed(figure.id, figure.title, figure.source, len(whole), len(groups), len(done), len(runs))
+
+
+def _print_list(listed: Iterable[Listed], changed: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table("figure", "rows run", "runs done", "title", title=warning(changed) if changed else None)
+    for one in listed:
+        state = (f"{one.cells_run} / {one.cells}", f"{one.runs_done} / {one.runs}") if one.runs else ("", "any runs")
+        drawn.add_row(one.id, *state, one.title)
+    Console().print(drawn)
