@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -135,6 +136,29 @@ def compose(overrides: Sequence[str]) -> Config:
             return check(hydra_compose("train", list(overrides), return_hydra_config=True))
         except (HydraException, OmegaConfBaseException) as error:
             raise translate(error, overrides) from None
+
+
+def deviations(config: Config) -> dict[str, Any]:
+    """The keys and values in which a configuration differs from the options that it takes, the attention's first."""
+    usual = dict(flatten(_usual(config.choices)))
+    differ = {key: value for key, value in config.identity.items() if usual.get(key, value) != value}
+    return dict(sorted(differ.items(), key=lambda item: not item[0].startswith(("attention.", "placement."))))
+
+
+def _usual(choices: Mapping[str, str]) -> dict[str, Any]:
+    """What the option files say, the experiment's last: read, not composed, as that takes a run's start longer."""
+    tree = _read_option("train")
+    for group in GROUPS:
+        tree[group] = _read_option(f"{group}/{choices[group]}")
+    for key, value in _read_option(f"experiment/{choices.get('experiment')}").items():
+        tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+    return tree
+
+
+def _read_option(name: str) -> dict[str, Any]:
+    path = folder() / f"{name}.yaml"  # there is none of an option made for a command line, or of no experiment
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key: value for key, value in loaded.items() if key != "defaults"}
 
 
 def offer_timm(overrides: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("attnbench")
 
 LINE_SECONDS = 15.0  # between two plain lines inside an epoch
+LONGEST = 120  # characters of a run's name in TensorBoard; file systems take 255 bytes
 
 
 class Progress(Protocol):
@@ -72,6 +73,7 @@ class FolderRecorder:
 
     Args:
         folder: the run's folder.
+        name: what TensorBoard's list of runs says besides the folder; may be empty.
         epoch, step: where the run continues; what an earlier start wrote beyond that is dropped.
         steps: of an epoch.
         samples: images of an epoch, over all processes.
@@ -79,7 +81,6 @@ class FolderRecorder:
         texts: named texts for TensorBoard: the composed configuration, the resolved sites.
         every: steps between two looks at the loss.
         gauges: what the attention learned, read after each epoch; see ``gauges``.
-        metric: what decides which epoch is best.
         pictures: what the last evaluation shows, uint8 (H, W, 3) by name, looked at after each epoch.
     """
 
@@ -87,6 +88,7 @@ class FolderRecorder:
         self,
         folder: Path,
         *,
+        name: str,
         epoch: int,
         step: int,
         steps: int,
@@ -95,7 +97,6 @@ class FolderRecorder:
         texts: Mapping[str, str],
         every: int,
         gauges: Callable[[], Mapping[str, Any]],
-        metric: str,
         pictures: Callable[[], Mapping[str, np.ndarray]],
     ) -> None:
         self.path, self.gauges_path = folder / "metrics.jsonl", folder / "gauges.jsonl"
@@ -104,7 +105,7 @@ class FolderRecorder:
         _keep(self.path, epoch)
         if self.gauges_path.exists():
             _keep(self.gauges_path, epoch)
-        self.writer = _writer(folder / "tb", epoch * steps + step, hparams, texts, metric)
+        self.writer = _writer(folder / "tb", name, epoch * steps + step, hparams, texts)
         self.progress = _Bar() if sys.stderr.isatty() else _Lines()
         self.done = 0
 
@@ -195,19 +196,23 @@ def _jsonl(line: Mapping[str, Any]) -> str:
     return json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
 
 
-def _writer(
-    folder: Path, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str], metric: str
-) -> SummaryWriter:
-    """An event file that carries the hparams itself: ``add_hparams`` would make a second run of it."""
+def _writer(folder: Path, name: str, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str]) -> SummaryWriter:
+    """An event file with the run's hparams in it.
+
+    TensorBoard calls a run by the folder of its events, and takes the columns of its HParams tab from the first run
+    that declares any (as ``add_hparams`` does). None is declared here: it then finds them in all runs, together with
+    which of them differ.
+    """
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
     threading.excepthook = _excepthook
     if step == 0:  # what an earlier start drew is not this run's
         shutil.rmtree(folder, ignore_errors=True)
-    writer = SummaryWriter(str(folder), purge_step=step or None)
+    writer = SummaryWriter(str(folder / name[:LONGEST]), purge_step=step or None)
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in hparams.items()}
-    for summary in hparams_summaries(plain, {f"val/{metric}": 0.0}):
+    _, *session = hparams_summaries(plain, {})
+    for summary in session:
         writer._get_file_writer().add_summary(summary)
     for name, text in texts.items():
         writer.add_text(name, "```\n" + text + "\n```")

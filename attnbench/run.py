@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from attnbench import __version__, build, complexity, engine, storage, tail
-from attnbench.config import Config
+from attnbench.config import Config, deviations
 from attnbench.data.dataset import Dataset
 from attnbench.errors import Failure, OutOfMemory, Stopped, StorageError
 from attnbench.feed import Feed
@@ -134,6 +134,7 @@ def _recorder(
         log.info("%s", line)
     return FolderRecorder(
         folder.path,
+        name=_name(config),
         epoch=state.epoch,
         step=state.step,
         steps=len(feed),
@@ -142,9 +143,18 @@ def _recorder(
         texts={"config": yaml.safe_dump(config.tree, sort_keys=False), "sites": "\n".join(listing)},
         every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
         gauges=lambda: gauges(state.model),
-        metric=task.metric,
         pictures=task.pictures,
     )
+
+
+def _name(config: Config) -> str:
+    """What tells the run from others of its options, for a reader: ``kernel_size=3,epochs=2``."""
+    words = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in deviations(config).items()]
+    return ",".join(words).replace("/", "_")
+
+
+def _plain(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _options(config: Config) -> dict[str, Any]:
