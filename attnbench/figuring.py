@@ -10,10 +10,12 @@ from pathlib import Path
 
 from attnbench import config, results
 from attnbench.errors import ConfigError
-from attnbench.figures import data, files, kinds
+from attnbench.figures import data, files
 from attnbench.figures.data import Figure
 from attnbench.tables.runs import Chosen, Composer, choose, standing, warning
 from attnbench.words import Words
+
+GREEDY = ("runs", "scale", "panels", "blocks", "classes")
 
 
 def figure_command() -> None:
@@ -22,9 +24,15 @@ def figure_command() -> None:
     composer = _composer(taken)
     if not taken.ids:
         _list(taken, composer)
-        return
+    else:
+        _draw(taken, composer)
+
+
+def _draw(taken: argparse.Namespace, composer: Composer) -> None:
     figures = [_narrowed(data.load(name), taken) for name in taken.ids]
     runs = results.find(taken.runs) if taken.runs else None
+    from attnbench.figures import kinds  # and with it torch, when all words are known to be right
+
     looks = kinds.Looks(taken.which, taken.blocks, taken.images, taken.classes)
     board = (Path(taken.outputs) if taken.outputs else results.outputs()) / "figures"
     for figure in figures:
@@ -47,7 +55,7 @@ def _words() -> argparse.Namespace:
     words.add_argument("--which", choices=("last", "best"), default="last", help="weights of which epoch (eca/6, 7)")
     words.add_argument("--blocks", nargs="+", default=[], metavar="NAME", help="other blocks: 2_3 5_1 (eca/6, 7)")
     words.add_argument("--images", nargs="+", type=int, metavar="N", help="other validation images (eca/6)")
-    words.add_argument("--classes", nargs="+", metavar="NAME", help="other classes (eca/7)")
+    words.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="other classes (eca/7)")
     words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
     words.add_argument("--output", type=Path, metavar="DIR", help="where PNG and PDF go; default: outputs/figures")
     words.add_argument("--json", action="store_true", help="the list as data")
@@ -55,24 +63,22 @@ def _words() -> argparse.Namespace:
 
 
 def _sorted(taken: argparse.Namespace) -> argparse.Namespace:
-    """Figures and overrides behind options that take all words that follow are still what they are."""
-    known = set(data.ids())
-    greedy = [*taken.runs, *taken.scale, *taken.panels, *taken.blocks]
-    ids = [*(w for w in taken.words if "=" not in w), *(w for w in greedy if w in known)]
-    taken.ids = list(dict.fromkeys(ids))
-    patterns = [w for w in taken.runs if not _is_override(w)]
-    taken.overrides = [w for w in (*taken.words, *taken.runs, *taken.panels, *taken.blocks) if _is_override(w)]
-    taken.runs = [w for w in patterns if w not in known]
-    for name in ("scale", "panels", "blocks"):
-        words = [w for w in getattr(taken, name) if w not in known]
-        setattr(taken, name, words if name == "scale" else [w for w in words if not _is_override(w)])
+    """Options take all words that follow; the figures and overrides among these are still what they are."""
+    known, words = set(data.ids()), list(taken.words)
+    for name in GREEDY:
+        given = getattr(taken, name)
+        strays = [word for word in given if word in known or (_is_override(word) and name != "scale")]
+        setattr(taken, name, [word for word in given if word not in strays])
+        words += strays
+    taken.ids = list(dict.fromkeys(word for word in words if not _is_override(word)))
+    taken.overrides = [word for word in words if _is_override(word)]
     return taken
 
 
 def _is_override(word: str) -> bool:
     """``epochs=2``, and not a folder such as ``outputs/k=3``."""
     key, equals, _ = word.partition("=")
-    return bool(equals) and "/" not in key
+    return word.startswith("~") or (bool(equals) and "/" not in key)
 
 
 def _seeds(text: str) -> list[int]:
@@ -111,7 +117,7 @@ def _list(taken: argparse.Namespace, composer: Composer) -> None:
     listed, changed = [], ""
     with config.prepared():
         for figure in map(data.load, data.ids()):
-            chosen = choose(figure.table, figure.table.rows, kinds.seeds(figure, taken.seeds), composer)
+            chosen = choose(figure.table, figure.table.rows, figure.seeds(taken.seeds), composer)
             listed.append(_listed(figure, chosen))
             changed = changed or chosen.changed
     if taken.json:

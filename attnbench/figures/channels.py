@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-COLUMNS = 4  # blocks side by side
+COLUMNS = (4, 3)  # blocks side by side, whichever leaves fewer places empty
+GAP = 0.12  # between the blocks' networks, in heights of axes
 ALL = "#000000"
 
 
@@ -42,13 +43,21 @@ def squeezes(made: Squeezed, title: str, notes: Sequence[str], warned: bool) -> 
         line[0].set_title(f"class {made.labels[i]}", fontsize=8)
         for axes, block in zip(line[1:], made.blocks, strict=True):
             values = made.values[block.name]
-            plain(axes, f"GAP {_named(block)}" + f"\nr = {alike(values):.2f}" * (rows > 1) if i == 0 else "")
+            plain(axes, f"GAP {_named(block)}" + f"\nr = {alike(values):z.2f}" * (rows > 1) if i == 0 else "")
             axes.plot(values[i].numpy(), color=colour(i), lw=0.8)
-            axes.tick_params(labelsize=7)
+            _whole(axes)
     for axes in grid[-1][1:]:
         axes.set_xlabel("channel", fontsize=8)
     grid[rows // 2][1].set_ylabel("mean activation", fontsize=8)
     return picture
+
+
+def _whole(axes: Axes) -> None:
+    """Channels have whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.tick_params(labelsize=7)
 
 
 def alike(values: Tensor) -> float:
@@ -67,22 +76,16 @@ def weights(
         classes: those that are drawn, by their name in the data, as they are called.
     """
     names = _names(layers)
-    columns = min(COLUMNS, len(names))
+    columns = min(COLUMNS, key=lambda number: -len(names) % number) if len(names) > max(COLUMNS) else len(names)
     strips = -(-len(names) // columns)
-    size = (2.9 * columns + 1.6, 1.55 * strips * len(layers))
-    picture, grid = canvas(strips * len(layers), columns, size, title, notes, warned=warned)
+    heights = ([1.0] * len(layers) + [GAP]) * strips
+    size = (2.9 * columns + 1.6, 1.5 * strips * (len(layers) + GAP))
+    gridded: Style = {"gridspec_kw": {"height_ratios": heights}}
+    picture, grid = canvas(len(heights), columns, size, title, notes, warned=warned, **gridded)
     for at in range(strips * columns):
         strip, column = divmod(at, columns)
-        for row, layer in enumerate(layers):
-            axes = grid[strip * len(layers) + row][column]
-            if at < len(names):
-                _weights(axes, layer, names[at], classes)
-            else:
-                axes.set_axis_off()
-    for line in grid:
-        line[0].set_ylabel("weight", fontsize=8)
-    for axes in grid[-1]:
-        axes.set_xlabel("channel", fontsize=8)
+        lines = grid[strip * (len(layers) + 1) : (strip + 1) * (len(layers) + 1)]
+        _block([line[column] for line in lines], layers, names[at] if at < len(names) else "", classes)
     keys = [key(called, color=colour(i), lw=1.2) for i, called in enumerate(classes.values())]
     legend(picture, [*keys, key("all classes", color=ALL, lw=1.2, ls="--")])
     return picture
@@ -94,6 +97,22 @@ def _names(layers: Sequence[Layer]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _block(column: Sequence[Axes], layers: Sequence[Layer], name: str, classes: dict[str, str]) -> None:
+    """The networks under each other, on one scale; the last axes are the gap to the next block."""
+    *shown, gap = column
+    gap.set_axis_off()
+    for axes, layer in zip(shown, layers, strict=True):
+        if name:
+            _weights(axes, layer, name, classes)
+            if axes is not shown[0]:
+                axes.sharey(shown[0])
+        else:
+            axes.set_axis_off()
+    if name:
+        shown[0].autoscale()
+        shown[-1].set_xlabel("channel", fontsize=8)
+
+
 def _weights(axes: Axes, layer: Layer, name: str, classes: dict[str, str]) -> None:
     made = layer.weights
     block = next((block for block in made.blocks if block.name == name), None) if made else None
@@ -102,7 +121,8 @@ def _weights(axes: Axes, layer: Layer, name: str, classes: dict[str, str]) -> No
         said(axes, layer.missing or f"no block {name}")
         return
     plain(axes, f"{layer.name}: conv {_named(block)}")
-    axes.tick_params(labelsize=7)
+    axes.set_ylabel("weight", fontsize=8)
+    _whole(axes)
     means = made.means[name]
     for i, wanted in enumerate(classes):
         if wanted in made.classes:

@@ -20,6 +20,8 @@ from attnbench.errors import ConfigError
 from attnbench.tables import data
 from attnbench.tables.data import Column, Row, Table
 
+LOOKED_INTO = ("squeezes", "weights")  # kinds that show the inside of networks
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -66,7 +68,7 @@ class Figure:
     """A figure.
 
     Attributes:
-        kind: which of ``KINDS`` draws it.
+        kind: which of ``KINDS`` in ``kinds.py`` draws it.
         tables: where its rows are looked for.
         rows: those that no table has; ``printed_in`` names the table and row that print their numbers.
         shown: the labels of rows whose runs are looked into.
@@ -128,6 +130,10 @@ class Figure:
             max((source.seeds for source in sources), default=1),
             notes=self.notes,
         )
+
+    def seeds(self, wanted: list[int] | None) -> list[int] | None:
+        """Those that are asked for; of a network that is looked into one, unless seeds are named."""
+        return [0] if wanted is None and self.kind in LOOKED_INTO else wanted
 
     def narrowed(self, panels: list[str]) -> Figure:
         """The same with some of its panels.

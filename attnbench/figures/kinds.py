@@ -42,13 +42,13 @@ class Looks:
         which: weights of the last or the best epoch.
         blocks: names of blocks; the figure's if empty.
         images: numbers of validation images; evenly spaced ones if None.
-        classes: names of classes in the data; the figure's if None.
+        classes: names of classes in the data; the figure's if empty.
     """
 
     which: Which = "last"
     blocks: list[str] = field(default_factory=list)
     images: list[int] | None = None
-    classes: list[str] | None = None
+    classes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Asked:
         with config.prepared():
             if self.runs is not None:
                 return matched(table, self.runs, self.composer)
-            return choose(table, table.rows, seeds(self.figure, self.seeds), self.composer)
+            return choose(table, table.rows, self.figure.seeds(self.seeds), self.composer)
 
     def otherwise(self) -> list[str]:
         """Where data lie and what computes: the only words that a trained network takes from the command line."""
@@ -95,11 +95,6 @@ def draw(
         DataError: no run to show.
     """
     return KINDS[figure.kind](Asked(figure, runs, composer, seeds, looks))
-
-
-def seeds(figure: Figure, wanted: list[int] | None) -> list[int] | None:
-    """A network that is looked into is one run, unless seeds are named."""
-    return [0] if wanted is None and figure.kind in ("squeezes", "weights") else wanted
 
 
 def _cells(asked: Asked) -> Drawn:
@@ -141,12 +136,8 @@ def _lambdas(asked: Asked) -> Drawn:
         composed = asked.composer(row.overrides or [])
         chosen = replace(chosen, changed=differences([(results.told(composed), run) for run in runs]))
     made = lambdas.learned(runs)
-    notes = [lambdas.note(made), *(_epochs(run) for run in runs if not run.result), *figure.notes]
+    notes = [lambdas.note(made), *(f"{run.folder}: {run.state}" for run in runs if not run.result), *figure.notes]
     return lambdas.draw(made, chosen.title, notes, bool(chosen.changed)), chosen.title
-
-
-def _epochs(run: Run) -> str:
-    return f"{run.folder}: {run.state}"
 
 
 def _squeezes(asked: Asked) -> Drawn:
@@ -156,7 +147,7 @@ def _squeezes(asked: Asked) -> Drawn:
     network = _network(asked, chosen, composed)
     if network is None:
         raise _nothing(chosen)
-    here, lacking = signals.blocks(network, asked.looks.blocks or asked.figure.blocks)
+    here, lacking = _blocks(asked, network)
     with ready(network) as opened:
         numbers = asked.looks.images
         if numbers is None:
@@ -179,7 +170,7 @@ def _weights(asked: Asked) -> Drawn:
         if network is None:
             layers.append(channels.Layer(row.label, None, "not run"))
             continue
-        here, lacking = signals.blocks(network, asked.looks.blocks or asked.figure.blocks)
+        here, lacking = _blocks(asked, network)
         with ready(network) as opened:
             made = signals.mean_weights(opened, here, f"weights of {network.config.choices['attention']}")
             notes += [_of(row.label, network, opened.data.source), *_lacking(network, lacking)]
@@ -193,10 +184,19 @@ def _weights(asked: Asked) -> Drawn:
     return picture, chosen.title
 
 
+def _blocks(asked: Asked, network: Trained) -> tuple[list[signals.Block], list[str]]:
+    """The blocks that are shown, and those of the figure that the network lacks."""
+    here, lacking = signals.blocks(network, asked.looks.blocks or asked.figure.blocks)
+    if lacking and asked.looks.blocks:
+        have = ", ".join(block.name for block in signals.blocks(network, [])[0])
+        raise ConfigError(f"no attention at block {lacking[0]}", "--blocks", f"there is at {have}")
+    return here, lacking
+
+
 def _classes(asked: Asked, made: signals.Weights) -> dict[str, str]:
     """The classes that are drawn: those asked for, the figure's where the data have them, else evenly spaced ones."""
     wanted = asked.looks.classes
-    if wanted is not None:
+    if wanted:
         if unknown := [name for name in wanted if name not in made.classes]:
             some = ", ".join(made.classes[:12])
             raise ConfigError(f"there is no class {unknown[0]}", "--classes", f"there are {some}")
@@ -210,7 +210,7 @@ def _classes(asked: Asked, made: signals.Weights) -> dict[str, str]:
 def _network(asked: Asked, chosen: Chosen, composed: Config | None) -> Trained | None:
     """The trained network of a row, of the first seed that has one."""
     folders = [seeded(composed, seed).run_folder for seed in chosen.seeds] if composed else []
-    found = next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)
+    found = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
     return load_run(found, asked.looks.which).told(asked.otherwise()) if found else None
 
 
@@ -226,7 +226,7 @@ def _of(label: str, network: Trained, source: str) -> str:
     result = network.about["result"] or {}
     top1 = f", top-1 {result['top1']:.2f} %" if "top1" in result and about["which"] == "last" else ""
     which = f"{about['which']} weights, after epoch {about['epoch']} of {network.config.tree['schedule']['epochs']}"
-    return f"{label}: {c['attention']} in {c['backbone']}, seed {network.config.seed}, {which}{top1}; {source}"
+    return f"{label} is here {c['attention']} in {c['backbone']}, seed {network.config.seed}, {which}{top1}; {source}"
 
 
 def _lacking(network: Trained, names: Sequence[str]) -> list[str]:

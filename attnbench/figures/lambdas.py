@@ -121,11 +121,13 @@ def draw(made: Sequence[Learned], title: str, notes: Sequence[str], warned: bool
     deepest = max(place.depth for one in made for place in one.places)
     columns = len(roles) + 1
     size = (2.9 * columns + 1.6, 2.9 * len(made))
-    picture, grid = canvas(len(made), columns, size, title, notes, warned=warned, sharey="row")
+    picture, grid = canvas(len(made), columns, size, title, notes, warned=warned)
     for line, one in zip(grid, made, strict=True):
         for axes, role in zip(line, roles, strict=False):
             _over_epochs(axes, [place for place in one.places if place.role == role], deepest)
             plain(axes, " ".join(filter(None, [one.name, role])))
+            if axes is not line[0]:
+                axes.sharey(line[0])
         _over_depth(line[-1], one.places, roles)
         plain(line[-1], " ".join(filter(None, [one.name, "after the last epoch"])))
         line[0].set_ylabel("lambda, mean over channels", fontsize=9)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-NOTE = "Means and sample standard deviations over seeds; small points are single seeds."
+NOTE = "Means and sample standard deviations over seeds"
 
 # What accuracy is set against: the key in result.json, the axis, and how many of the plain unit one of it is.
 COSTS = {
@@ -27,7 +27,7 @@ COSTS = {
 
 def along(comparison: Comparison) -> Picture:
     """Mean and deviation of each group over the axis's key, and the single seeds as points."""
-    picture, [[axes]] = canvas(1, 1, (9, 4.5), comparison.common, [NOTE])
+    picture, [[axes]] = canvas(1, 1, (9, 4.5), comparison.common, [f"{NOTE}; small points are single seeds."])
     places = axis_places(comparison)
     curves: dict[str, list[Group]] = {}
     for group in comparison.groups:
@@ -75,7 +75,7 @@ def _curve(
 
 def costs(comparison: Comparison, title: str, notes: Sequence[str]) -> Picture:
     """Accuracy against parameters, multiply-adds and measured training speed, a point for each configuration."""
-    picture, [line] = canvas(1, len(COSTS), (12, 4), title, [*notes, NOTE], sharey=True)
+    picture, [line] = canvas(1, len(COSTS), (12, 4), title, [*notes, f"{NOTE}."], sharey=True)
     for axes, (metric, (words, per)) in zip(line, COSTS.items(), strict=True):
         plain(axes)
         axes.set_xlabel(words, fontsize=9)
