@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench import config, results
-from attnbench.errors import ConfigError
+from attnbench.errors import ConfigError, DataError
 from attnbench.figures import data, files
 from attnbench.figures.data import Figure
+from attnbench.results import Run
 from attnbench.tables.runs import Chosen, Composer, choose, standing, warning
 from attnbench.words import Words
 
@@ -30,15 +31,33 @@ def figure_command() -> None:
 
 def _draw(taken: argparse.Namespace, composer: Composer) -> None:
     figures = [_narrowed(data.load(name), taken) for name in taken.ids]
-    runs = results.find(taken.runs) if taken.runs else None
+    runs = _given(taken)
     from attnbench.figures import kinds  # and with it torch, when all words are known to be right
 
     looks = kinds.Looks(taken.which, taken.blocks, taken.images, taken.classes)
-    board = (Path(taken.outputs) if taken.outputs else results.outputs()) / "figures"
+    board = _outputs(composer) / "figures"
     for figure in figures:
         picture, title = kinds.draw(figure, runs, composer, taken.seeds, looks)
         for path in files.save(picture, figure.id, title, taken.output or board, board):
             print(path)
+
+
+def _given(taken: argparse.Namespace) -> list[Run] | None:
+    """The runs of the command line; None if it names none."""
+    if not taken.runs:
+        return None
+    found = results.find(taken.runs)
+    kept = [run for run in found if taken.seeds is None or run.seed in taken.seeds]
+    if not kept:
+        seeds = ", ".join(map(str, sorted({run.seed for run in found})))
+        raise DataError("no run of these seeds", "--seeds", f"there are {seeds}")
+    return kept
+
+
+def _outputs(composer: Composer) -> Path:
+    key = "paths.outputs="
+    given = [word.removeprefix(key) for word in composer.extra if word.startswith(key)]
+    return Path(given[-1]) if given else results.outputs()
 
 
 def _narrowed(figure: Figure, taken: argparse.Namespace) -> Figure:

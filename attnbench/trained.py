@@ -93,6 +93,8 @@ class Ready:
 def ready(trained: Trained) -> Iterator[Ready]:
     """Bring a trained network to its device and open its data.
 
+    Its attention runs as it is written, module by module, so that hooks see all of it.
+
     Raises:
         ConfigError: there is no such device.
         DataError: no data there, or data of another number of classes.

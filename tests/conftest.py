@@ -17,7 +17,7 @@ import torch
 from attnbench import config
 from attnbench.config import Config
 
-pytest_plugins = ["tests.data_fixtures", "tests.runs"]
+pytest_plugins = ["tests.data_fixtures", "tests.runs", "tests.figure_fixtures"]
 
 ROOT = Path(__file__).parent.parent
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,8 @@ from attnbench.errors import ConfigError
 from attnbench.insertion import Attended, Site
 from attnbench.placement import known_blocks
 from attnbench.trained import Ready, Trained
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]  # as torch calls it
 
 TIMEOUT = 120.0  # seconds to wait for a worker that decodes images
 
@@ -59,14 +61,14 @@ def listening(model: nn.Module) -> Iterator[Heard]:
             hook.remove()
 
 
-def _keep(into: dict[str, Tensor], path: str):  # type: ignore[no-untyped-def] # a hook, as torch calls it
+def _keep(into: dict[str, Tensor], path: str) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         into[path] = output.detach()
 
     return hook
 
 
-def _signal(into: dict[str, Tensor], path: str, attended: Attended):  # type: ignore[no-untyped-def]
+def _signal(into: dict[str, Tensor], path: str, attended: Attended) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if attended.combine != "replace" and output.shape[2:] == (1, 1):
             into[path] = output.detach().flatten(1)

@@ -1,0 +1,67 @@
+"""What the tests of figures share: figures drawn in memory, what runs would have left, and what a picture says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from matplotlib.figure import Figure as Picture
+
+from attnbench import config, results, storage
+from attnbench.figures import data, kinds
+from attnbench.tables.runs import Composer, seeded
+
+Draw = Callable[..., tuple[Picture, str]]
+Leave = Callable[..., Path]
+
+
+@pytest.fixture
+def draw(tmp_path: Path) -> Draw:
+    """A figure of the runs in the test's own folder."""
+
+    def drawn(
+        name: str | data.Figure,
+        *words: str,
+        seeds: list[int] | None = None,
+        runs: list[Path] | None = None,
+        **looks: Any,
+    ):
+        composer = Composer([*words, f"paths.outputs={tmp_path}/outputs"])
+        given = None if runs is None else results.find(map(str, runs))
+        figure = data.load(name) if isinstance(name, str) else name
+        return kinds.draw(figure, given, composer, seeds, kinds.Looks(**looks))
+
+    return drawn
+
+
+@pytest.fixture
+def leave(tmp_path: Path) -> Leave:
+    """Leaves what a run of some overrides would have left."""
+
+    def done(words: list[str], seed: int, top1: float | None = None, **result: Any) -> Path:
+        composed = config.compose([*words, f"paths.outputs={tmp_path}/outputs"])
+        folder = seeded(composed, seed).run_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"choices": composed.choices, "hash": composed.hash, **composed.tree, "seed": seed}
+        (folder / "config.yaml").write_text(yaml.safe_dump(record))
+        storage.write_json(folder / "env.json", {"commit": "c0ffee", "device": "a card"})
+        if top1 is None:
+            storage.write_json(folder / "status.json", {"status": "failed", "error": "the loss became nan"})
+        else:
+            left = {"status": "done", "top1": top1, "best_top1": top1, "epochs": 2, "seed": seed}
+            storage.write_json(folder / "result.json", left | {"data": {"source": "made up"}} | result)
+        return folder
+
+    return done
+
+
+def words(picture: Picture) -> str:
+    """Title and notes, without the line breaks."""
+    return " ".join(f"{picture.get_suptitle()} {picture.get_supxlabel()}".split())
+
+
+def legend(picture: Picture) -> list[str]:
+    return [text.get_text() for text in picture.legends[0].get_texts()]
