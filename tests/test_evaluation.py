@@ -15,6 +15,7 @@ from attnbench import cli, config, run
 from attnbench.config import Config
 from attnbench.errors import DataError, Failure
 from attnbench.evaluation import evaluate
+from attnbench.recorder import read_metrics
 from attnbench.state import Checkpoints
 from attnbench.trained import load_run, ready
 
@@ -44,6 +45,9 @@ def test_it_gives_what_the_run_wrote_down(trained: Config, say: Callable[..., st
     result = json.loads((trained.run_folder / "result.json").read_text())
     found = json.loads(say(trained.run_folder, "--json"))
     assert [found["top1"], found["top5"]] == pytest.approx([result["top1"], result["top5"]], abs=1e-6)
+    assert found["val_loss"] == pytest.approx(
+        read_metrics(trained.run_folder / "metrics.jsonl")[-1]["val_loss"], rel=1e-5
+    )
     assert found["images"] == 359 and found["epoch"] == 1 and found["which"] == "last"
     assert found["data"]["fingerprint"] == result["data"]["fingerprint"] and found["same_data"] is True
     assert found["changed"] == []

@@ -194,6 +194,7 @@ def test_circles_stand_at_parameters_and_are_as_large_as_operations(draw: Draw, 
     composed = config.compose(["backbone=resnet50"])
     assert x == pytest.approx(sum(p.numel() for p in build.sketch(composed, 10)[0].parameters()) / 1e6)
     assert y == 80.0 and "CHANGED PROTOCOL: dataset=digits" in title
+    assert ours.collections[0].get_sizes()[0] > 100  # few operations at 16 pixels, on a scale of their own
     assert [text.get_text() for text in ours.texts] == ["50"] and len(crosses(ours)) == 2
 
 
@@ -209,7 +210,7 @@ def test_given_runs_are_matched_by_what_tells_the_rows_apart(draw: Draw, leave: 
     changed = title.partition("CHANGED PROTOCOL: ")[2].partition(";")[0].split(", ")
     assert {"dataset=digits", "schedule.epochs=2", "batch_size=64"} <= set(changed)
     assert not any(word.startswith("attention.hidden") for word in changed)
-    assert "seeds 3" in words(picture)
+    assert "seeds 3" in words(picture) and "not run: SB hidden x3" in words(picture)
 
 
 def test_given_runs_of_the_papers_setting_are_not_called_changed(draw: Draw, leave: Leave) -> None:

@@ -44,12 +44,17 @@ def squeezes(made: Squeezed, title: str, notes: Sequence[str], warned: bool) -> 
         for axes, block in zip(line[1:], made.blocks, strict=True):
             values = made.values[block.name]
             plain(axes, f"GAP {_named(block)}" + f"\nr = {alike(values):z.2f}" * (rows > 1) if i == 0 else "")
-            axes.plot(values[i].numpy(), color=colour(i), lw=0.8)
+            axes.plot(values[i].numpy(), color=colour(i), lw=_thin(values))
             _whole(axes)
     for axes in grid[-1][1:]:
         axes.set_xlabel("channel", fontsize=8)
     grid[rows // 2][1].set_ylabel("mean activation", fontsize=8)
     return picture
+
+
+def _thin(values: Tensor) -> float:
+    """A line's width: the more channels, the thinner, as they lie closer."""
+    return max(0.3, min(0.9, 12 / values.shape[1] ** 0.5))
 
 
 def _whole(axes: Axes) -> None:
@@ -87,7 +92,7 @@ def weights(
         lines = grid[strip * (len(layers) + 1) : (strip + 1) * (len(layers) + 1)]
         _block([line[column] for line in lines], layers, names[at] if at < len(names) else "", classes)
     keys = [key(called, color=colour(i), lw=1.2) for i, called in enumerate(classes.values())]
-    legend(picture, [*keys, key("all classes", color=ALL, lw=1.2, ls="--")])
+    legend(picture, [*keys, key("all classes", color=ALL, lw=1.2)])
     return picture
 
 
@@ -126,8 +131,8 @@ def _weights(axes: Axes, layer: Layer, name: str, classes: dict[str, str]) -> No
     means = made.means[name]
     for i, wanted in enumerate(classes):
         if wanted in made.classes:
-            axes.plot(means[made.classes.index(wanted)].numpy(), color=colour(i), lw=0.8)
-    axes.plot(means.mean(0).numpy(), color=ALL, lw=0.9, ls="--")
+            axes.plot(means[made.classes.index(wanted)].numpy(), color=colour(i), lw=_thin(means))
+    axes.plot(means.mean(0).numpy(), color=ALL, lw=_thin(means))
 
 
 def _named(block: Block) -> str:

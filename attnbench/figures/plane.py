@@ -36,19 +36,27 @@ def draw(figure: Figure, made: Report) -> Picture:
     below = notes(made, figure.column)
     share: Style = {} if changed else {"sharex": True, "sharey": True}
     picture, [[left, right]] = canvas(1, 2, (12, 4.6), made.title, below, warned=bool(changed), **share)
-    circles = {name: _circles(figure, made, name == "printed") for name in ("printed", "ours")}
-    most = max((c.operations for some in circles.values() for c in some), default=1.0)
-    for axes, name in ((left, "printed"), (right, "ours")):
-        _circles_on(axes, circles[name], most, f"not {'printed' if name == 'printed' else 'run'}")
+    grounds = {"printed": left, "ours": right}
+    circles = {name: _circles(figure, made, name == "printed") for name in grounds}
+    largest = {name: max((circle.operations for circle in some), default=1.0) for name, some in circles.items()}
+    if not changed:
+        largest = dict.fromkeys(grounds, max(largest.values()))
+    for name, axes in grounds.items():
+        _circles_on(axes, circles[name], largest[name], f"not {'printed' if name == 'printed' else 'run'}")
         axes.set_xlabel("parameters (10⁶)", fontsize=9)
         axes.set_ylabel("top-1 accuracy (%)", fontsize=9)
     plain(left, "printed in the paper", printed=True)
     plain(right, "ours")
-    looks: Style = {"marker": "o", "ls": "none", "ms": 8, "alpha": 0.6}
-    keys = [key(series.label, color=colour(i), **looks) for i, series in enumerate(figure.series)]
     lacking = any(circle.top1 is None for circle in circles["ours"])
-    legend(picture, [*keys, *([_missing()] if lacking else []), *_sizes(most)], labelspacing=1.0)
+    sizes = [line for name, most in largest.items() for line in _sizes(most, f"{name}: " if changed else "")]
+    keys = [*_colours(figure), *([_missing()] if lacking else []), *(sizes if changed else sizes[:2])]
+    legend(picture, keys, labelspacing=1.1)
     return picture
+
+
+def _colours(figure: Figure) -> list[Line2D]:
+    looks: Style = {"marker": "o", "ls": "none", "ms": 8, "alpha": 0.6}
+    return [key(series.label, color=colour(i), **looks) for i, series in enumerate(figure.series)]
 
 
 def _circles(figure: Figure, made: Report, is_printed: bool) -> list[Circle]:
@@ -96,12 +104,14 @@ def area(operations: float, most: float) -> float:
     return LARGEST * operations / most
 
 
-def _sizes(most: float) -> list[Line2D]:
+def _sizes(most: float, whose: str) -> list[Line2D]:
     """Circles of known operations, as large as in the picture."""
     unit, power = (1e9, "⁹") if most >= 1e9 else (1e6, "⁶")
     looks: Style = {"marker": "o", "ls": "none", "mfc": "none", "color": "#777777"}
     steps = [_rounded(most / unit * part) for part in (0.2, 0.6)]
-    return [key(f"{step:g} · 10{power} operations", ms=area(step * unit, most) ** 0.5, **looks) for step in steps]
+    return [
+        key(f"{whose}{step:g} · 10{power} operations", ms=area(step * unit, most) ** 0.5, **looks) for step in steps
+    ]
 
 
 def _rounded(number: float) -> float:
