@@ -20,11 +20,12 @@ from attnbench.figures import channels, curves, lambdas, plane, signals, sweep
 from attnbench.figures.data import Figure
 from attnbench.figures.matching import differences, matched
 from attnbench.results import Run
+from attnbench.stored import Which
 from attnbench.tables import counts
 from attnbench.tables.data import Row
 from attnbench.tables.report import report
 from attnbench.tables.runs import Chosen, Composer, choose, seeded
-from attnbench.trained import FREE, Trained, Which, load_run, ready
+from attnbench.trained import FREE, Trained, load_run, ready
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture

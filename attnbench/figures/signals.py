@@ -20,6 +20,7 @@ from attnbench.trained import Ready, Trained
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]  # as torch calls it
 
 TIMEOUT = 120.0  # seconds to wait for a worker that decodes images
+DETECTOR = ConfigError("this run is of a detector", "--runs", "give one of a classification network")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ def squeezed(opened: Ready, here: list[Block], images: Sequence[int]) -> Squeeze
         raise ConfigError(f"there is no image {wrong[0]}", "--images", f"use 0 to {count - 1}")
     steps = [torch.tensor(list(images))]
     ((pixels, targets),) = opened.data.val.batches(steps, None, workers=0, timeout=TIMEOUT)
+    if not (isinstance(pixels, Tensor) and isinstance(targets, Tensor)):
+        raise DETECTOR
     with listening(opened.model) as heard, opened.process.autocast():
         opened.model(opened.val.normalised(pixels))
     _refuse_unheard(here, heard.squeezes, "has no global average pooling")
@@ -189,6 +192,8 @@ def mean_weights(opened: Ready, here: list[Block], what: str) -> Weights:
 
 def _add(batch: Batch, here: list[Block], signals: dict[str, Tensor], sums: dict[str, Tensor], counts: Tensor) -> None:
     """A batch's signals to the sums of their classes."""
+    if not isinstance(batch.targets, Tensor):
+        raise DETECTOR
     targets = batch.targets.cpu()
     counts += torch.bincount(targets, minlength=len(counts))
     for block in here:
