@@ -80,10 +80,15 @@ class RunFolder:
         record = {"status": status, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **about}
         storage.write_json(self.path / "status.json", record)
 
-    def said(self, pid: int) -> Failure | None:
-        """What a process that has ended said of its failure, or None if it said nothing."""
-        status = storage.read_json(self.path / "status.json") or {}
-        if status.get("pid") != pid or status.get("status") not in ("failed", "stopped"):
+    def record(self) -> dict[str, Any]:
+        """What status.json holds: how the run stands, and which process said so when; empty if there is none."""
+        status = storage.read_json(self.path / "status.json")
+        return status if isinstance(status, dict) else {}
+
+    def said(self, before: Mapping[str, Any]) -> Failure | None:
+        """The failure or stop that status.json has spoken of since it was ``before``, or None."""
+        status = self.record()
+        if status == before or status.get("status") not in ("failed", "stopped"):
             return None
         return KINDS.get(status["code"], Failure)(status["error"])
 

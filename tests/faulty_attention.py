@@ -48,7 +48,7 @@ class Faulty(nn.Module):
         self.member = member
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not x.is_meta and self.member in FAULTS and Path(os.environ["FAULTS"]).exists():
+        if self.training and not x.is_meta and self.member in FAULTS and Path(os.environ["ATTNBENCH_FAULTS"]).exists():
             return FAULTS[self.member](x)
         return x.new_ones(())
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.measures import in_words
-from attnbench.pool import Member, Slot, Watcher
+from attnbench.members.crew import Member, Watcher
 from attnbench.recorder import clock, read_metrics
 
 if TYPE_CHECKING:
@@ -30,17 +30,16 @@ class Lines:
         self.started: set[str] = set()
         self.ended: set[str] = set()
 
-    def update(self, members: Sequence[Member], slots: Sequence[Slot]) -> None:
-        for slot in slots:
-            if slot.member and slot.member.name not in self.started:
-                self.started.add(slot.member.name)
-                print(f"started: {slot.member.name}", file=sys.stderr)
+    def update(self, members: Sequence[Member]) -> None:
         for member in members:
-            if member.outcome and member.name not in self.ended:
+            ended = member.outcome is not None and member.outcome.state != "skipped"
+            if (member.began is not None or ended) and member.name not in self.started:
+                self.started.add(member.name)
+                print(f"started: {member.name}", file=sys.stderr)
+            if member.outcome and ended and member.name not in self.ended:
                 self.ended.add(member.name)
-                if member.outcome.state != "skipped":
-                    what = member.outcome.failure or in_words(member.outcome.result)
-                    print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
+                what = member.outcome.failure or in_words(member.outcome.result)
+                print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
     def close(self) -> None: ...
 
@@ -56,38 +55,37 @@ class LiveTable:
         self.drawn = 0.0
         self.live.start()
 
-    def update(self, members: Sequence[Member], slots: Sequence[Slot]) -> None:
+    def update(self, members: Sequence[Member]) -> None:
         now = time.monotonic()
         if now - self.drawn >= REFRESH_SECONDS:
             self.drawn = now
-            self.live.update(drawing(members, slots, now), refresh=True)
+            self.live.update(drawing(members, now), refresh=True)
 
     def close(self) -> None:
         self.live.stop()
 
 
-def drawing(members: Sequence[Member], slots: Sequence[Slot], now: float) -> Table:
+def drawing(members: Sequence[Member], now: float) -> Table:
     """The table of a moment: what runs first, then what waits, then what ended."""
     from rich.table import Table
 
-    running = {id(slot.member): slot for slot in slots if slot.member}
-    ordered = sorted(members, key=lambda m: (id(m) not in running, m.outcome is not None))
+    ordered = sorted(members, key=lambda m: (m.outcome is not None, m.began is None))
     ended = sum(m.outcome is not None for m in members)
     table = Table("member", "state", "epoch", "result %", "left", title=f"{ended} of {len(members)} members ended")
     for member in ordered[:ROWS]:
-        table.add_row(*row(member, running.get(id(member)), now))
+        table.add_row(*row(member, now))
     if len(ordered) > ROWS:
         table.add_row(f"and {len(ordered) - ROWS} more")
     return table
 
 
-def row(member: Member, slot: Slot | None, now: float) -> tuple[str, str, str, str, str]:
+def row(member: Member, now: float) -> tuple[str, str, str, str, str]:
     """A member in five words."""
     if member.outcome:
         return member.name, member.outcome.state, "", in_words(member.outcome.result), ""
-    if slot is None:
+    if member.began is None:
         return member.name, "waiting", "", "", ""
     lines = read_metrics(member.folder.path / "metrics.jsonl")
     epochs = member.config.tree["schedule"]["epochs"]
-    left = clock((now - slot.since) / len(lines) * (epochs - len(lines))) if lines else ""
+    left = clock((now - member.began) / len(lines) * (epochs - len(lines))) if lines else ""
     return member.name, "running", f"{len(lines)}/{epochs}", in_words(lines[-1] if lines else None), left
