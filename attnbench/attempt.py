@@ -42,9 +42,9 @@ def attempt(configure: Callable[[], Config]) -> Outcome:
         if config.tree["resume"] == "auto" and (result := folder.result()):
             return Outcome("skipped", path, result)
         folder.refuse_busy()
-        from attnbench import run
+        from attnbench import ranks
 
-        return Outcome("done", path, run.train(config))
+        return Outcome("done", path, ranks.train(config))
     except Stopped as stop:
         return Outcome("stopped", path, failure=stop)
     except Failure as failure:

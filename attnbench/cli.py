@@ -55,9 +55,11 @@ def train() -> None:
     import hydra
 
     from attnbench import config, launcher
+    from attnbench.recorder import log_to_stderr
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
-    _log_to_stderr()
+    logging.getLogger("attnbench").setLevel(logging.INFO if _main_process() else logging.ERROR)
+    log_to_stderr()
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # argparse wants them in one piece
     config.offer_timm(sys.argv[1:])
     launcher.register()
@@ -145,6 +147,8 @@ def guarded(run: Callable[[], object]) -> None:
 def _failure(error: BaseException) -> Failure:
     if isinstance(error, Failure):
         return error
+    if isinstance(error.__cause__, Failure):  # Hydra's words around ours
+        return error.__cause__
     if isinstance(error, KeyboardInterrupt):
         return Stopped("stopped before the first step", todo="the same command begins again")
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
@@ -167,15 +171,6 @@ def say(failure: Failure) -> None:
 
 def _main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("attnbench")
-    logger.setLevel(logging.INFO if _main_process() else logging.ERROR)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False
 
 
 COMMANDS = {

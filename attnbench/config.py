@@ -47,6 +47,7 @@ NEUTRAL = {
     "paths",
     "dataset.root",
     "runtime.device",
+    "runtime.processes",
     "runtime.workers",
     "runtime.tail",
     "runtime.checkpoint_minutes",
@@ -161,6 +162,20 @@ def _read_option(name: str) -> dict[str, Any]:
     return {key: value for key, value in loaded.items() if key != "defaults"}
 
 
+def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """A node of the composed configuration, resolved but not checked, such as ``hydra.launcher``.
+
+    Raises:
+        ConfigError: an unknown key or option.
+    """
+    with prepared():
+        try:
+            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
+            return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.select(cfg, path), resolve=True))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise translate(error, overrides) from None
+
+
 def offer_timm(overrides: Sequence[str]) -> None:
     """Make an option of every ``backbone=timm/<name>`` that a command line asks for."""
     for override in overrides:
@@ -256,7 +271,8 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
     parent, _, _ = key.rpartition(".")
     try:
         with prepared():
-            tree = OmegaConf.to_container(hydra_compose("train", rest), resolve=False)
+            cfg = hydra_compose("train", rest, return_hydra_config=key.startswith("hydra."))
+            tree = OmegaConf.to_container(cfg, resolve=False)
     except (HydraException, OmegaConfBaseException):
         return unknown(key, [])
     keys = [k for k, _ in flatten(typing.cast(dict[str, Any], tree)) if not k.endswith("_target_")]

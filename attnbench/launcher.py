@@ -1,36 +1,39 @@
-"""Hydra launchers of our own: ``hydra/launcher=pool``.
+"""Hydra launchers of our own: ``hydra/launcher=pool``, ``ray``, ``submitit_slurm`` and ``submitit_local``.
 
 Hydra takes launchers from a package called hydra_plugins alone. Ours are registered by code, under names that such a
-package would have given them, so that none has to be installed.
+package would have given them, so that none has to be installed. Their options are files like all others, in
+configs/hydra/launcher/.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from attnbench.config import check
-from attnbench.pool import Member, Pool, slots
-from attnbench.watch import watcher
+from attnbench import config as configuration
+from attnbench.declaration import build, checked_node
+from attnbench.errors import ConfigError
+from attnbench.members import crew
+from attnbench.members.crew import Member
+from attnbench.members.watch import watcher
 
-POOL = "hydra_plugins.attnbench.PoolLauncher"
+NODE = "hydra.launcher"
 
 
-class PoolLauncher(Launcher):
-    """One process a member, one on every GPU or on every slot of a CPU.
+class MemberLauncher(Launcher):
+    """Runs the members of a sweep in processes of their own."""
 
-    Args:
-        slots: how many at a time; null for one on every GPU, or two on a CPU.
-    """
+    builder: str
 
-    def __init__(self, slots: int | None = None) -> None:
-        self.slots = slots
+    def __init__(self, **options: Any) -> None:
+        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()}
+        self.launcher = _launcher({"_target_": self.builder, **plain})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
@@ -38,12 +41,8 @@ class PoolLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         configs = [self.context.config_loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
         names = distinct([list(overrides) for overrides in job_overrides])
-        members = [Member(name, check(config)) for name, config in zip(names, configs, strict=True)]
-        watch = watcher()
-        try:
-            Pool(slots(self.slots), watch).run(members)
-        finally:
-            watch.close()
+        members = [Member(name, configuration.check(config)) for name, config in zip(names, configs, strict=True)]
+        crew.run(members, self.launcher, watcher())
         returns = []
         for member, config, overrides in zip(members, configs, job_overrides, strict=True):
             ended = JobReturn(overrides=list(filter_overrides(overrides)), status=JobStatus.COMPLETED)
@@ -53,14 +52,63 @@ class PoolLauncher(Launcher):
         return returns
 
 
+class PoolLauncher(MemberLauncher):
+    builder = "attnbench.members.pool.Pool"
+
+
+class RayLauncher(MemberLauncher):
+    builder = "attnbench.members.ray_cluster.Ray"
+
+
+class SubmititSlurmLauncher(MemberLauncher):
+    builder = "attnbench.members.slurm.Slurm"
+
+
+class SubmititLocalLauncher(MemberLauncher):
+    builder = "attnbench.members.local.Local"
+
+
+# By the names that the option files give them.
+KINDS = {
+    f"hydra_plugins.attnbench.{kind.__name__}": kind
+    for kind in (PoolLauncher, RayLauncher, SubmititSlurmLauncher, SubmititLocalLauncher)
+}
+
+
+def _launcher(node: dict[str, Any]) -> crew.Launcher:
+    """The launcher of a node with its options.
+
+    Raises:
+        ConfigError: an option is unknown, of the wrong type or out of range, or this launcher cannot work here.
+    """
+    launcher: crew.Launcher = build(checked_node(node, NODE), NODE)
+    launcher.refuse()
+    return launcher
+
+
 def distinct(members: list[list[str]]) -> list[str]:
     """Names of members: the overrides that not all of them share."""
     common = set.intersection(*map(set, members)) if len(members) > 1 else set()
     return [" ".join(o for o in overrides if o not in common) for overrides in members]
 
 
+def names() -> list[str]:
+    """The launchers that members run with."""
+    return configuration.names("hydra/launcher")
+
+
+def chosen(overrides: Sequence[str]) -> crew.Launcher:
+    """The launcher of a command line, such as ``hydra/launcher=ray hydra.launcher.num_gpus=0.25``.
+
+    Raises:
+        ConfigError: there is no such launcher or option, or it cannot work here.
+    """
+    node = configuration.node(NODE, overrides)
+    if node["_target_"] not in KINDS:
+        raise ConfigError("it runs members in this process", "hydra/launcher", f"there are {', '.join(names())}")
+    return _launcher({**node, "_target_": KINDS[node["_target_"]].builder})
+
+
 def register() -> None:
     """Make the launchers known to Hydra."""
-    store = ConfigStore.instance()
-    store.store("pool", {"_target_": POOL, "slots": None}, group="hydra/launcher", provider="attnbench")
-    Plugins.instance().class_name_to_class[POOL] = PoolLauncher
+    Plugins.instance().class_name_to_class.update(KINDS)

@@ -149,6 +149,14 @@ TAGS = {
 }
 
 
+def log_to_stderr() -> None:
+    """Show what the run says, as it is and nowhere else."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The epochs in a metrics file; a last line that was cut off does not count."""
     if not path.exists():

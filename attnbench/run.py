@@ -43,15 +43,21 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         Failure: its kind gives the exit code; the folder's status.json says the same.
     """
-    build.sketch(config, num_classes=10)  # refuses a placement that cannot be, before anything is made
-    build.refuse_other_backbone(config)
-    runtime: Runtime = config.build("runtime")
-    runtime.check()  # and so does this a device that is not there
+    runtime = refuse(config)
     folder = RunFolder(config.run_folder)
     with _held(folder, config), _reported(folder):
         data: Dataset = config.build("dataset")
         with runtime.start() as process:
             return _train(config, folder, data, process)
+
+
+def refuse(config: Config) -> Runtime:
+    """Raise ConfigError for a placement that cannot be or a device that is not there, before anything is made."""
+    build.sketch(config, num_classes=10)
+    build.refuse_other_backbone(config)
+    runtime: Runtime = config.build("runtime")
+    runtime.check()
+    return runtime
 
 
 def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:

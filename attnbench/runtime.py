@@ -38,6 +38,8 @@ class Runtime:
         compile: compile the network.
         tail: how attention is computed; all ways are equal up to rounding, see ``attnbench.tail``.
         channels_last: keep images and weights as NHWC in memory.
+        processes: of one run, a GPU each; None for one, or one for each GPU that a launcher gives. Under torchrun
+            there are as many as it started.
         workers: processes that decode images; ``auto`` is one for each core that this process may use, and there are
             never more.
         deterministic: only algorithms that give the same bits each time.
@@ -50,6 +52,7 @@ class Runtime:
     compile: bool = False
     tail: Tail = "auto"
     channels_last: bool = True
+    processes: Count | None = None
     workers: Workers = "auto"
     deterministic: bool = False
     sync_bn: bool = False
@@ -60,10 +63,29 @@ class Runtime:
         """Refuse what this machine cannot do.
 
         Raises:
-            ConfigError: there is no such device, or batch norm over processes is asked for without CUDA.
+            ConfigError: there is no such device, or not one for each process, or batch norm over processes is asked
+                for without CUDA.
         """
-        if _device(self.device).type != "cuda" and self.sync_bn:
+        cuda = self._enough_for_all() if self.missing else _device(self.device).type == "cuda"
+        if self.sync_bn and not cuda:
             raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
+
+    @property
+    def missing(self) -> int:
+        """How many processes are still to be started for this run; 0 if this one is all, or torchrun's."""
+        return (self.processes or 1) if (self.processes or 1) > 1 and "WORLD_SIZE" not in os.environ else 0
+
+    def _enough_for_all(self) -> bool:
+        """Whether there is a GPU for each process, looked up without taking one; False on the CPU."""
+        there = torch.cuda.device_count()
+        if self.device == "cpu" or (self.device == "auto" and not there):
+            return False
+        if ":" in self.device:
+            raise ConfigError(f"{self.device} is one GPU", "runtime.device", f"{self.processes} processes need cuda")
+        if there < self.missing:
+            todo = f"there are {there}; use fewer, or runtime.device=cpu"
+            raise ConfigError(f"{self.processes} processes need a GPU each", "runtime.processes", todo)
+        return True
 
     @contextmanager
     def start(self) -> Iterator[Process]:

@@ -37,9 +37,9 @@ class Sweep(Callback):
         self.members.append((list(job_return.overrides or []), job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table; exit 1 if any member failed."""
+        """Print the table; exit 1 if any member is not done."""
         print_table(self.members)
-        if any(outcome.state == "failed" for _, outcome in self.members):
+        if any(outcome.state in ("failed", "stopped") for _, outcome in self.members):
             sys.exit(1)
 
 
@@ -63,5 +63,5 @@ def print_table(members: list[tuple[list[str], Outcome]]) -> None:
         table.add_row(name, outcome.state, in_words(outcome.result), str(outcome.failure or outcome.folder))
     console = Console()
     console.print(table)
-    counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed")}
-    console.print(", ".join(f"{n} {state}" for state, n in counts.items()))
+    counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed", "stopped")}
+    console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench import config, storage
+from attnbench import config, launcher, storage
 from attnbench.config import Config
 from attnbench.errors import ConfigError
+from attnbench.members import crew
+from attnbench.members.watch import watcher
 from attnbench.tables import counts, data, layout, plan
 from attnbench.tables.report import Report, report
 from attnbench.tables.runs import Chosen, Composer, choose, matching, standing, warning
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnbench import complexity
-    from attnbench.pool import Member
-
-Launch = Callable[["list[Member]", "int | None"], None]  # gives every member an outcome, so many at a time
 
 
 def table() -> None:
@@ -54,8 +53,8 @@ def _words() -> argparse.Namespace:
     words.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
     words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
     words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
-    words.add_argument("--launcher", choices=LAUNCHERS, default="pool")
-    words.add_argument("--slots", type=_count_of, help="runs at a time; default: one on a GPU, two on a CPU")
+    words.add_argument("--launcher", choices=launcher.names(), help="default: pool; options: hydra.launcher.KEY=VALUE")
+    words.add_argument("--slots", type=_count_of, help="runs at a time; default: as the launcher has room for")
     words.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
     words.add_argument("--format", choices=layout.FORMATS, default="text")
     words.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
@@ -69,10 +68,16 @@ def _sorted(taken: argparse.Namespace) -> argparse.Namespace:
     known = set(data.ids())
     words = [*taken.words, *(w for w in (*taken.rows, *taken.scale) if w in known)]
     taken.ids = list(dict.fromkeys(w for w in words if not _is_override(w)))
-    taken.overrides = [w for w in (*taken.words, *taken.rows) if _is_override(w)]
+    taken.launching = [w for w in (*taken.words, *taken.rows, *taken.scale) if _is_of_launcher(w)]
+    overrides = [w for w in (*taken.words, *taken.rows) if _is_override(w)]
+    taken.overrides = [w for w in overrides if not _is_of_launcher(w)]
     taken.rows = [w for w in taken.rows if not _is_override(w) and w not in known]
-    taken.scale = [w for w in taken.scale if w not in known]
+    taken.scale = [w for w in taken.scale if w not in known and not _is_of_launcher(w)]
     return taken
+
+
+def _is_of_launcher(word: str) -> bool:
+    return word.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
 
 
 def _is_override(word: str) -> bool:
@@ -270,15 +275,13 @@ def _images(composed: Config) -> tuple[int, int] | None:
 
 def _run(taken: argparse.Namespace) -> None:
     """Run what is missing, each run built without weights first, then report; exit 1 if a member failed."""
+    chosen_launcher = launcher.chosen(_launching(taken))
     composer = _composer(taken)
     chosen = _asked(taken, composer)
-    planned = plan.members(chosen, _sketch)
-    from attnbench.pool import Member
-
-    members = [Member(f"{p.run.label} seed {p.run.seed}", p.run.config) for p in planned]
+    members = [crew.Member(f"{p.run.label} seed {p.run.seed}", p.run.config) for p in plan.members(chosen, _sketch)]
     for some in chosen:
         print(some.title, file=sys.stderr)
-    LAUNCHERS[taken.launcher](members, taken.slots)
+    crew.run(members, chosen_launcher, watcher())
     failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
     _show(_reports(chosen, composer, failures), taken)
     if failures:
@@ -286,18 +289,19 @@ def _run(taken: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _pool(members: list[Member], slots: int | None) -> None:
-    from attnbench import pool
-    from attnbench.watch import watcher
-
-    watch = watcher()
-    try:
-        pool.Pool(pool.slots(slots), watch).run(members)
-    finally:
-        watch.close()
-
-
-LAUNCHERS: dict[str, Launch] = {"pool": _pool}
+def _launching(taken: argparse.Namespace) -> list[str]:
+    """The launcher and its options, as a sweep's command line names them."""
+    words = list(taken.launching)
+    if taken.outputs:
+        words.append(f"paths.outputs={taken.outputs}")
+    if not any(word.startswith("hydra/launcher=") for word in words):
+        words.append(f"hydra/launcher={taken.launcher or 'pool'}")
+    elif taken.launcher:
+        raise ConfigError(f"--launcher {taken.launcher} and hydra/launcher", "command line", "name one launcher")
+    if taken.slots:
+        submitit = any(word.startswith("hydra/launcher=submitit") for word in words)
+        words.append(f"hydra.launcher.{'array_parallelism' if submitit else 'slots'}={taken.slots}")
+    return words
 
 
 # attnbench table ID
