@@ -8,6 +8,7 @@ configs/hydra/launcher/.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -37,9 +38,17 @@ class MemberLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
+        load = hydra_context.config_loader.load_sweep_config
+        self.loaded = cache(lambda *overrides: load(config, list(overrides)))
+
+        def loaded(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+            """The sweeper composes every member too, just before it calls ``launch``."""
+            return self.loaded(*sweep_overrides)
+
+        hydra_context.config_loader.load_sweep_config = loaded  # type: ignore[method-assign]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        configs = [self.context.config_loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
+        configs = [self.loaded(*overrides) for overrides in job_overrides]
         names = distinct([list(overrides) for overrides in job_overrides])
         members = [Member(name, configuration.check(config)) for name, config in zip(names, configs, strict=True)]
         crew.run(members, self.launcher, watcher())

@@ -30,7 +30,8 @@ def test_jobs_fail_alone_and_one_whose_time_is_up_is_requeued_and_resumed(tmp_pa
     process = sweep.start(*faulty("2,5"), "schedule.epochs=6")
     sweep.training(1)
     (status,) = [s for s in sweep.statuses() if s["status"] == "running"]
-    os.kill(above(status["pid"], 2), signal.SIGUSR2)  # member, fork server, submitit's process
+    for generation in (2, 1, 0):  # submitit's process, fork server, member: SLURM signals them all
+        os.kill(above(status["pid"], generation), signal.SIGUSR2)
     out, err = process.communicate(timeout=250)
     assert process.returncode == 1, err
     assert "1 done, 0 skipped, 1 failed" in out
@@ -58,6 +59,9 @@ echo "Submitted batch job 17"
 SQUEUE = """#!/bin/sh
 cat "$HERE/states"
 """
+SCONTROL = """#!/bin/sh
+echo "$@" >> "$HERE/asked"
+"""
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a SLURM that takes jobs and never runs them: what it was given, what it says of them."""
     here = tmp_path / "slurm"
     here.mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n"), ("squeue", SQUEUE)):
+    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n"), ("squeue", SQUEUE), ("scontrol", SCONTROL)):
         (here / name).write_text(text)
         (here / name).chmod(0o755)
     (here / "states").touch()
@@ -114,23 +118,36 @@ def test_jobs_of_an_earlier_start_are_found_again_and_left_where_they_are(slurm:
         again.stop()
 
 
-def test_what_a_job_leaves_is_its_members_outcome(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnbench.members import slurm as module
+def started(outputs: Path) -> subprocess.Popen[bytes]:
+    """The first job of the array, as SLURM would start it."""
+    job = {"SLURM_JOB_ID": "20", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "1"}
+    command = [sys.executable, "-m", "submitit.core._submit", str(outputs / ".submitit" / "%j")]
+    environment = os.environ | job | {"SUBMITIT_EXECUTOR": "slurm", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.2)
-    some = members(tmp_path)
+
+def test_a_preempted_job_is_requeued_and_what_jobs_leave_are_the_outcomes(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("ASK_SECONDS", 0.0), ("LOOK_SECONDS", 0.0), ("SETTLE_SECONDS", 0.2)):
+        monkeypatch.setattr(f"attnbench.members.slurm.{name}", seconds)
+    some = members(tmp_path, "schedule.epochs=6")
     crew = slurm_launcher(tmp_path).crew(some)  # type: ignore[attr-defined]
     crew.start(some)
     (slurm / "states").write_text("17_0 RUNNING\n17_1 PENDING\n17_2 OUT_OF_MEMORY\n")
-    job = {"SLURM_JOB_ID": "20", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "1"}
-    command = [sys.executable, "-m", "submitit.core._submit", str(tmp_path / ".submitit" / "%j")]
-    environment = os.environ | job | {"SUBMITIT_EXECUTOR": "slurm", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=environment, capture_output=True, timeout=200, check=True)
+    job = started(tmp_path)
+    metrics = some[0].folder.path / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size)
+    job.terminate()
+    assert job.wait(100) != 0
+    assert (slurm / "asked").read_text() == "requeue 17_0\n"
+    assert some[0].folder.record()["status"] == "stopped"
+
+    assert started(tmp_path).wait(200) == 0
     over: list[Member] = []
     wait_for(lambda: over.extend(crew.ended()) or len(over) == 2)
-    assert some[0].outcome and some[0].outcome.state == "done" and some[0].outcome.result
+    assert some[0].outcome and some[0].outcome.state == "done"
+    assert some[0].outcome.result and some[0].outcome.result["resumed_from_step"] > 0
     assert some[1].outcome is None
     assert some[2].outcome and some[2].outcome.state == "failed" and "OUT_OF_MEMORY" in str(some[2].outcome.failure)
 
