@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ from attnbench import run, runtime
 from attnbench.config import Config
 from attnbench.errors import Failure, Stopped
 from attnbench.folder import RunFolder
+from attnbench.ops.cores import cores
 from attnbench.recorder import log_to_stderr
 
 if TYPE_CHECKING:
@@ -48,9 +50,9 @@ def _together(config: Config, number: int, said: Path) -> dict[str, Any]:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our one line says it
     folder = RunFolder(config.run_folder)
-    threads = max(1, torch.get_num_threads() // number)
+    shares = [max(1, count // number) for count in (torch.get_num_threads(), cores())]
     try:
-        elastic_launch(_standalone(number), _rank)(config, said, threads, bool(log.handlers))
+        elastic_launch(_standalone(number), _rank)(config, said, *shares, bool(log.handlers))
     except SignalException as signal:
         raise Stopped("stopped by a signal", todo="the same command continues") from signal
     except ChildFailedError as error:
@@ -77,10 +79,11 @@ def _standalone(number: int) -> LaunchConfig:
     )
 
 
-def _rank(config: Config, said: Path, threads: int, shown: bool) -> None:
-    """One process of the run."""
+def _rank(config: Config, said: Path, threads: int, share: int, shown: bool) -> None:
+    """One process of the run, with its share of the cores."""
     rank = runtime.rank()
     torch.set_num_threads(threads)
+    os.environ["ATTNBENCH_CORES"] = str(share)
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     if shown:
         log_to_stderr()

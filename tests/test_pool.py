@@ -19,6 +19,7 @@ from attnbench.errors import ConfigError
 from attnbench.members import crew, pool
 from attnbench.members.crew import Member
 from attnbench.members.watch import drawing
+from attnbench.ops.cores import cores
 from tests.conftest import ROOT
 from tests.sweeps import FIFTY, TINY, Sweep, assert_survives_its_members, faulty, long
 
@@ -147,8 +148,7 @@ def test_the_live_table_shows_what_runs_first(tmp_path: Path) -> None:
 
 
 def test_slots_share_the_cores_and_gpus_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert [s.threads for s in pool.slots(1, [])] == [cores]
+    assert [s.threads for s in pool.slots(1, [])] == [cores()]
     assert pool.slots(2, [])[0].environment == {}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert pool.visible_gpus() == ["2", "5"]

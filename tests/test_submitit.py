@@ -118,24 +118,20 @@ def test_jobs_of_an_earlier_start_are_found_again_and_left_where_they_are(slurm:
         again.stop()
 
 
-def started(outputs: Path) -> subprocess.Popen[bytes]:
-    """The first job of the array, as SLURM would start it."""
-    job = {"SLURM_JOB_ID": "20", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "1"}
-    command = [sys.executable, "-m", "submitit.core._submit", str(outputs / ".submitit" / "%j")]
-    environment = os.environ | job | {"SUBMITIT_EXECUTOR": "slurm", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def test_a_preempted_job_is_requeued_and_what_jobs_leave_are_the_outcomes(
+def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seconds in (("ASK_SECONDS", 0.0), ("LOOK_SECONDS", 0.0), ("SETTLE_SECONDS", 0.2)):
         monkeypatch.setattr(f"attnbench.members.slurm.{name}", seconds)
-    some = members(tmp_path, "schedule.epochs=6")
+    some = members(tmp_path, "schedule.epochs=100")
     crew = slurm_launcher(tmp_path).crew(some)  # type: ignore[attr-defined]
     crew.start(some)
     (slurm / "states").write_text("17_0 RUNNING\n17_1 PENDING\n17_2 OUT_OF_MEMORY\n")
-    job = started(tmp_path)
+
+    here = {"SLURM_JOB_ID": "20", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "1"}
+    command = [sys.executable, "-m", "submitit.core._submit", str(tmp_path / ".submitit" / "%j")]
+    environment = os.environ | here | {"SUBMITIT_EXECUTOR": "slurm", "PYTHONPATH": str(ROOT)}
+    job = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = some[0].folder.path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size)
     job.terminate()
@@ -143,13 +139,12 @@ def test_a_preempted_job_is_requeued_and_what_jobs_leave_are_the_outcomes(
     assert (slurm / "asked").read_text() == "requeue 17_0\n"
     assert some[0].folder.record()["status"] == "stopped"
 
-    assert started(tmp_path).wait(200) == 0
+    (slurm / "states").write_text("17_0 PENDING\n17_1 PENDING\n17_2 OUT_OF_MEMORY\n")
     over: list[Member] = []
-    wait_for(lambda: over.extend(crew.ended()) or len(over) == 2)
-    assert some[0].outcome and some[0].outcome.state == "done"
-    assert some[0].outcome.result and some[0].outcome.result["resumed_from_step"] > 0
-    assert some[1].outcome is None
-    assert some[2].outcome and some[2].outcome.state == "failed" and "OUT_OF_MEMORY" in str(some[2].outcome.failure)
+    wait_for(lambda: over.extend(crew.ended()) or over)
+    assert over == [some[2]] and some[2].outcome is not None
+    assert some[2].outcome.state == "failed" and "OUT_OF_MEMORY" in str(some[2].outcome.failure)
+    assert some[0].began is not None and some[1].began is None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from attnbench.folder import RunFolder
 from attnbench.members.process import POLL_SECONDS, signals
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A run in a sweep.
 
@@ -30,6 +30,7 @@ class Member:
         outcome: how it ended; None while it waits or runs.
         began: when its process began, by the monotonic clock; None while it waits.
         not_before: when it may be tried, by the monotonic clock.
+        status: what its folder said when it was handed out.
     """
 
     name: str

@@ -21,6 +21,7 @@ from attnbench.config import Config
 from attnbench.errors import ConfigError, Failure, Stopped
 from attnbench.members.crew import Member
 from attnbench.members.process import attended, signals
+from attnbench.ops.cores import cores
 
 
 @dataclass
@@ -105,7 +106,7 @@ def ranked(here: Any) -> dict[str, str]:
 def _cores(here: Any) -> int:
     """The cores that a task may use."""
     given = os.environ.get("SLURM_CPUS_PER_TASK")
-    return int(given) if given else max(1, len(os.sched_getaffinity(0)) * here.num_nodes // here.num_tasks)
+    return int(given) if given else max(1, cores() * here.num_nodes // here.num_tasks)
 
 
 def job(member: Member, tasks: int, gpus: int | None, threads: int | None) -> Job:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from attnbench.members.crew import Member
 from attnbench.members.job import Job, ended, folder, job, refuse_without_submitit
+from attnbench.ops.cores import cores
 from attnbench.options import Count, Index
 
 
@@ -43,9 +44,8 @@ class Local:
     def crew(self, members: Sequence[Member]) -> LocalCrew:
         import submitit
 
-        cores = len(os.sched_getaffinity(0)) // (self.array_parallelism * self.tasks_per_node)
-        threads = self.cpus_per_task or max(1, cores)
-        jobs = {id(member): job(member, self.tasks_per_node, self.gpus_per_node, threads) for member in members}
+        threads = self.cpus_per_task or max(1, cores() // (self.array_parallelism * self.tasks_per_node))
+        jobs = {member: job(member, self.tasks_per_node, self.gpus_per_node, threads) for member in members}
         executor = submitit.LocalExecutor(folder(self.submitit_folder), max_num_timeout=self.max_num_timeout)
         executor.update_parameters(
             timeout_min=self.timeout_min,
@@ -63,13 +63,13 @@ class LocalCrew:
 
     Args:
         executor: submitit's.
-        jobs: of the members, by their id.
+        jobs: of the members.
         slots: jobs at a time.
     """
 
     patience = 2.0
 
-    def __init__(self, executor: Any, jobs: dict[int, Job], slots: int) -> None:
+    def __init__(self, executor: Any, jobs: dict[Member, Job], slots: int) -> None:
         self.executor, self.todo, self.slots = executor, jobs, slots
         self.jobs: list[tuple[Any, Member]] = []
 
@@ -78,7 +78,7 @@ class LocalCrew:
         for member in taken:
             member.submitted()
             with _untouched():
-                self.jobs.append((self.executor.submit(self.todo[id(member)]), member))
+                self.jobs.append((self.executor.submit(self.todo[member]), member))
         return taken
 
     def ended(self) -> list[Member]:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from attnbench.errors import ConfigError
 from attnbench.members.crew import Member
 from attnbench.members.process import MemberProcess
+from attnbench.ops.cores import cores
 from attnbench.options import Count
 
 CPU_SLOTS = 2
@@ -55,9 +56,8 @@ def slots(count: int | None, gpus: Sequence[str], processes: int = 1) -> list[Sl
     if gpus and processes > len(gpus):
         todo = f"there are {len(gpus)}; use fewer, or runtime.device=cpu"
         raise ConfigError(f"a member of {processes} processes needs as many GPUs", "runtime.processes", todo)
-    cores = len(os.sched_getaffinity(0))
-    number = count or (len(gpus) // processes if gpus else max(1, min(CPU_SLOTS, cores // processes)))
-    threads = max(1, cores // number)
+    number = count or (len(gpus) // processes if gpus else max(1, min(CPU_SLOTS, cores() // processes)))
+    threads = max(1, cores() // number)
     shares = [[gpus[(i * processes + k) % len(gpus)] for k in range(processes)] if gpus else [] for i in range(number)]
     return [Slot({"CUDA_VISIBLE_DEVICES": ",".join(share)} if gpus else {}, threads) for share in shares]
 

@@ -57,7 +57,8 @@ class MemberProcess:
 
     @property
     def alive(self) -> bool:
-        return self.process.is_alive()
+        """Whether it runs; its pipe says so too, where the process that it was forked from is gone."""
+        return self.process.is_alive() or not self.receiver.poll()
 
     def ask_to_save(self) -> None:
         """Ask it to save and end; asked again, to end at once."""
@@ -126,12 +127,13 @@ def _warm() -> None:
     forkserver.set_forkserver_preload(PRELOADED)
     kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
-    paths = os.environ.get("PYTHONPATH", "")
+    paths = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         forkserver.ensure_running()
     finally:
-        os.environ["PYTHONPATH"] = paths
+        del os.environ["PYTHONPATH"]
+        os.environ.update({"PYTHONPATH": paths} if paths is not None else {})
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
 

@@ -27,6 +27,7 @@ from attnbench.config import Config
 from attnbench.errors import ConfigError, Failure, StorageError
 from attnbench.members.crew import Member
 from attnbench.members.process import attended, signals
+from attnbench.ops.cores import cores
 from attnbench.options import Count, NonNegative, Positive
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of members that have not begun
@@ -71,7 +72,7 @@ class Ray:
         owned = _connect(self.address)
         try:
             there = ray.cluster_resources().get("GPU", 0)
-            gpus = {id(member): self.gpus_of(member, there) for member in members}
+            gpus = {member: self.gpus_of(member, there) for member in members}
             for most in sorted(set(gpus.values())):
                 _refuse_misfit(self.num_cpus, most, owned)
             return RayCrew(members, self.num_cpus, gpus, self.slots)
@@ -108,8 +109,7 @@ def _connect(address: str | None) -> bool:
             return False
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # as the members of a pool have it
-        cores = len(os.sched_getaffinity(0))
-        ray.init(wanted, num_cpus=cores, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
+        ray.init(wanted, num_cpus=cores(), include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
         return True
     except (RuntimeError, ValueError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -137,26 +137,27 @@ class RayCrew:
     Args:
         members: all that will come.
         cpus: of a member.
-        gpus: of each member, by its id.
+        gpus: of each member.
         slots: members at a time.
     """
 
     patience = 2.0
 
-    def __init__(self, members: Sequence[Member], cpus: float, gpus: dict[int, float], slots: int | None) -> None:
+    def __init__(self, members: Sequence[Member], cpus: float, gpus: dict[Member, float], slots: int | None) -> None:
         import ray
 
         self.cpus, self.gpus, self.slots = cpus, gpus, slots or len(members)
         self.task = ray.remote(max_retries=RETRIES, num_cpus=cpus)(watch_over)
         self.tasks: dict[Any, Member] = {}
         self.looked = 0.0
+        self.stops = 0
         self.marks = {outputs: _mark(outputs) for outputs in {_outputs(member) for member in members}}
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
         taken = ready[: self.slots - len(self.tasks)]
         for member in taken:
             member.submitted()
-            gpus = self.gpus[id(member)]
+            gpus = self.gpus[member]
             here = Here(os.getcwd(), self.marks[_outputs(member)], _variables())
             task = self.task.options(num_gpus=gpus, name=member.name or "member")
             self.tasks[task.remote(member.config, here, max(1, int(self.cpus)), gpus > 0)] = member
@@ -183,8 +184,9 @@ class RayCrew:
     def stop(self) -> None:
         import ray
 
+        self.stops += 1
         for task in self.tasks:
-            ray.cancel(task, force=False)
+            ray.cancel(task, force=self.stops > 1)
 
     def close(self) -> None:
         import ray

@@ -6,6 +6,8 @@ wait or run, by what their runs' folders say, and submits what is missing.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import subprocess
 import time
@@ -92,7 +94,7 @@ class Slurm:
 
     def crew(self, members: Sequence[Member]) -> ArrayCrew:
         tasks = self.nodes * self.tasks_per_node
-        jobs = {id(member): job(member, tasks, self.gpus_per_node, self.cpus_per_task) for member in members}
+        jobs = {member: job(member, tasks, self.gpus_per_node, self.cpus_per_task) for member in members}
         return ArrayCrew(self._executor(), jobs)
 
     def _executor(self) -> Any:
@@ -116,12 +118,12 @@ class ArrayCrew:
 
     Args:
         executor: submitit's.
-        jobs: of the members, by their id.
+        jobs: of the members.
     """
 
     patience = 60.0
 
-    def __init__(self, executor: Any, jobs: dict[int, Job]) -> None:
+    def __init__(self, executor: Any, jobs: dict[Member, Job]) -> None:
         self.executor, self.todo = executor, jobs
         self.jobs: list[tuple[Any, Member]] = []
         self.states: dict[str, str] = {}
@@ -136,8 +138,7 @@ class ArrayCrew:
             member.submitted()
         found = [(there, member) for member in ready if (there := _submitted(member, states))]
         self.jobs += found
-        taken = {id(member) for _, member in found}
-        missing = [member for member in ready if id(member) not in taken]
+        missing = [member for member in ready if member not in {one for _, one in found}]
         for first in range(0, len(missing), ARRAY):
             self._submit(missing[first : first + ARRAY])
         self.asked = time.monotonic()
@@ -147,7 +148,8 @@ class ArrayCrew:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            jobs = self.executor.submit_array([self.todo[id(member)] for member in members])
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                jobs = self.executor.submit_array([self.todo[member] for member in members])
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             said = next((line for line in str(error).splitlines() if "error" in line.lower()), str(error))
             raise ConfigError(f"SLURM refuses the jobs: {said}", "hydra.launcher", "see sinfo, sacctmgr") from error
