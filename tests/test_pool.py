@@ -143,7 +143,7 @@ def test_the_live_table_shows_what_runs_first(tmp_path: Path) -> None:
     assert columns[0] == ["m2", "m1", "m0"]
     assert columns[1] == ["running", "waiting", "done"]
     assert columns[2][0] == "1/1"
-    assert columns[3] == ["50.00", "", f"{12.345:.2f}"]
+    assert columns[3] == ["top-1 50.00", "", f"top-1 {12.345:.2f}"]
     assert table.title == "1 of 3 members ended"
 
 
