@@ -134,7 +134,7 @@ def compare(
     groups = _groups(done, shown, metric)
     groups = _against(groups, keys, axis if by else "", baseline)
     notes += [f"{key} differs along with {', '.join(keys)}" for key in along if key != axis]
-    return Comparison(metric, shown, axis, groups, _common(done, shown), notes + _provenance(done), unfinished)
+    return Comparison(metric, shown, axis, groups, _common(done, shown), notes + provenance(done), unfinished)
 
 
 def _without_repeats(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
@@ -225,7 +225,7 @@ def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
     return ", ".join(words) + f" (seeds {', '.join(map(str, seeds))})"
 
 
-def _provenance(runs: Sequence[Run]) -> list[str]:
+def provenance(runs: Sequence[Run]) -> list[str]:
     """Commits, devices and data, each with its number of runs."""
     notes = []
     for name, values in (

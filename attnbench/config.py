@@ -142,38 +142,34 @@ def compose(overrides: Sequence[str]) -> Config:
 def deviations(config: Config) -> dict[str, Any]:
     """The keys and values in which a configuration differs from the options that it takes, the attention's first."""
     usual = dict(flatten(_usual(config.choices)))
-    differ = {key: value for key, value in config.identity.items() if usual.get(key, value) != value}
+    differ = {key: value for key, value in config.identity.items() if not _is_usual(value, usual.get(key, value))}
     return dict(sorted(differ.items(), key=lambda item: not item[0].startswith(("attention.", "placement."))))
+
+
+def _is_usual(value: Any, usual: Any) -> bool:
+    """Whether a value is what its option file says; one that follows from others is."""
+    return value == usual or "${" in str(usual)
 
 
 def _usual(choices: Mapping[str, str]) -> dict[str, Any]:
     """What the option files say, the experiment's last: read, not composed, as that takes a run's start longer."""
-    tree = _read_option("train")
-    for group in GROUPS:
-        tree[group] = _read_option(f"{group}/{choices[group]}")
-    for key, value in _read_option(f"experiment/{choices.get('experiment')}").items():
-        tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+    tree: dict[str, Any] = {}
+    groups = (*GROUPS, *DETECTION, "experiment")
+    for name in ("train", *(f"{group}/{choices[group]}" for group in groups if group in choices)):
+        for key, value in _read_option(name).items():
+            tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
     return tree
 
 
 def _read_option(name: str) -> dict[str, Any]:
-    path = folder() / f"{name}.yaml"  # there is none of an option made for a command line, or of no experiment
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {key: value for key, value in loaded.items() if key != "defaults"}
-
-
-def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """A node of the composed configuration, resolved but not checked, such as ``hydra.launcher``.
-
-    Raises:
-        ConfigError: an unknown key or option.
-    """
-    with prepared():
-        try:
-            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
-            return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.select(cfg, path), resolve=True))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise translate(error, overrides) from None
+    """What an option file sets, from the root of the configuration on."""
+    path = folder() / f"{name}.yaml"
+    if not path.is_file():  # an option made for a command line, or no experiment
+        return {}
+    text = path.read_text(encoding="utf-8")
+    loaded: dict[str, Any] = {key: value for key, value in yaml.safe_load(text).items() if key != "defaults"}
+    group, _, option = name.partition("/")
+    return {group: loaded} if option and not text.startswith("# @package _global_") else loaded
 
 
 def offer_timm(overrides: Sequence[str]) -> None:

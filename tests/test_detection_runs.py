@@ -46,7 +46,8 @@ def test_a_run_leaves_its_measures(finished: Config) -> None:
     assert {"AP", "AP50", "AP75", "mask_AP", "mask_AP50", "best_AP", "best_epoch"} <= set(left)
     assert "top1" not in left and "mAP" not in left
     assert left["macs"] > left["params"] > 100_000
-    names = EventAccumulator(str(finished.run_folder / "tb")).Reload().Tags()
+    (events,) = (finished.run_folder / "tb").iterdir()  # a folder named by what was changed
+    names = EventAccumulator(str(events)).Reload().Tags()
     assert {"val/AP", "val/mask_AP50", "train/loss"} <= set(names["scalars"])
     assert names["images"] == [f"val/image{n}" for n in range(4)]
 

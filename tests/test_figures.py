@@ -29,7 +29,7 @@ LAMBDAS = ["0.01", "0.05", "0.1", "0.5", "1.0"]
 def curve(axes: Axes, number: int) -> tuple[list[float], list[float], list[float]]:
     """The x, the means and the deviations of the n-th curve with error bars."""
     line, _, (bars,) = axes.containers[number].lines
-    halves = [(segment[1][1] - segment[0][1]) / 2 for segment in bars.get_segments()]
+    halves = [(segment[1][1] - segment[0][1]) / 2 for segment in bars.get_segments() if len(segment)]
     return list(line.get_xdata()), list(line.get_ydata()), halves
 
 
@@ -126,7 +126,7 @@ def test_curves_are_the_printed_cells_and_our_means(draw: Draw, leave: Leave) ->
 
     x, means, deviations = curve(here, 0)
     assert means == [mean(scores) for scores in ours.values()]
-    assert deviations == pytest.approx([stdev([40.0, 44.0]), stdev([50.0, 51.0]), 0])
+    assert deviations == pytest.approx([stdev([40.0, 44.0]), stdev([50.0, 51.0])])  # a single seed has no bar
     assert x == pytest.approx([float(value) for value in ours], rel=0.08)
     assert here.get_xscale() == "log"
     blue = to_hex(here.containers[0].lines[0].get_color())

@@ -104,6 +104,8 @@ def test_options_that_nobody_changed_are_no_deviation() -> None:
             assert config.deviations(config.compose([f"attention={option}"])) == {}, option
         for option in config.names("experiment"):
             assert config.deviations(config.compose([f"experiment={option}", "attention=sb"])) == {}, option
+        for option in config.names("detector"):
+            assert config.deviations(config.compose(["task=detection", f"detector={option}"])) == {}, option
 
 
 def test_what_a_command_line_changes_is_a_deviation() -> None:

@@ -5,6 +5,7 @@ Matplotlib is imported when something is drawn, and without pyplot: a picture is
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,11 @@ def key(label: str, **looks: Any) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **looks)
+
+
+def bar(deviation: float | None) -> float:
+    """A deviation as an error bar; of a single value there is none."""
+    return math.nan if deviation is None else deviation
 
 
 def said(axes: Axes, text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.comparison import metric_name
-from attnbench.figures.canvas import Grid, Style, canvas, colour, key, legend, marker, plain, said
+from attnbench.figures.canvas import Grid, Style, bar, canvas, colour, key, legend, marker, plain, said
 from attnbench.figures.data import Axis, Figure, Place
 from attnbench.figures.notes import notes
 from attnbench.tables.report import Cell, Report
@@ -99,7 +99,7 @@ def _panel(axes: Axes, figure: Figure, places: Iterable[Place], values: dict[str
 def _series(axes: Axes, figure: Figure, number: int, values: list[tuple[Place, Value]], is_printed: bool) -> None:
     there = [(place, value) for place, value in values if value.mean is not None]
     looks: Style = {"color": colour(number), "ls": "--" if is_printed else "-", "lw": 1.3}
-    curve = [(_x(figure, place), value.mean, value.std or 0.0) for place, value in there if place.tick is not None]
+    curve = [(_x(figure, place), value.mean, bar(value.std)) for place, value in there if place.tick is not None]
     if curve:
         x, mean, std = zip(*curve, strict=True)
         face = "white" if is_printed else colour(number)

@@ -7,13 +7,13 @@ than the paper's is in the title, in the words of the tables.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnbench import build, config, results
-from attnbench.comparison import compare
+from attnbench.comparison import compare, provenance
 from attnbench.config import NEUTRAL, Config
 from attnbench.errors import ConfigError, DataError
 from attnbench.figures import channels, curves, lambdas, plane, signals, sweep
@@ -23,7 +23,7 @@ from attnbench.results import Run
 from attnbench.stored import Which
 from attnbench.tables import counts
 from attnbench.tables.data import Row
-from attnbench.tables.report import report
+from attnbench.tables.report import changed_images, report, source_of
 from attnbench.tables.runs import Chosen, Composer, choose, seeded
 from attnbench.trained import FREE, Trained, load_run, ready
 
@@ -137,7 +137,13 @@ def _lambdas(asked: Asked) -> Drawn:
         composed = asked.composer(row.overrides or [])
         chosen = replace(chosen, changed=differences([(results.told(composed), run) for run in runs]))
     made = lambdas.learned(runs)
-    notes = [lambdas.note(made), *(f"{run.folder}: {run.state}" for run in runs if not run.result), *figure.notes]
+    chosen = _with_images(chosen, [run.result for run in runs])
+    notes = [
+        lambdas.note(made),
+        *provenance(runs),
+        *(f"{run.folder}: {run.state}" for run in runs if not run.result),
+        *figure.notes,
+    ]
     return lambdas.draw(made, chosen.title, notes, bool(chosen.changed)), chosen.title
 
 
@@ -148,6 +154,7 @@ def _squeezes(asked: Asked) -> Drawn:
     network = _network(asked, chosen, composed)
     if network is None:
         raise _nothing(chosen)
+    chosen = _with_images(chosen, [network.about["result"]])
     here, lacking = _blocks(asked, network)
     with ready(network) as opened:
         numbers = asked.looks.images
@@ -171,6 +178,7 @@ def _weights(asked: Asked) -> Drawn:
         if network is None:
             layers.append(channels.Layer(row.label, None, "not run"))
             continue
+        chosen = _with_images(chosen, [network.about["result"]])
         here, lacking = _blocks(asked, network)
         with ready(network) as opened:
             made = signals.mean_weights(opened, here, f"weights of {network.config.choices['attention']}")
@@ -213,6 +221,13 @@ def _network(asked: Asked, chosen: Chosen, composed: Config | None) -> Trained |
     folders = [seeded(composed, seed).run_folder for seed in chosen.seeds] if composed else []
     found = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
     return load_run(found, asked.looks.which).told(asked.otherwise()) if found else None
+
+
+def _with_images(chosen: Chosen, found: Iterable[Mapping[str, Any] | None]) -> Chosen:
+    """What was done to the images of runs is a change of the protocol too, as in reports."""
+    data = [what for result in found if (what := changed_images(source_of(result or {})))]
+    new = [f"data {what}" for what in dict.fromkeys(data) if f"data {what}" not in chosen.changed]
+    return replace(chosen, changed=", ".join(filter(None, [chosen.changed, *new])))
 
 
 def _nothing(chosen: Chosen) -> DataError:

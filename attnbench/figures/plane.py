@@ -50,7 +50,7 @@ def draw(figure: Figure, made: Report) -> Picture:
     lacking = any(circle.top1 is None for circle in circles["ours"])
     sizes = [line for name, most in largest.items() for line in _sizes(most, f"{name}: " if changed else "")]
     keys = [*_colours(figure), *([_missing()] if lacking else []), *(sizes if changed else sizes[:2])]
-    legend(picture, keys, labelspacing=1.1)
+    legend(picture, keys, labelspacing=1.9)
     return picture
 
 

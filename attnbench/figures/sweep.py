@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnbench import results
 from attnbench.comparison import Comparison, Group, label, metric_name, rank, text
-from attnbench.figures.canvas import Style, canvas, colour, key, legend, marker, plain, said
+from attnbench.figures.canvas import Style, bar, canvas, colour, key, legend, marker, plain, said
 from attnbench.results import ABSENT
 from attnbench.tables.statistics import spread
 
@@ -61,7 +61,7 @@ def _curve(
     looks: Style = {"color": colour(number)}
     if here:
         x = [places[text(g.at(axis)) if axis else ""] + shift for g in here]
-        deviation = [g.std or 0.0 for g in here]
+        deviation = [bar(g.std) for g in here]
         line = "-" if len(here) > 1 and axis not in results.NAMED else "none"
         means = [g.mean for g in here]
         axes.errorbar(x, means, deviation, fmt=marker(number), ls=line, capsize=4, label=name or None, **looks)
@@ -95,5 +95,5 @@ def _cost(axes: Axes, number: int, group: Group, metric: str, per: float) -> boo
     if cost is None:
         return False
     looks: Style = {"color": colour(number), "fmt": marker(number), "ms": 7, "capsize": 3, "elinewidth": 1}
-    axes.errorbar([cost.mean], [group.mean], [group.std or 0.0], [cost.std or 0.0], **looks)
+    axes.errorbar([cost.mean], [group.mean], [bar(group.std)], [bar(cost.std)], **looks)
     return True

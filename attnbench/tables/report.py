@@ -135,11 +135,11 @@ def report(chosen: Chosen, counted: Callable[[Row], dict[str, counts.Cell]], fai
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
     made = Report(chosen, lines)
-    data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := _changed(trace.data)))
+    data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := changed_images(trace.data)))
     return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines)
 
 
-def _changed(source: str) -> str:
+def changed_images(source: str) -> str:
     """What was done to the images of a run that the paper's setting does not do."""
     return source.partition(CHANGED)[2].partition(", fingerprint")[0]
 
