@@ -172,6 +172,20 @@ def _read_option(name: str) -> dict[str, Any]:
     return {group: loaded} if option and not text.startswith("# @package _global_") else loaded
 
 
+def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """A node of the composed configuration, resolved but not checked, such as ``hydra.launcher``.
+
+    Raises:
+        ConfigError: an unknown key or option.
+    """
+    with prepared():
+        try:
+            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
+            return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.select(cfg, path), resolve=True))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise translate(error, overrides) from None
+
+
 def offer_timm(overrides: Sequence[str]) -> None:
     """Make an option of every ``backbone=timm/<name>`` that a command line asks for."""
     for override in overrides:

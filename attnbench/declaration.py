@@ -26,7 +26,7 @@ from attnbench import options
 from attnbench.errors import ConfigError
 
 # What the caller of a builder supplies, not the configuration.
-SUPPLIED = {"site", "num_classes", "classes"}
+SUPPLIED = {"site", "num_classes", "class_names"}
 
 
 def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:

@@ -39,7 +39,7 @@ def evaluate(run: Path, which: Which = "last", words: Sequence[str] = ()) -> dic
 @torch.no_grad()
 def measured(trained: Trained, opened: Ready) -> dict[str, float]:
     """The metrics of the whole validation split, each sample counted once."""
-    task = trained.config.build("task")
+    task = trained.config.build("task", class_names=opened.data.classes)
     with opened.process.autocast():
         metrics: dict[str, float] = task.evaluate(opened.model, opened.batches("evaluating"), opened.process)
     return metrics

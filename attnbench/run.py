@@ -62,7 +62,7 @@ def refuse(config: Config) -> Runtime:
 
 def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:
     schedule = config.build("schedule")
-    task: engine.Task = config.build("task", classes=data.classes)
+    task: engine.Task = config.build("task", class_names=data.classes)
     checkpoints = Checkpoints(folder.checkpoints, config.identity | {"data": data.fingerprint})
     torch.manual_seed(config.seed)
     model, sites = build.network(config, len(data.classes))

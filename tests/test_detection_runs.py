@@ -88,7 +88,7 @@ def test_two_processes_evaluate_every_image_once(tmp_path: Path, compose: Callab
     config = compose(*words)
     saved = torch.load(folder(tmp_path) / "checkpoints" / "last.pt", weights_only=True)
     scenes = config.build("dataset")
-    task = config.build("task", classes=scenes.classes)
+    task = config.build("task", class_names=scenes.classes)
     with config.build("runtime").start() as process:
         model, _ = build.network(config, len(scenes.classes))
         model.load_state_dict(saved["model"])

@@ -22,11 +22,11 @@ class Classification:
 
     Attributes:
         label_smoothing: the part of each target that is spread over all classes.
-        classes: their names, which the data set supplies.
+        class_names: of the data set, which supplies them.
     """
 
     label_smoothing: Fraction = 0.0
-    classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     metric = "top1"
     results = ("top1", "top5")

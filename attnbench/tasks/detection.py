@@ -27,11 +27,11 @@ class Detection:
 
     Attributes:
         metric: what decides which epoch is best: COCO's ``AP``, or VOC's ``mAP``, which is measured besides then.
-        classes: their names, which the data set supplies.
+        class_names: of the data set, which supplies them.
     """
 
     metric: Literal["AP", "mAP"] = "AP"
-    classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     results = ("mAP", "mAP_area", *NAMES, *(f"mask_{name}" for name in NAMES))
 
@@ -51,12 +51,12 @@ class Detection:
             for image, answer, target in zip(batch.images, network(batch.images), batch.targets, strict=True):
                 images.append(found(answer, target))
                 if len(self._pictures) < SHOWN:
-                    self._pictures[f"image{len(self._pictures)}"] = drawn(image, answer, self.classes)
+                    self._pictures[f"image{len(self._pictures)}"] = drawn(image, answer, self.class_names)
         everywhere = [one for part in process.gather(images) for one in part]
         return self._measured(everywhere)
 
     def _measured(self, images: list[Found]) -> dict[str, float]:
-        count = len(self.classes)
+        count = len(self.class_names)
         measures = coco_ap(images, count)
         if all(image.masks is not None for image in images):
             measures |= coco_ap(images, count, masks=True)
