@@ -1,8 +1,9 @@
 """What a builder declares: its options' names, types and ranges, read from its source without importing it.
 
 An option file names its builder (``_target_``), a function decorated with ``checked`` or a dataclass. Its keywords are
-the options. Reading them with ``ast`` lets a typo cost a fraction of a second, before torch is imported. Nothing but
-such a declared builder is ever called, and only from attnbench or a package named in ``ATTNBENCH_TRUST``.
+the options, a dataclass's those of its bases too. Reading them with ``ast`` lets a typo cost a fraction of a second,
+before torch is imported. Nothing but such a declared builder is ever called, and only from attnbench or a package named
+in ``ATTNBENCH_TRUST``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import importlib.util
 import os
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple
 from difflib import get_close_matches
 from functools import cache
@@ -101,13 +102,13 @@ def declaration(target: str, where: str) -> dict[str, Any]:
         ConfigError: no such builder, or not one that a configuration may call.
     """
     module, _, name = target.rpartition(".")
-    node = _definition(module, name) if _trusted(module) else None
-    if node is None or not _is_builder(node):
+    node = _builder(module, name)
+    if node is None:
         raise ConfigError(f"{target} is no builder that may be called", f"{where}._target_", "name one of attnbench's")
     space = vars(typing) | vars(options)
     return {
         field: eval(compile(ast.Expression(annotation), module, "eval"), space)  # our own source, parsed above
-        for field, annotation in _fields(node)
+        for field, annotation in _fields(node, module).items()
         if field not in SUPPLIED
     }
 
@@ -117,17 +118,22 @@ def _trusted(module: str) -> bool:
     return module.split(".")[0] in trusted
 
 
-def _definition(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
-    """The top-level definition of a function or class in a module's source, which is not imported."""
+def _builder(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
+    """The definition of a builder at the top level of a trusted module; None if it is no such thing."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    found = (node for node in _source(module) if isinstance(node, kinds) and node.name == name)
+    return next(filter(_is_builder, found), None)
+
+
+def _source(module: str) -> list[ast.stmt]:
+    """A trusted module's statements, read without importing it; none if there are none to read."""
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module) if _trusted(module) else None
     except ImportError:
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return next((n for n in body if isinstance(n, kinds) and n.name == name), None)
+        return []
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
 
 
 def _is_builder(node: ast.FunctionDef | ast.ClassDef) -> bool:
@@ -135,15 +141,27 @@ def _is_builder(node: ast.FunctionDef | ast.ClassDef) -> bool:
     return bool(names & {"checked", "dataclass"})
 
 
-def _fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(node, ast.ClassDef):
-        for line in node.body:
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                yield line.target.id, line.annotation
-    else:
-        for arg in (*node.args.args, *node.args.kwonlyargs):
-            if arg.annotation is not None:
-                yield arg.arg, arg.annotation
+def _fields(node: ast.FunctionDef | ast.ClassDef, module: str) -> dict[str, ast.expr]:
+    """A builder's keywords and their annotations; a dataclass has those of its bases that are dataclasses as well."""
+    if isinstance(node, ast.FunctionDef):
+        args = (*node.args.args, *node.args.kwonlyargs)
+        return {arg.arg: arg.annotation for arg in args if arg.annotation is not None}
+    fields: dict[str, ast.expr] = {}
+    for home, name in (_origin(ast.unparse(base), module) for base in reversed(node.bases)):
+        if inherited := _builder(home, name):
+            fields |= _fields(inherited, home)
+    own = (line for line in node.body if isinstance(line, ast.AnnAssign))
+    return fields | {line.target.id: line.annotation for line in own if isinstance(line.target, ast.Name)}
+
+
+def _origin(name: str, module: str) -> tuple[str, str]:
+    """The module that defines what a module calls by that name, and its name there."""
+    for line in _source(module):
+        if isinstance(line, ast.ImportFrom) and line.module:
+            for alias in line.names:
+                if name == (alias.asname or alias.name):
+                    return line.module, alias.name
+    return module, name
 
 
 def unknown(key: str, known: Sequence[str]) -> ConfigError:

@@ -273,6 +273,21 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     assert declaration.declaration("mylab.plain", "attention") == {"k": int}
 
 
+def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it has from another module by another name as well, and none of a base that is no dataclass."""
+    head = "from pydantic.dataclasses import dataclass\n"
+    (tmp_path / "labs_parts.py").write_text(head + "@dataclass\nclass Wide:\n    a: int = 1\n    b: int = 1\n")
+    (tmp_path / "labs_nets.py").write_text(
+        f"{head}from labs_parts import Wide as Base\nclass Plain:\n    c: int = 1\n"
+        "@dataclass\nclass Middle(Base, Plain):\n    b: str = ''\n@dataclass\nclass Net(Middle):\n    d: bool = False\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ATTNBENCH_TRUST", "labs_nets,labs_parts")
+    assert declaration.declaration("labs_nets.Net", "detector") == {"a": int, "b": str, "d": bool}
+    made = declaration.build({"_target_": "labs_nets.Net", "a": 2, "b": "x", "d": True}, "detector")
+    assert (made.a, made.b, made.d) == (2, "x", True)
+
+
 def test_declarations_are_read_without_importing_their_builder() -> None:
     source = (
         "import sys; from attnbench import config; config.compose(['attention=eca']); print('torch' in sys.modules)"

@@ -88,17 +88,6 @@ class FasterRCNN:
 class MaskRCNN(FasterRCNN):
     """The options of ``detector=mask_rcnn``: those of ``faster_rcnn``."""
 
-    short_side: Count = 800
-    long_side: Count = 1333
-    anchor_size: Count = 32
-    channels: Count = 256
-    hidden: Count = 1024
-    proposals: Count = 1000
-    samples: Count = 512
-    frozen_stages: Index = 1
-    norm: Literal["trained", "frozen"] = "frozen"
-    backbone_from: str | None = None
-
     masks = True
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
