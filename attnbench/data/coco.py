@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as rle
 
+from attnbench.data.annotated import Annotated, Record, sound
 from attnbench.data.box_augment import augmentation
 from attnbench.data.dataset import Dataset
 from attnbench.data.folder import contents
-from attnbench.data.images import load_rgb
 from attnbench.data.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
-from attnbench.data.voc import sized
 from attnbench.errors import DataError
 from attnbench.options import Count, checked
 
@@ -64,17 +63,13 @@ def coco(
 
 
 @dataclass(frozen=True)
-class Record:
-    """An image's file and its annotations; ``outlines`` are the annotations' segmentations as JSON, to save memory."""
+class Outlined(Record):
+    """A record with its annotations' segmentations as JSON, to save memory; None if they have none."""
 
-    image: Path
-    width: int
-    height: int
-    objects: Objects
     outlines: bytes | None
 
 
-class Annotated:
+class Instances(Annotated):
     """Image files with COCO's annotations.
 
     Attributes:
@@ -82,22 +77,11 @@ class Annotated:
         fact: what the fingerprint is taken over.
     """
 
-    in_memory = False
+    records: Sequence[Outlined]
 
-    def __init__(self, records: list[Record], classes: dict[int, str], fact: bytes) -> None:
-        self.records, self.classes, self.fact = records, classes, fact
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3), grey images as RGB.
-
-        Raises:
-            DataError: the file cannot be read, or has another size than its annotation says.
-        """
-        record = self.records[index]
-        return sized(load_rgb(record.image), record.width, record.height, record.image)
+    def __init__(self, records: Sequence[Outlined], classes: dict[int, str], fact: bytes) -> None:
+        super().__init__(records)
+        self.classes, self.fact = classes, fact
 
     def objects(self, index: int, masks: bool = True) -> Objects:
         """With masks, if they are wanted and the annotations have segmentations."""
@@ -123,15 +107,10 @@ def run_lengths(outline: Any, height: int, width: int) -> dict[str, Any]:
     return {"size": outline["size"], "counts": outline["counts"].encode()}
 
 
-def _side(base: Path, split: str, drop: bool) -> Annotated:
+def _side(base: Path, split: str, drop: bool) -> Instances:
     path, content, parsed = _parsed(base, split)
     classes = _classes(parsed, path)
-    records = []
-    for item in _each(base, split, parsed, classes, drop):
-        if isinstance(item, DataError):
-            raise item
-        records.append(item)
-    return Annotated(records, classes, content)
+    return Instances(sound(_each(base, split, parsed, classes, drop)), classes, content)
 
 
 def check(root: Path) -> Iterator[str]:
@@ -156,7 +135,7 @@ def _complaints(base: Path, split: str, parsed: dict[str, Any], classes: dict[in
         try:
             if isinstance(item, DataError):
                 raise item
-            Annotated([item], classes, b"").image(0)
+            Annotated([item]).image(0)
         except DataError as error:
             yield str(error)
     if not count:
@@ -193,7 +172,7 @@ def _classes(parsed: dict[str, Any], path: Path) -> dict[int, str]:
 
 def _each(
     base: Path, split: str, parsed: dict[str, Any], classes: dict[int, str], drop: bool
-) -> Iterator[Record | DataError]:
+) -> Iterator[Outlined | DataError]:
     """Each image's record in the order of ids, or what is wrong with it."""
     path = base / "annotations" / f"instances_{split}.json"
     try:
@@ -235,7 +214,7 @@ def _record(
     files: set[str],
     categories: list[int],
     drop: bool,
-) -> Record:
+) -> Outlined:
     name = str(image["file_name"])
     if name not in files:
         raise DataError("this image is missing", folder / name, "restore it")
@@ -257,7 +236,7 @@ def _record(
     if 0 < len(outlines) < len(kept):
         raise DataError("some annotations of this image have a mask, others none", f"{path}: image {image['id']}")
     masked = json.dumps(outlines).encode() if len(outlines) == len(kept) else None
-    return Record(folder / name, width, height, boxed(boxes, labels, areas=areas, crowd=crowd), masked)
+    return Outlined(folder / name, width, height, boxed(boxes, labels, areas=areas, crowd=crowd), masked)
 
 
 def _label(item: Mapping[str, Any], categories: list[int], path: Path) -> int:

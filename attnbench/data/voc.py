@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
 
+from attnbench.data.annotated import Annotated, Record, sound
 from attnbench.data.box_augment import augmentation
 from attnbench.data.dataset import Dataset
 from attnbench.data.folder import contents
-from attnbench.data.images import load_rgb
-from attnbench.data.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
+from attnbench.data.scenes import NoArea, boxed, checked_box, scene_dataset
 from attnbench.errors import DataError
 from attnbench.options import Count, Names, checked
 
@@ -48,7 +47,7 @@ def voc(
         DataError: a file is missing, a split empty, an annotation not what VOC's are; names the file.
     """
     base = devkit(Path(root).expanduser())
-    sides = [Annotated([record for split in splits for record in read(base, split)]) for splits in (train, val)]
+    sides = [Annotated(sound(item for split in splits for item in _each(base, split))) for splits in (train, val)]
     counts = " + ".join(str(len(side)) for side in sides)
     return scene_dataset(
         *sides,
@@ -66,53 +65,6 @@ def _fact(record: Record) -> bytes:
     return repr((record.image.name, of.boxes.tolist(), of.labels.tolist(), of.difficult.tolist())).encode()
 
 
-@dataclass(frozen=True)
-class Record:
-    """An image's file and what its annotation says: its size and the objects in it."""
-
-    image: Path
-    width: int
-    height: int
-    objects: Objects
-
-
-class Annotated:
-    """Image files with records of what is in them."""
-
-    in_memory = False
-
-    def __init__(self, records: list[Record]) -> None:
-        self.records = records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3), grey images as RGB.
-
-        Raises:
-            DataError: the file cannot be read, or has another size than its annotation says.
-        """
-        record = self.records[index]
-        return sized(load_rgb(record.image), record.width, record.height, record.image)
-
-    def objects(self, index: int, masks: bool = True) -> Objects:
-        return self.records[index].objects
-
-
-def sized(image: object, width: int, height: int, path: Path) -> np.ndarray:
-    """An image as an array, if it has the size that is said.
-
-    Raises:
-        DataError: it has not, so that its boxes are not what they seem.
-    """
-    pixels = np.array(image)
-    if pixels.shape[:2] != (height, width):
-        what = f"this image has {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotation says {width}x{height}"
-        raise DataError(what, path, "restore the file")
-    return pixels
-
-
 def devkit(root: Path) -> Path:
     """The folder that holds ``VOC2007/`` or another year's.
 
@@ -123,20 +75,6 @@ def devkit(root: Path) -> Path:
         if any(path.is_dir() for path in base.glob("VOC[0-9]*")):
             return base
     raise DataError(f"no VOC2007/ here: {contents(root)}", root, "set dataset.root to the folder that holds it")
-
-
-def read(base: Path, split: str) -> list[Record]:
-    """The records of a split.
-
-    Raises:
-        DataError: the first thing that is wrong in it.
-    """
-    records = []
-    for item in _each(base, split):
-        if isinstance(item, DataError):
-            raise item
-        records.append(item)
-    return records
 
 
 def check(root: Path) -> Iterator[str]:
