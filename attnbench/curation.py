@@ -7,11 +7,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 from attnbench import storage
-from attnbench.errors import BusyError, ConfigError, DataError, Stopped
+from attnbench.errors import BusyError, ConfigError, DataError, Stopped, nearest
 from attnbench.folder import RunFolder
 from attnbench.ops.cores import cores
 from attnbench.words import Words
@@ -40,9 +39,7 @@ def data() -> None:
         print(USAGE, end="")
         return
     if words[0] not in COMMANDS:
-        close = get_close_matches(words[0], COMMANDS, 1)
-        todo = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-        raise ConfigError(f"{words[0]} is nothing to do with data", "attnbench data", todo)
+        raise ConfigError(f"{words[0]} is nothing to do with data", "attnbench data", nearest(words[0], COMMANDS))
     sys.argv = [f"attnbench data {words[0]}", *words[1:]]
     COMMANDS[words[0]]()
 

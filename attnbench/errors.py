@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class Failure(Exception):
     """A failure the user can act on, printed as ``error: what (where); what to do``.
@@ -67,6 +70,13 @@ class Stopped(Failure):
     """A signal asked the run to stop; it is saved and the same command continues it."""
 
     code = 143
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """What to do about a name that is not known: the nearest one that is, and all of them."""
+    close = get_close_matches(word, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}there are {', '.join(known)}"
 
 
 KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}

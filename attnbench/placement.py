@@ -13,13 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import accumulate
 from typing import Any
 
 from torch import nn
 
-from attnbench.errors import ConfigError
+from attnbench.errors import ConfigError, nearest
 from attnbench.insertion import Placement, Site
 from attnbench.options import Blocks, Names, Stages, Wrap, checked
 
@@ -227,9 +226,7 @@ def _refuse_unknown(found: list[tuple[str, int, nn.Module]], roles: list[str], s
     known = [*sorted(layers), "block", "layer"]
     for role in roles:
         if ALIASES.get(role, role) not in known:
-            close = get_close_matches(role, known, 1)
-            todo = (f"did you mean {close[0]}? " if close else "") + f"it has {', '.join(known)}"
-            raise ConfigError(f"this backbone has no role {role}", "placement.roles", todo)
+            raise ConfigError(f"this backbone has no role {role}", "placement.roles", nearest(role, known))
     for stage in stages:
         if stage > total:
             raise ConfigError(f"this backbone has no stage {stage}", "placement.stages", f"use 1 to {total}")

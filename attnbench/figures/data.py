@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from attnbench import config
-from attnbench.errors import ConfigError
+from attnbench.errors import ConfigError, nearest
 from attnbench.tables import data
 from attnbench.tables.data import Column, Row, Table
 
@@ -165,9 +164,7 @@ def load(figure: str) -> Figure:
         ConfigError: there is none of that name.
     """
     if figure not in ids():
-        close = get_close_matches(figure, ids(), 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"there is no figure {figure}", "command line", f"{hint}there are {', '.join(ids())}")
+        raise ConfigError(f"there is no figure {figure}", "command line", nearest(figure, ids()))
     return parsed(figure, yaml.safe_load((folder() / f"{figure}.yaml").read_text(encoding="utf-8")))
 
 

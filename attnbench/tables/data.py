@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from attnbench import config
-from attnbench.errors import ConfigError
+from attnbench.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ def load(table: str) -> Table:
         ConfigError: there is none of that name.
     """
     if table not in ids():
-        close = get_close_matches(table, ids(), 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"there is no table {table}", "command line", f"{hint}there are {', '.join(ids())}")
+        raise ConfigError(f"there is no table {table}", "command line", nearest(table, ids()))
     return parsed(table, yaml.safe_load((folder() / f"{table}.yaml").read_text(encoding="utf-8")))
 
 
