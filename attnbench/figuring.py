@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench import config, results
@@ -13,8 +12,8 @@ from attnbench.errors import ConfigError, DataError
 from attnbench.figures import data, files
 from attnbench.figures.data import Figure
 from attnbench.results import Run
-from attnbench.tables.runs import Chosen, Composer, choose, standing, warning
-from attnbench.words import Words
+from attnbench.tables.runs import Composer, Listed, choose, listed, warning
+from attnbench.words import Words, seeds
 
 GREEDY = ("runs", "scale", "panels", "blocks", "classes")
 
@@ -22,7 +21,7 @@ GREEDY = ("runs", "scale", "panels", "blocks", "classes")
 def figure_command() -> None:
     """``attnbench figure [ID ...] [--runs RUNS ...] [--scale key=value ...] [--output DIR]``."""
     taken = _words()
-    composer = _composer(taken)
+    composer = Composer([*taken.scale, *taken.overrides], taken.outputs)
     if not taken.ids:
         _list(taken, composer)
     else:
@@ -69,7 +68,7 @@ def _words() -> argparse.Namespace:
     words.add_argument("words", nargs="*", metavar="ID", help="such as eca/4; without one, a list; and key=value")
     words.add_argument("--runs", nargs="+", default=[], help="run folders, folders above them, quoted patterns")
     words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
-    words.add_argument("--seeds", type=_seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
+    words.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
     words.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="some of a figure's panels: x0.35")
     words.add_argument("--which", choices=("last", "best"), default="last", help="weights of which epoch (eca/6, 7)")
     words.add_argument("--blocks", nargs="+", default=[], metavar="NAME", help="other blocks: 2_3 5_1 (eca/6, 7)")
@@ -100,65 +99,32 @@ def _is_override(word: str) -> bool:
     return word.startswith("~") or (bool(equals) and "/" not in key)
 
 
-def _seeds(text: str) -> list[int]:
-    """``3``: seeds 0, 1, 2; ``0,4``: those."""
-    named = [word.strip() for word in text.split(",") if word.strip()]
-    if not named or not all(word.isdecimal() for word in named) or text == "0":
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor seeds with commas between them")
-    return sorted({int(word) for word in named}) if "," in text else list(range(int(text)))
-
-
-def _composer(taken: argparse.Namespace) -> Composer:
-    where = [f"paths.outputs={taken.outputs}"] if taken.outputs else []
-    return Composer([*taken.scale, *taken.overrides, *where])
-
-
 # attnbench figure
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A figure in the list: rows that are run in full, runs that are done."""
-
-    id: str
-    title: str
-    source: str
-    cells_run: int = 0
-    cells: int = 0
-    runs_done: int = 0
-    runs: int = 0
 
 
 def _list(taken: argparse.Namespace, composer: Composer) -> None:
     for word in ("runs", "panels", "blocks", "images", "classes", "output"):
         if getattr(taken, word):
             raise ConfigError(f"--{word} of which figure", "command line", "name one, such as eca/4")
-    listed, changed = [], ""
+    every, changed = [], ""
+    done: dict[Path, bool] = {}
     with config.prepared():
         for figure in map(data.load, data.ids()):
             chosen = choose(figure.table, figure.table.rows, figure.seeds(taken.seeds), composer)
-            listed.append(_listed(figure, chosen))
+            every.append(listed(chosen, done))
             changed = changed or chosen.changed
     if taken.json:
-        print(json.dumps({"figures": [vars(one) for one in listed], "changed_protocol": changed}, indent=2))
+        print(json.dumps({"figures": [vars(one) for one in every], "changed_protocol": changed}, indent=2))
     else:
-        _print_list(listed, changed)
+        _print_list(every, changed)
 
 
-def _listed(figure: Figure, chosen: Chosen) -> Listed:
-    runs = {run.path for run in chosen.runs()}
-    done = {path for path in runs if standing(path).state == "done"}
-    groups = {path.parent for path in runs}
-    whole = groups - {path.parent for path in runs - done}
-    return Listed(figure.id, figure.title, figure.source, len(whole), len(groups), len(done), len(runs))
-
-
-def _print_list(listed: Iterable[Listed], changed: str) -> None:
+def _print_list(every: Iterable[Listed], changed: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table("figure", "rows run", "runs done", "title", title=warning(changed) if changed else None)
-    for one in listed:
+    for one in every:
         state = (f"{one.cells_run} / {one.cells}", f"{one.runs_done} / {one.runs}") if one.runs else ("", "any runs")
         drawn.add_row(one.id, *state, one.title)
     Console().print(drawn)

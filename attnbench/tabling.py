@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,8 @@ from attnbench.members import crew
 from attnbench.members.watch import watcher
 from attnbench.tables import counts, data, layout, plan
 from attnbench.tables.report import Report, report
-from attnbench.tables.runs import Chosen, Composer, choose, matching, standing, warning
-from attnbench.words import Words
+from attnbench.tables.runs import Chosen, Composer, Listed, choose, listed, matching, warning
+from attnbench.words import Words, count, seeds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,12 +48,12 @@ def _words() -> argparse.Namespace:
     what.add_argument("--count", action="store_true", help="parameters and operations: printed, ours, matched")
     what.add_argument("--plan", action="store_true", help="the runs, how they stand and about how long they take")
     what.add_argument("--run", action="store_true", help="run what is missing, then report")
-    words.add_argument("--seeds", type=_seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
+    words.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
     words.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
     words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
     words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
     words.add_argument("--launcher", choices=launcher.names(), help="default: pool; options: hydra.launcher.KEY=VALUE")
-    words.add_argument("--slots", type=_count_of, help="runs at a time; default: as the launcher has room for")
+    words.add_argument("--slots", type=count, help="runs at a time; default: as the launcher has room for")
     words.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
     words.add_argument("--format", choices=layout.FORMATS, default="text")
     words.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
@@ -84,28 +83,11 @@ def _is_override(word: str) -> bool:
     return "=" in word or word.startswith("~")
 
 
-def _seeds(text: str) -> list[int]:
-    """``3``: seeds 0, 1, 2; ``0,4``: those."""
-    if "," not in text:
-        return list(range(_count_of(text)))
-    named = [word.strip() for word in text.split(",") if word.strip()]
-    if not named or not all(word.isdecimal() for word in named):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor seeds with commas between them")
-    return sorted({int(word) for word in named})
-
-
-def _count_of(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 # What is asked for
 
 
 def _composer(taken: argparse.Namespace) -> Composer:
-    where = [f"paths.outputs={taken.outputs}"] if taken.outputs else []
-    return Composer([*taken.scale, *taken.overrides, *where])
+    return Composer([*taken.scale, *taken.overrides], taken.outputs)
 
 
 def _asked(taken: argparse.Namespace, composer: Composer) -> list[Chosen]:
@@ -141,58 +123,34 @@ def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
 # attnbench table
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A table in the list: rows that are run in full, runs that are done."""
-
-    id: str
-    title: str
-    rows: int
-    cells_run: int = 0
-    cells: int = 0
-    runs_done: int = 0
-    runs: int = 0
-    needs: str = ""
-
-
 def _list(taken: argparse.Namespace) -> None:
     for word, given in (("--plan", taken.plan), ("--run", taken.run), ("--rows", taken.rows)):
         if given:
             raise ConfigError(f"{word} of which table", "command line", "name one, such as sb/5")
     composer = _composer(taken)
-    listed, every, changed = [], [], ""
+    every, changed = [], ""
+    done: dict[Path, bool] = {}
     with config.prepared():
         for one in map(data.load, data.ids()):
             if missing := _missing(one):
-                listed.append(Listed(one.id, one.title, len(one.rows), needs=missing))
+                every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))
                 continue
             chosen = choose(one, one.rows, taken.seeds, composer)
-            every += [(run, standing(run.path).state == "done") for run in chosen.runs()]
-            listed.append(_listed(chosen, {run.path for run, done in every if done}))
+            every.append(listed(chosen, done))
             changed = changed or chosen.changed
-    runs = {run.path: done for run, done in every}
     if taken.format == "json":
-        about = {"changed_protocol": changed, "runs_done": sum(runs.values()), "runs": len(runs)}
-        _write(json.dumps({"tables": [vars(one) for one in listed], **about}, indent=2) + "\n", taken)
+        about = {"changed_protocol": changed, "runs_done": sum(done.values()), "runs": len(done)}
+        _write(json.dumps({"tables": [vars(one) for one in every], **about}, indent=2) + "\n", taken)
     else:
-        _print_list(listed, sum(runs.values()), len(runs), changed)
+        _print_list(every, sum(done.values()), len(done), changed)
 
 
-def _listed(chosen: Chosen, done: set[Path]) -> Listed:
-    """A table's state; rows that are one run with another row's are one cell and its runs."""
-    runs = {run.path for run in chosen.runs()}
-    groups = {path.parent for path in runs}
-    whole = groups - {path.parent for path in runs - done}
-    one = chosen.table
-    return Listed(one.id, one.title, len(one.rows), len(whole), len(groups), len(runs & done), len(runs))
-
-
-def _print_list(listed: Iterable[Listed], done: int, total: int, changed: str) -> None:
+def _print_list(every: Iterable[Listed], done: int, total: int, changed: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table("table", "cells run", "runs done", "title", title=warning(changed) if changed else None)
-    for one in listed:
+    for one in every:
         state = ("", f"needs {one.needs}") if one.needs else _of(one)
         drawn.add_row(one.id, *state, one.title)
     console = Console()

@@ -20,6 +20,23 @@ class Words(argparse.ArgumentParser):
         return self.parse_intermixed_args([word for word in sys.argv[1:] if word != "debug=true"])
 
 
+def seeds(text: str) -> list[int]:
+    """``3``: seeds 0, 1, 2; ``0,4``: those."""
+    if text.isdecimal() and int(text):
+        return list(range(int(text)))
+    named = [word.strip() for word in text.split(",") if word.strip()]
+    if "," not in text or not named or not all(word.isdecimal() for word in named):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor seeds with commas between them")
+    return sorted({int(word) for word in named})
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def overriding(command: str, about: str) -> Words:
     """A parser of a command that takes overrides."""
     words = Words(prog=f"attnbench {command}", description=about)

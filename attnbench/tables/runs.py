@@ -25,13 +25,14 @@ class Composer:
 
     Args:
         extra: ``dataset=digits``, ``epochs=2``; they win over a row's own.
+        outputs: where runs lie, if not where the configuration says.
 
     Attributes:
         left_out: keys that an experiment sets for another option of a group than the one in ``extra``.
     """
 
-    def __init__(self, extra: Sequence[str] = ()) -> None:
-        self.extra = [_long(word) for word in extra]
+    def __init__(self, extra: Sequence[str] = (), outputs: str | None = None) -> None:
+        self.extra = [_long(word) for word in extra] + ([f"paths.outputs={outputs}"] if outputs else [])
         self.left_out: dict[str, None] = {}
         self.made: dict[tuple[str, ...], Config] = {}
 
@@ -245,6 +246,38 @@ def standing(path: Path) -> Standing:
     except StorageError as error:
         return Standing("stopped", str(error))
     return Standing("stopped", "ended without a word")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A table or a figure in a list, and how much of it is run.
+
+    Attributes:
+        rows: all of them, those that are only quoted too.
+        cells_run, cells: a cell is a row with all of its seeds; rows that are one run are one.
+        needs: what has to be there before it can be composed.
+    """
+
+    id: str
+    title: str
+    source: str
+    rows: int
+    cells_run: int = 0
+    cells: int = 0
+    runs_done: int = 0
+    runs: int = 0
+    needs: str = ""
+
+
+def listed(chosen: Chosen, done: dict[Path, bool]) -> Listed:
+    """How much of what is chosen is run; ``done`` says it of runs looked at before, and is told of new ones."""
+    runs = {run.path for run in chosen.runs()}
+    done |= {path: standing(path).state == "done" for path in runs - done.keys()}
+    missing = {path for path in runs if not done[path]}
+    groups = {path.parent for path in runs}
+    whole = groups - {path.parent for path in missing}
+    one = chosen.table
+    return Listed(one.id, one.title, one.source, len(one.rows), len(whole), len(groups), len(runs - missing), len(runs))
 
 
 def seeds_there(composed: Config) -> list[int]:
