@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
 
 import torch
 
-from attnbench import config
+from attnbench import config, run
 from attnbench.config import Config
 
 pytest_plugins = ["tests.data_fixtures", "tests.runs", "tests.figure_fixtures"]
@@ -28,6 +28,19 @@ torch.set_num_threads(1)
 def compose(tmp_path: Path) -> Callable[..., Config]:
     """Configurations whose outputs lie in the test's own folder."""
     return lambda *overrides: config.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The configuration of a run on the digits, done; what it evaluates is an average, not its last weights.
+
+    For tests that read it; those that change its folder copy it.
+    """
+    words = "runtime.device=cpu backbone=resnet20 attention=eca attention.kernel_size=3 dataset.size=8 batch_size=128 "
+    words += "schedule.epochs=1 schedule.ema_decay=0.5"
+    done = config.compose([*words.split(), f"paths.outputs={tmp_path_factory.mktemp('trained')}"])
+    run.train(done)
+    return done
 
 
 @pytest.fixture

@@ -21,45 +21,36 @@ from PIL import Image
 SAMPLES = Path(os.environ.get("ATTNBENCH_SAMPLES") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
 
-@pytest.fixture(scope="session")
-def imagenet_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """59 real ImageNet images as ``val/<wnid>/*.JPEG``, three of them grey; no ``train``."""
-    return _unpacked("imagenet-sample.tar", tmp_path_factory)
+def _sample(archive: str) -> Callable[[pytest.TempPathFactory], Path]:
+    """A fixture: an archive's content, unpacked once for all xdist workers; skips where the archive is absent."""
+
+    @pytest.fixture(scope="session")
+    def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        if not (SAMPLES / archive).is_file():
+            pytest.skip(f"no {archive} in {SAMPLES}; set ATTNBENCH_SAMPLES to the sample data")
+        base = tmp_path_factory.getbasetemp()
+        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        folder = shared / f"sample-{archive.partition('.')[0]}"
+        done = folder / ".done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                # Five times as fast as the tarfile module for 60,000 files.
+                subprocess.run(["tar", "-xf", SAMPLES / archive, "-C", folder], check=True)
+                done.touch()
+        return folder
+
+    return unpacked
 
 
-@pytest.fixture(scope="session")
-def cifar_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of CIFAR-10 as ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``: 60,000 small files."""
-    return _unpacked("cifar10-jpeg.tar.xz", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def voc_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """84 real VOC images with their XML, as ``VOCdevkit/VOC2007``; trainval of 56, test of 28."""
-    return _unpacked("voc-mini.tar", tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def coco_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """34 + 24 real COCO images with instances, crowds among them; some are grey."""
-    return _unpacked("coco-mini.tar", tmp_path_factory)
-
-
-def _unpacked(archive: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive's content, unpacked once for all xdist workers; skips where it is absent."""
-    if not (SAMPLES / archive).is_file():
-        pytest.skip(f"no {archive} in {SAMPLES}; set ATTNBENCH_SAMPLES to the sample data")
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = shared / f"sample-{archive.partition('.')[0]}"
-    done = folder / ".done"
-    with FileLock(f"{folder}.lock"):
-        if not done.exists():
-            folder.mkdir(exist_ok=True)
-            # Five times as fast as the tarfile module for 60,000 files.
-            subprocess.run(["tar", "-xf", SAMPLES / archive, "-C", folder], check=True)
-            done.touch()
-    return folder
+# 59 real ImageNet images as val/<wnid>/*.JPEG, three of them grey; no train
+imagenet_sample = _sample("imagenet-sample.tar")
+# all of CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg: 60,000 small files
+cifar_sample = _sample("cifar10-jpeg.tar.xz")
+# 84 real VOC images with their XML, as VOCdevkit/VOC2007; trainval of 56, test of 28
+voc_sample = _sample("voc-mini.tar")
+# 34 + 24 real COCO images with instances, crowds among them; some are grey
+coco_sample = _sample("coco-mini.tar")
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:

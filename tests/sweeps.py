@@ -135,6 +135,15 @@ def assert_survives_its_members(sweep: Sweep, members: int, failing: dict[str, i
     assert cpu_seconds() - before_third < 20
 
 
+def assert_members_save_when_their_launcher_is_killed(sweep: Sweep) -> None:
+    process = sweep.start(*long("0,1"))
+    sweep.training(2)
+    process.kill()
+    process.communicate()
+    sweep.let_go()
+    assert [s["status"] for s in sweep.statuses()] == ["stopped", "stopped"]
+
+
 FIFTY = {
     "unexpected ZeroDivisionError": 3, "killed by SIGKILL": 3, "ended with exit code 3": 2,
     "the loss became nan": 1, "out of memory": 1,

@@ -11,23 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench import cli, config, run
+from attnbench import cli
 from attnbench.config import Config
 from attnbench.errors import DataError, Failure
 from attnbench.evaluation import evaluate
 from attnbench.recorder import read_metrics
 from attnbench.state import Checkpoints
 from attnbench.trained import load_run, ready
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A run on the digits, done, whose evaluated weights are an average."""
-    words = "runtime.device=cpu backbone=resnet20 attention=eca dataset.size=8 batch_size=128 schedule.epochs=1 "
-    words += "schedule.ema_decay=0.5"
-    done = config.compose([*words.split(), f"paths.outputs={tmp_path_factory.mktemp('outputs')}"])
-    run.train(done)
-    return done
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import attnbench
-from attnbench import config, create_model, export, run
+from attnbench import create_model, export
 from attnbench.config import Config
 from attnbench.errors import ConfigError, Failure, StorageError
 from attnbench.state import Checkpoints
@@ -31,16 +31,6 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="onnx, onnxscript or onnxruntime is not installed: pip install 'attnbench[onnx]'",
 )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """The configuration of a run on the digits, done; its average is not its last weights."""
-    words = "runtime.device=cpu backbone=resnet20 attention=eca attention.kernel_size=3 dataset.size=8 batch_size=128 "
-    words += "schedule.epochs=1 schedule.ema_decay=0.5"
-    done = config.compose([*words.split(), f"paths.outputs={tmp_path_factory.mktemp('outputs')}"])
-    run.train(done)
-    return done
 
 
 @pytest.fixture

@@ -21,7 +21,15 @@ from attnbench.members.crew import Member
 from attnbench.members.watch import drawing
 from attnbench.ops.cores import cores
 from tests.conftest import ROOT
-from tests.sweeps import FIFTY, TINY, Sweep, assert_survives_its_members, faulty, long
+from tests.sweeps import (
+    FIFTY,
+    TINY,
+    Sweep,
+    assert_members_save_when_their_launcher_is_killed,
+    assert_survives_its_members,
+    faulty,
+    long,
+)
 
 POOL = ("hydra/launcher=pool", "hydra.launcher.slots=2")
 
@@ -63,12 +71,7 @@ def test_a_signal_stops_the_members_so_that_each_can_be_resumed(tmp_path: Path) 
 
 def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, *POOL)
-    process = sweep.start(*long("0,1"))
-    sweep.training(2)
-    process.kill()
-    process.communicate()
-    sweep.let_go()
-    assert [s["status"] for s in sweep.statuses()] == ["stopped", "stopped"]
+    assert_members_save_when_their_launcher_is_killed(sweep)
 
 
 def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path) -> None:

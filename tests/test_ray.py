@@ -18,7 +18,14 @@ from attnbench.members.crew import Member
 from attnbench.members.ray_cluster import Here, Ray, watch_over
 from tests.conftest import ROOT
 from tests.runs import wait_for
-from tests.sweeps import FIFTY, Sweep, above, assert_survives_its_members, long
+from tests.sweeps import (
+    FIFTY,
+    Sweep,
+    above,
+    assert_members_save_when_their_launcher_is_killed,
+    assert_survives_its_members,
+    long,
+)
 
 pytest.importorskip("ray", reason="the launcher's extra, attnbench[ray], is not installed")
 
@@ -79,12 +86,7 @@ def test_a_signal_stops_both_nodes_and_a_member_whose_worker_is_lost_goes_on(swe
 
 @pytest.mark.slow
 def test_members_of_a_launcher_that_is_killed_save_and_end(sweep: Sweep) -> None:
-    process = sweep.start(*long("0,1"))
-    sweep.training(2)
-    process.kill()
-    process.communicate()
-    sweep.let_go()
-    assert [s["status"] for s in sweep.statuses()] == ["stopped", "stopped"]
+    assert_members_save_when_their_launcher_is_killed(sweep)
 
 
 def test_a_table_runs_on_a_cluster_of_its_own(tmp_path: Path) -> None:
