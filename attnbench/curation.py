@@ -54,7 +54,7 @@ def check() -> None:
         DataError: there are problems, or the folder holds no data set that is known.
     """
     words = Words(prog="attnbench data check", description="What is wrong with a data set, a line each.")
-    words.add_argument("root", metavar="DIR", type=Path, help="an image folder with train/ and val/, or shards of one")
+    words.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
     root = words.taken().root.expanduser()
     from attnbench.data.layouts import recognise
 

@@ -14,14 +14,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
 
 import torch
 
-from attnbench import config, run
+from attnbench import cli, config, run
 from attnbench.config import Config
+from attnbench.errors import DataError
 
 pytest_plugins = ["tests.data_fixtures", "tests.runs", "tests.figure_fixtures"]
 
 ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)
+
+Check = Callable[[Path], tuple[int, list[str]]]
 
 
 @pytest.fixture
@@ -51,6 +54,23 @@ def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         command = [sys.executable, str(ROOT / script), *words]
         environment = os.environ | {"ATTNBENCH_OUTPUTS": str(tmp_path / "outputs")}
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
+
+    return call
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """The exit code of ``attnbench data check`` and the lines that it prints."""
+
+    def call(root: Path) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["attnbench data", "check", str(root)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.command("data")()
+        except DataError as error:
+            code = error.code
+        return code, capsys.readouterr().out.splitlines()
 
     return call
 

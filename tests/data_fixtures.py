@@ -6,12 +6,14 @@ checkout.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +78,56 @@ def image_folder(
             for k in range(per_class):
                 photo(seed, *size).save(folder / f"{k}.jpg", quality=95)
                 seed += 1
+    return root
+
+
+def voc_folder(root: Path, xml: str | bytes | None = None, splits: str = "1\n2\n") -> Path:
+    """A VOC folder of two images, the first with the given annotation."""
+    year = root / "VOC2007"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (year / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("1", "2"):
+        photo(int(name), 60, 40).save(year / "JPEGImages" / f"{name}.jpg")
+        (year / "Annotations" / f"{name}.xml").write_text(voc_annotation())
+    if xml is not None:
+        (year / "Annotations" / "1.xml").write_bytes(xml if isinstance(xml, bytes) else xml.encode())
+    for split in ("trainval", "test"):
+        (year / "ImageSets/Main" / f"{split}.txt").write_text(splits)
+    return root
+
+
+def voc_annotation(
+    box: tuple[float, ...] = (1, 2, 60, 40), name: str = "dog", extra: str = "", difficult: int = 0
+) -> str:
+    sides = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    return (
+        f"<annotation><size><width>60</width><height>40</height><depth>3</depth></size><object><name>{name}</name>"
+        f"<difficult>{difficult}</difficult><bndbox>{sides}</bndbox>{extra}</object></annotation>"
+    )
+
+
+def coco_folder(root: Path, change: Callable[[dict[str, Any]], object] = dict) -> Path:
+    """A COCO folder of two splits with two images each, one of them without annotations; ``change`` edits val's."""
+    square = [5, 5, 25, 5, 25, 15, 5, 15]
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir(parents=True)
+        content = {
+            "images": [{"id": n, "file_name": f"{n}.jpg", "width": 60, "height": 40} for n in (7, 3)],
+            "categories": [{"id": 9, "name": "zebra"}, {"id": 2, "name": "ant"}],
+            "annotations": [
+                {"id": 1, "image_id": 7, "category_id": 9, "bbox": [5, 5, 20, 10], "area": 200, "iscrowd": 0,
+                 "segmentation": [square]},
+                {"id": 2, "image_id": 7, "category_id": 2, "bbox": [0, 0, 60, 20], "area": 1200, "iscrowd": 1,
+                 "segmentation": {"size": [40, 60], "counts": [0, *[20, 20] * 60]}},
+            ],
+        }  # fmt: skip
+        if split == "val2017":
+            change(content)
+        for n in (3, 7):
+            image = photo(n + 10 * (split == "val2017"), 60, 40)
+            image.convert("L" if n == 3 else "RGB").save(root / split / f"{n}.jpg")
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,30 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnbench import cli
 from attnbench.data import jpeg, sharding
 from attnbench.data.layouts import recognise
 from attnbench.errors import DataError
+from tests.conftest import Check
 from tests.data_fixtures import image_folder, photo
-
-Check = Callable[[Path], tuple[int, list[str]]]
-
-
-@pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
-    """The exit code of the command and the lines that it prints."""
-
-    def call(root: Path) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["attnbench data", "check", str(root)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.command("data")()
-        except DataError as error:
-            code = error.code
-        return code, capsys.readouterr().out.splitlines()
-
-    return call
 
 
 def grained(seed: int, width: int = 60, height: int = 48) -> Image.Image:

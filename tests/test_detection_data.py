@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,30 +19,8 @@ from attnbench.data import box_augment, coco, digits_det, voc
 from attnbench.data.loader import Loader
 from attnbench.data.scenes import Objects, boxed
 from attnbench.errors import ConfigError, DataError
-from tests.data_fixtures import photo
-
-
-def make_voc(root: Path, xml: str | bytes | None = None, splits: str = "1\n2\n") -> Path:
-    """A VOC folder of two images, the first with the given annotation."""
-    year = root / "VOC2007"
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (year / folder).mkdir(parents=True, exist_ok=True)
-    for name in ("1", "2"):
-        photo(int(name), 60, 40).save(year / "JPEGImages" / f"{name}.jpg")
-        (year / "Annotations" / f"{name}.xml").write_text(annotation())
-    if xml is not None:
-        (year / "Annotations" / "1.xml").write_bytes(xml if isinstance(xml, bytes) else xml.encode())
-    for split in ("trainval", "test"):
-        (year / "ImageSets/Main" / f"{split}.txt").write_text(splits)
-    return root
-
-
-def annotation(box: tuple[float, ...] = (1, 2, 60, 40), name: str = "dog", extra: str = "", difficult: int = 0) -> str:
-    sides = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-    return (
-        f"<annotation><size><width>60</width><height>40</height><depth>3</depth></size><object><name>{name}</name>"
-        f"<difficult>{difficult}</difficult><bndbox>{sides}</bndbox>{extra}</object></annotation>"
-    )
+from tests.conftest import Check
+from tests.data_fixtures import coco_folder, photo, voc_annotation, voc_folder
 
 
 def read_voc(root: Path) -> Any:
@@ -51,7 +29,7 @@ def read_voc(root: Path) -> Any:
 
 def test_voc_counts_pixels_from_one_and_a_part_is_no_object(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
-    data = read_voc(make_voc(tmp_path, annotation((2, 3, 10, 20), "person", part)))
+    data = read_voc(voc_folder(tmp_path, voc_annotation((2, 3, 10, 20), "person", part)))
     image, target = data.val.read(0, None)
     assert image.shape == (3, 40, 60) and image.dtype == torch.uint8
     assert target["boxes"].tolist() == [[1, 2, 10, 20]]
@@ -59,89 +37,76 @@ def test_voc_counts_pixels_from_one_and_a_part_is_no_object(tmp_path: Path) -> N
 
 
 def test_a_difficult_object_is_measured_and_not_learned(tmp_path: Path) -> None:
-    data = read_voc(make_voc(tmp_path, annotation(difficult=1)))
+    data = read_voc(voc_folder(tmp_path, voc_annotation(difficult=1)))
     assert data.val.read(0, None)[1]["difficult"].tolist() == [True]
     assert data.train.read(0, (0, 0))[1]["boxes"].shape == (0, 4)
 
 
-def test_the_real_voc_sample(voc_sample: Path) -> None:
+def test_the_real_voc_sample(voc_sample: Path, check: Check) -> None:
     data = read_voc(voc_sample)
     objects = [side.source.objects(i) for side in (data.train, data.val) for i in range(len(side))]
     assert sum(len(o) for o in objects) == 215
     assert sum(int(o.difficult.sum()) for o in objects) == 35
-    assert list(voc.check(voc_sample)) == []
+    name = "PASCAL VOC VOC2007/{JPEGImages,Annotations,ImageSets}"
+    assert check(voc_sample) == (0, [f"{name}: 84 images, 0 problems, 0 notes"])
     assert read_voc(voc_sample / "VOCdevkit").fingerprint == data.fingerprint
 
 
 UTF16 = '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY x "y">]>'
 DOCTYPE = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
 BAD_VOC = [
-    (annotation((1, 1, 65, 40)), "outside its image of 60x40", "1.xml: object 1"),
-    (annotation((-9, 1, 20, 40)), "outside its image", "1.xml: object 1"),
-    (annotation((5, 5, 5, 9)), "without area", "1.xml: object 1"),
-    (annotation((9, 9, 4, 5)), "without area", "1.xml: object 1"),
-    (annotation((float("nan"), 1, 2, 2)), "without area|outside", "1.xml: object 1"),
-    (annotation(name="unicorn"), "unicorn is no class", "1.xml: object 1"),
-    (annotation().replace("<xmin>1</xmin>", ""), "xmin is missing", "1.xml: object 1"),
-    (annotation().replace("<xmin>1<", "<xmin>one<"), "'one', no number", "1.xml: object 1"),
-    (DOCTYPE + annotation(), "DOCTYPE", "1.xml"),
-    ((UTF16 + annotation()).encode("utf-16"), "DOCTYPE", "1.xml"),
-    (annotation()[:-20], "no XML", "1.xml"),
-    (annotation() + " " * (1 << 20), "more than 1048576 bytes", "1.xml"),
-    (annotation().replace("<width>60<", "<width>61<").replace("<xmax>60<", "<xmax>61<"), "60x40 pixels", "1.jpg"),
+    (voc_annotation((1, 1, 65, 40)), "outside its image of 60x40", "1.xml: object 1"),
+    (voc_annotation((-9, 1, 20, 40)), "outside its image", "1.xml: object 1"),
+    (voc_annotation((5, 5, 5, 9)), "without area", "1.xml: object 1"),
+    (voc_annotation((9, 9, 4, 5)), "without area", "1.xml: object 1"),
+    (voc_annotation((float("nan"), 1, 2, 2)), "without area|outside", "1.xml: object 1"),
+    (voc_annotation(name="unicorn"), "unicorn is no class", "1.xml: object 1"),
+    (voc_annotation().replace("<xmin>1</xmin>", ""), "xmin is missing", "1.xml: object 1"),
+    (voc_annotation().replace("<xmin>1<", "<xmin>one<"), "'one', no number", "1.xml: object 1"),
+    (DOCTYPE + voc_annotation(), "DOCTYPE", "1.xml"),
+    ((UTF16 + voc_annotation()).encode("utf-16"), "DOCTYPE", "1.xml"),
+    (voc_annotation()[:-20], "no XML", "1.xml"),
+    (voc_annotation() + " " * (1 << 20), "more than 1048576 bytes", "1.xml"),
+    (voc_annotation().replace("<width>60<", "<width>61<").replace("<xmax>60<", "<xmax>61<"), "60x40 pixels", "1.jpg"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("xml", "what", "where"), BAD_VOC, ids=range(len(BAD_VOC)))
-def test_a_bad_annotation_of_voc_is_named(xml: str | bytes, what: str, where: str, tmp_path: Path) -> None:
-    root = make_voc(tmp_path, xml)
+def test_a_bad_annotation_of_voc_is_named(
+    xml: str | bytes, what: str, where: str, tmp_path: Path, check: Check
+) -> None:
+    root = voc_folder(tmp_path, xml)
     with pytest.raises(DataError) as refused:
         read_voc(root).val.read(0, None)
     assert re.search(what, refused.value.what) and refused.value.where.endswith(where)
-    (line,) = voc.check(root)
-    assert re.search(what, line) and where in line
+    code, (line, last) = check(root)
+    assert code == 3 and re.fullmatch(rf"VOC2007/(Annotations|JPEGImages)/{where}: .*({what}).*", line)
+    assert last.endswith(": 2 images, 1 problem, 0 notes")
 
 
-def test_a_missing_image_and_an_empty_split_of_voc(tmp_path: Path) -> None:
+def test_a_missing_image_and_an_empty_split_of_voc(tmp_path: Path, check: Check) -> None:
     with pytest.raises(DataError, match="training split is empty"):
-        read_voc(make_voc(tmp_path / "empty", splits=""))
-    assert len(list(voc.check(tmp_path / "empty"))) == 2
-    root = make_voc(tmp_path / "missing")
+        read_voc(voc_folder(tmp_path / "empty", splits=""))
+    code, lines = check(tmp_path / "empty")
+    assert (code, lines[:-1]) == (3, [f"VOC2007/{split}: this split is empty" for split in ("test", "trainval")])
+    root = voc_folder(tmp_path / "missing")
     (root / "VOC2007/JPEGImages/2.jpg").unlink()
     with pytest.raises(DataError, match=r"image is missing.*2\.jpg"):
         read_voc(root)
+    (root / "VOC2007/JPEGImages/1.jpg").write_bytes(b"no image")
+    (root / "VOC2007/ImageSets/Main/val.txt").write_bytes(b"\xff\xfe")
+    code, lines = check(root)
+    assert code == 3 and [line.partition(": ")[0] for line in lines[:-1]] == [
+        "VOC2007/JPEGImages/2.jpg", "VOC2007/ImageSets/Main/val.txt", "VOC2007/JPEGImages/1.jpg",
+    ]  # fmt: skip
     with pytest.raises(DataError, match=r"no VOC2007/ here"):
         read_voc(tmp_path / "nowhere")
     with pytest.raises(DataError, match="VOC2007/val cannot be read"):
         voc.voc(root=str(tmp_path / "empty"), train=["VOC2007/val"], val=["VOC2007/test"])
 
 
-def make_coco(root: Path, change: Callable[[dict[str, Any]], object] = dict) -> Path:
-    """A COCO folder of two splits with two images each, one of them without annotations; ``change`` edits val's."""
-    square = [5, 5, 25, 5, 25, 15, 5, 15]
-    for split in ("train2017", "val2017"):
-        (root / split).mkdir(parents=True)
-        content = {
-            "images": [{"id": n, "file_name": f"{n}.jpg", "width": 60, "height": 40} for n in (7, 3)],
-            "categories": [{"id": 9, "name": "zebra"}, {"id": 2, "name": "ant"}],
-            "annotations": [
-                {"id": 1, "image_id": 7, "category_id": 9, "bbox": [5, 5, 20, 10], "area": 200, "iscrowd": 0,
-                 "segmentation": [square]},
-                {"id": 2, "image_id": 7, "category_id": 2, "bbox": [0, 0, 60, 20], "area": 1200, "iscrowd": 1,
-                 "segmentation": {"size": [40, 60], "counts": [0, *[20, 20] * 60]}},
-            ],
-        }  # fmt: skip
-        if split == "val2017":
-            change(content)
-        for n in (3, 7):
-            photo(n, 60, 40).convert("L" if n == 3 else "RGB").save(root / split / f"{n}.jpg")
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
-
-
-def test_coco_is_read_by_ids_with_masks_and_crowds(tmp_path: Path) -> None:
-    data = coco.coco(root=str(make_coco(tmp_path)))
+def test_coco_is_read_by_ids_with_masks_and_crowds(tmp_path: Path, check: Check) -> None:
+    data = coco.coco(root=str(coco_folder(tmp_path)))
     assert data.classes == ("ant", "zebra")
     grey, nothing = data.val.read(0, None)
     assert grey.shape == (3, 40, 60) and nothing["boxes"].shape == (0, 4) and nothing["masks"].shape == (0, 40, 60)
@@ -151,15 +116,15 @@ def test_coco_is_read_by_ids_with_masks_and_crowds(tmp_path: Path) -> None:
     assert target["areas"].tolist() == [200, 1200]
     assert target["masks"].sum((1, 2)).tolist() == [200, 1200] and target["masks"][1, :20].all()
     assert data.train.read(1, (0, 0))[1]["labels"].tolist() == [2]
-    assert list(coco.check(tmp_path)) == []
+    assert check(tmp_path) == (0, ["COCO annotations/instances_*.json: 4 images, 0 problems, 0 notes"])
     assert len(coco.coco(root=str(tmp_path), keep_empty=False).train) == 1
 
 
-def test_the_real_coco_sample(coco_sample: Path) -> None:
+def test_the_real_coco_sample(coco_sample: Path, check: Check) -> None:
     data = coco.coco(root=str(coco_sample))
     objects = [side.source.objects(i, masks=False) for side in (data.train, data.val) for i in range(len(side))]
     assert sum(len(o) for o in objects) == 624 and sum(int(o.crowd.sum()) for o in objects) == 9
-    assert list(coco.check(coco_sample)) == []
+    assert check(coco_sample)[0] == 0
     ours = data.val.source.objects(0).masks
     assert ours is not None
     path = coco_sample / "annotations/instances_val2017.json"
@@ -194,30 +159,57 @@ BAD_COCO = [
 
 @pytest.mark.parametrize(("change", "what", "where"), BAD_COCO, ids=range(len(BAD_COCO)))
 def test_a_bad_annotation_of_coco_is_named(
-    change: Callable[[dict[str, Any]], object], what: str, where: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], object], what: str, where: str, tmp_path: Path, check: Check
 ) -> None:
-    root = make_coco(tmp_path, change)
+    root = coco_folder(tmp_path, change)
     with pytest.raises(DataError) as refused:
         [coco.coco(root=str(root)).val.read(i, None) for i in range(2)]
     assert what in refused.value.what and refused.value.where.endswith(where)
-    lines = list(coco.check(root))
-    assert any(what in line and where in line for line in lines)
+    code, lines = check(root)
+    assert code == 3 and len(lines) == 2
+    place, _, said = lines[0].partition(f"{where}: ")
+    assert place.startswith(("val2017/", "annotations/")) and what in said
 
 
-def test_boxes_without_area_can_be_dropped_and_empty_splits_cannot(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "thin", edit("bbox", [5, 5, 0, 10]))
+def test_boxes_without_area_can_be_dropped_and_empty_splits_cannot(tmp_path: Path, check: Check) -> None:
+    root = coco_folder(tmp_path / "thin", edit("bbox", [5, 5, 0, 10]))
     with pytest.raises(DataError, match="without_area=drop"):
         coco.coco(root=str(root))
     with pytest.raises(DataError, match="no object to find"):  # the crowd is all that is left
         coco.coco(root=str(root), without_area="drop")
-    empty = make_coco(tmp_path / "empty", lambda content: content.update(images=[], annotations=[]))
+    empty = coco_folder(tmp_path / "empty", lambda content: content.update(images=[], annotations=[]))
     with pytest.raises(DataError, match="validation split is empty"):
         coco.coco(root=str(empty))
-    assert any("is empty" in line for line in coco.check(empty))
+    assert check(empty)[1][0] == "val2017: this split is empty"
     (empty / "annotations/instances_val2017.json").write_text("{")
-    assert any("no JSON" in line for line in coco.check(empty))
-    shutil.rmtree(empty / "val2017")
-    assert list(coco.check(tmp_path / "nowhere"))
+    shutil.rmtree(empty / "train2017")
+    code, lines = check(empty)
+    assert code == 3 and len(lines) == 3
+    assert "train2017: the images cannot be listed: No such file" in lines[0] and "are no JSON" in lines[1]
+    for path in (empty / "annotations").iterdir():
+        path.unlink()
+    code, lines = check(empty)
+    assert code == 3 and lines[0] == "annotations: no instances_*.json here: it is empty"
+
+
+def test_the_same_image_in_two_splits_is_found(tmp_path: Path, check: Check) -> None:
+    root = coco_folder(tmp_path)
+    shutil.copy(root / "train2017/7.jpg", root / "val2017/7.jpg")
+    assert check(root)[1][0] == "val2017/7.jpg: the same bytes as train2017/7.jpg"
+
+
+def test_a_detection_set_is_checked_from_the_command_line(
+    tmp_path: Path, attnbench: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Everything that is wrong, each with its file and record, and nothing but one line on stderr."""
+    root = voc_folder(tmp_path / "voc", DOCTYPE + voc_annotation())
+    (root / "VOC2007/Annotations/2.xml").write_text(voc_annotation((1, 1, 99, 40)))
+    done = attnbench("data", "check", str(root), script="tests/attnbench_command.py")
+    assert done.returncode == 3
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines[:2]] == [f"VOC2007/Annotations/{n}.xml" for n in (1, 2)]
+    assert "DOCTYPE" in lines[0] and "object 1: a box outside its image of 60x40" in lines[1]
+    assert done.stderr == f"error: 2 problems ({root}); see the lines above\n"
 
 
 def test_digits_have_exact_boxes_and_masks_and_are_the_same_every_time() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from attnbench.data.images import load_rgb
+from attnbench.data.checking import Finding, Picture, Seen, examine
+from attnbench.data.images import load_rgb, other_size, read_file
 from attnbench.data.scenes import Objects
 from attnbench.errors import DataError
 
@@ -42,12 +44,10 @@ class Annotated:
             DataError: the file cannot be read, or has another size than its annotation says.
         """
         record = self.records[index]
-        pixels = np.array(load_rgb(record.image))
-        if pixels.shape[:2] != (record.height, record.width):
-            found = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
-            what = f"this image has {found}, its annotation says {record.width}x{record.height}"
-            raise DataError(what, record.image, "restore the file")
-        return pixels
+        image, said = load_rgb(record.image), (record.width, record.height)
+        if image.size != said:
+            raise DataError(other_size(image.size, said), record.image, "restore the file")
+        return np.array(image)
 
     def objects(self, index: int, masks: bool = True) -> Objects:
         """What the annotation says; see ``Source``."""
@@ -69,3 +69,35 @@ def sound(items: Iterable[Known | DataError]) -> list[Known]:
             raise item
         records.append(item)
     return records
+
+
+def findings(
+    root: Path, splits: Mapping[str, Iterable[Record | DataError]], seen: Seen, threads: int
+) -> Iterator[Finding]:
+    """What is wrong in splits: first their records, then the image files, each once in however many splits it is."""
+    said: set[Finding] = set()
+    kept: dict[Path, tuple[str, Record]] = {}
+    for split, items in splits.items():
+        empty = True
+        for item in items:
+            empty = False
+            if isinstance(item, Record):
+                kept.setdefault(item.image, (split, item))
+            elif (found := _finding(root, item)) not in said:
+                said.add(found)
+                yield found
+        if empty:
+            yield Finding(split, "this split is empty")
+    pictures = (
+        Picture(_below(root, path), split, partial(read_file, path), (record.width, record.height))
+        for path, (split, record) in kept.items()
+    )
+    yield from examine(pictures, seen, threads)
+
+
+def _finding(root: Path, error: DataError) -> Finding:
+    return Finding(_below(root, error.where), "; ".join(filter(None, (error.what, error.todo))))
+
+
+def _below(root: Path, where: Path | str) -> str:
+    return str(where).removeprefix(f"{root}/")

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from attnbench.data import jpeg
-from attnbench.data.images import FORMATS, read_rgb, unreadable
+from attnbench.data.images import FORMATS, other_size, read_rgb, unreadable
 from attnbench.data.threads import in_order
 from attnbench.errors import DataError
 
@@ -62,11 +62,13 @@ class Picture:
         where: for messages.
         kind: its split and class.
         read: its bytes, or the DataError why not.
+        size: width and height that an annotation says, by which its boxes are to be read.
     """
 
     where: str
     kind: str
     read: Callable[[], bytes]
+    size: tuple[int, int] | None = None
 
 
 def examine(pictures: Iterable[Picture], seen: Seen, threads: int) -> Iterator[Finding]:
@@ -86,13 +88,15 @@ def _examined(picture: Picture) -> tuple[Picture, bytes, list[Finding]]:
         data = picture.read()
     except DataError as error:
         return picture, b"", [Finding(picture.where, error.what)]
-    return picture, hashlib.sha256(data).digest()[:12], [*_in_bytes(data, picture.where)]
+    return picture, hashlib.sha256(data).digest()[:12], [*_in_bytes(data, picture)]
 
 
-def _in_bytes(data: bytes, where: str) -> Iterator[Finding]:
+def _in_bytes(data: bytes, picture: Picture) -> Iterator[Finding]:
+    where = picture.where
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             kind, mode, transparent = image.format, image.mode, image.has_transparency_data
+            size = image.size
         complaint = jpeg.inspect(data)
         if complaint is None:
             read_rgb(data, where)
@@ -102,6 +106,8 @@ def _in_bytes(data: bytes, where: str) -> Iterator[Finding]:
     yield from _of_kind(where, str(kind), mode, transparent)
     if complaint:
         yield Finding(where, f"this image is damaged: {complaint}")
+    if picture.size and picture.size != size:
+        yield Finding(where, other_size(size, picture.size))
 
 
 def _of_kind(where: str, kind: str, mode: str, transparent: bool) -> Iterator[Finding]:

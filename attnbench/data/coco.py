@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as rle
 
-from attnbench.data.annotated import Annotated, Record, sound
+from attnbench.data.annotated import Annotated, Record, findings, sound
 from attnbench.data.box_augment import augmentation
+from attnbench.data.checking import Finding, Seen
 from attnbench.data.dataset import Dataset
 from attnbench.data.folder import contents
 from attnbench.data.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
@@ -113,33 +114,32 @@ def _side(base: Path, split: str, drop: bool) -> Instances:
     return Instances(sound(_each(base, split, parsed, classes, drop)), classes, content)
 
 
-def check(root: Path) -> Iterator[str]:
-    """Everything that is wrong in a COCO folder, a line each: all instances files, their annotations and images."""
-    names = sorted(path.stem.removeprefix("instances_") for path in (root / "annotations").glob("instances_*.json"))
+def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+    """Everything that is wrong in a COCO folder: all instances files, their annotations and images."""
+    names = splits(root)
     if not names:
-        yield f"no annotations/instances_*.json here: {contents(root)} ({root})"
-    for split in names:
-        try:
-            path, _, parsed = _parsed(root, split)
-            classes = _classes(parsed, path)
-        except DataError as error:
-            yield str(error)
-            continue
-        yield from _complaints(root, split, parsed, classes)
+        yield Finding("annotations", f"no instances_*.json here: {contents(root / 'annotations')}")
+    yield from findings(root, {name: _items(root, name) for name in names}, seen, threads)
 
 
-def _complaints(base: Path, split: str, parsed: dict[str, Any], classes: dict[int, str]) -> Iterator[str]:
-    count = 0
-    for item in _each(base, split, parsed, classes, drop=False):
-        count += 1
-        try:
-            if isinstance(item, DataError):
-                raise item
-            Annotated([item]).image(0)
-        except DataError as error:
-            yield str(error)
-    if not count:
-        yield f"the split {split} is empty ({base})"
+def count(root: Path) -> int:
+    """How many files lie where the splits have their images."""
+    return sum(len(os.listdir(root / name)) for name in splits(root) if (root / name).is_dir())
+
+
+def splits(root: Path) -> list[str]:
+    """The splits that have an instances file."""
+    return sorted(path.stem.removeprefix("instances_") for path in (root / "annotations").glob("instances_*.json"))
+
+
+def _items(base: Path, split: str) -> Iterator[Outlined | DataError]:
+    try:
+        path, _, parsed = _parsed(base, split)
+        classes = _classes(parsed, path)
+    except DataError as error:
+        yield error
+        return
+    yield from _each(base, split, parsed, classes, drop=False)
 
 
 def _parsed(base: Path, split: str) -> tuple[Path, bytes, dict[str, Any]]:

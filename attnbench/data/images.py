@@ -64,6 +64,11 @@ def unreadable(error: Exception, where: str | Path) -> DataError:
     return DataError(f"this image cannot be read: {said}", where, "restore it, or remove it from the data set")
 
 
+def other_size(found: tuple[int, int], said: tuple[int, int]) -> str:
+    """What a user is told of an image that is not as wide and high as its annotation says."""
+    return "this image has {}x{} pixels, its annotation says {}x{}".format(*found, *said)
+
+
 def draw(image: Image.Image, view: View) -> np.ndarray:
     """A view of an RGB image: uint8 (side, side, 3)."""
     left, top, width, height = view.part

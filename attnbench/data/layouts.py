@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from attnbench.data.checking import Finding, Format, Picture, Seen, examine
@@ -166,7 +167,35 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
     yield from examine(pictures, seen, threads)
 
 
+def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding]]]:
+    """A module's ``count`` and ``check``; it brings torch along, so it is imported when its layout is there."""
+    path = f"attnbench.data.{name}"
+
+    def count(root: Path) -> int:
+        number: int = import_module(path).count(root)
+        return number
+
+    def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+        yield from import_module(path).check(root, seen, threads)
+
+    return count, check
+
+
+def voc_years(root: Path) -> list[Path]:
+    """The folders ``VOC2007/`` and the like in a folder or in its ``VOCdevkit/``."""
+    return sorted(path for base in (root, root / "VOCdevkit") for path in base.glob("VOC[0-9]*") if path.is_dir())
+
+
+def _is_coco(root: Path) -> bool:
+    return (root / "annotations").is_dir()
+
+
+# A COCO folder may have its images in train/ and val/, so it comes before the image folder.
 FORMATS = [
     Format("shards of attnbench data shard", are_here, _shard_records, _check_shards),
+    Format(
+        "PASCAL VOC VOC2007/{JPEGImages,Annotations,ImageSets}", lambda root: bool(voc_years(root)), *_of_module("voc")
+    ),
+    Format("COCO annotations/instances_*.json", _is_coco, *_of_module("coco")),
     Format("image folder train/<class>/*.jpg", lambda root: bool(_sides(root)), _count, _check_folder),
 ]

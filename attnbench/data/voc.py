@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
 
-from attnbench.data.annotated import Annotated, Record, sound
+from attnbench.data.annotated import Annotated, Record, findings, sound
 from attnbench.data.box_augment import augmentation
+from attnbench.data.checking import Finding, Seen
 from attnbench.data.dataset import Dataset
 from attnbench.data.folder import contents
+from attnbench.data.layouts import voc_years
 from attnbench.data.scenes import NoArea, boxed, checked_box, scene_dataset
 from attnbench.errors import DataError
 from attnbench.options import Count, Names, checked
@@ -22,6 +25,7 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+LISTS = "ImageSets/Main"  # where a year keeps its splits
 LARGEST = 1 << 20  # bytes of an annotation; VOC's have a few thousand
 
 
@@ -71,50 +75,64 @@ def devkit(root: Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    for base in (root, root / "VOCdevkit"):
-        if any(path.is_dir() for path in base.glob("VOC[0-9]*")):
-            return base
+    if found := voc_years(root):
+        return found[0].parent
     raise DataError(f"no VOC2007/ here: {contents(root)}", root, "set dataset.root to the folder that holds it")
 
 
-def check(root: Path) -> Iterator[str]:
-    """Everything that is wrong in a VOC folder, a line each: all splits, annotations and images."""
+def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+    """Everything that is wrong in a VOC folder: all splits, their annotations and images."""
+    splits: dict[str, Iterator[Record | DataError]] = {}
+    for year in voc_years(root):
+        names = _splits(year)
+        if not names:
+            yield Finding(f"{year.name}/{LISTS}", "no split here: it needs trainval.txt or test.txt")
+        splits |= {f"{year.name}/{name}": _each(year.parent, f"{year.name}/{name}") for name in names}
+    yield from findings(root, splits, seen, threads)
+
+
+def count(root: Path) -> int:
+    """How many images the splits name, as far as they can be read."""
+    named: set[tuple[Path, str]] = set()
+    for year in voc_years(root):
+        for split in _splits(year):
+            with suppress(DataError):
+                named |= {(year, name) for name in _ids(year, split)}
+    return len(named)
+
+
+def _splits(year: Path) -> list[str]:
+    """The splits of a year but those of single classes, such as ``cat_val``."""
+    return sorted(path.stem for path in (year / LISTS).glob("*.txt") if "_" not in path.stem)
+
+
+def _ids(year: Path, split: str) -> list[str]:
+    """The names of a split's images.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = year / LISTS / f"{split}.txt"
     try:
-        base = devkit(root)
-    except DataError as error:
-        yield str(error)
-        return
-    for year in sorted(path for path in base.glob("VOC[0-9]*") if path.is_dir()):
-        found = [f"{year.name}/{p.stem}" for p in sorted((year / "ImageSets/Main").glob("*.txt")) if "_" not in p.stem]
-        if not found:
-            yield f"no split here ({year / 'ImageSets' / 'Main'}); it needs trainval.txt or test.txt"
-        yield from dict.fromkeys(line for split in found for line in _complaints(base, split))
-
-
-def _complaints(base: Path, split: str) -> Iterator[str]:
-    count = 0
-    for item in _each(base, split):
-        count += 1
-        try:
-            if isinstance(item, DataError):
-                raise item
-            Annotated([item]).image(0)
-        except DataError as error:
-            yield str(error)
-    if not count:
-        yield f"the split {split} is empty ({base})"
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        what = f"the split {year.name}/{split} cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
+        raise DataError(what, path, "restore it") from error
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def _each(base: Path, split: str) -> Iterator[Record | DataError]:
     """Each record of a split, or what is wrong with it."""
     year, _, name = split.partition("/")
-    listing = base / year / "ImageSets" / "Main" / f"{name}.txt"
+    folder = base / year / "JPEGImages"
     try:
-        ids = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-        images = {entry.name for entry in os.scandir(base / year / "JPEGImages")}
-    except (OSError, UnicodeError) as error:
-        what = getattr(error, "strerror", None) or "not text"
-        yield DataError(f"the split {split} cannot be read: {what}", getattr(error, "filename", None) or listing)
+        ids = _ids(base / year, name)
+        images = {entry.name for entry in os.scandir(folder)}
+    except OSError as error:
+        yield DataError(f"the images cannot be listed: {error.strerror}", folder, "restore the folder")
+        return
+    except DataError as error:
+        yield error
         return
     for identity in ids:
         try:
