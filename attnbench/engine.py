@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attnbench.data.dataset import Batch
 from attnbench.errors import Stopped
 from attnbench.feed import Feed
+from attnbench.folding import folded
 from attnbench.optim import Schedule
 from attnbench.recorder import Recorder
 from attnbench.runtime import Process
@@ -160,8 +161,7 @@ class Saver:
 @torch.no_grad()
 def evaluation(state: TrainState, task: Task, val: Feed, process: Process) -> dict[str, float]:
     """The task's metrics of the weights that are evaluated."""
-    network = state.evaluated
-    process.share_buffers(network)
-    network.eval()
+    process.share_buffers(state.evaluated)
+    network = folded(state.evaluated)
     with process.autocast():
         return task.evaluate(network, val.epoch(0), process)

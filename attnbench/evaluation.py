@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 
 from attnbench.config import NEUTRAL
+from attnbench.folding import folded
 from attnbench.stored import Which
 from attnbench.trained import Ready, Trained, load_run, ready
 from attnbench.words import Words
@@ -41,7 +42,7 @@ def measured(trained: Trained, opened: Ready) -> dict[str, float]:
     """The metrics of the whole validation split, each sample counted once."""
     task = trained.config.build("task", class_names=opened.data.classes)
     with opened.process.autocast():
-        metrics: dict[str, float] = task.evaluate(opened.model, opened.batches("evaluating"), opened.process)
+        metrics: dict[str, float] = task.evaluate(folded(opened.model), opened.batches("evaluating"), opened.process)
     return metrics
 
 

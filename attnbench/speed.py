@@ -23,6 +23,7 @@ from attnbench import build, complexity, config, interleaved, sweep, tail
 from attnbench.config import Config
 from attnbench.errors import ConfigError, OutOfMemory
 from attnbench.feed import Feed
+from attnbench.folding import folded
 from attnbench.interleaved import Comparison, Median, wall_seconds
 from attnbench.probe import Noise
 from attnbench.runtime import Process, Runtime
@@ -154,11 +155,13 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
         state.optimizer.zero_grad()
         _wait(process)
 
+    evaluated = process.wrap(folded(model))
+
     @torch.no_grad()
     def infer() -> None:
-        network.eval()
+        evaluated.eval()
         with process.autocast():
-            network(noise.images)
+            evaluated(noise.images)
         _wait(process)
 
     sketch, _ = build.sketch(composed, classes)
