@@ -50,6 +50,7 @@ NEUTRAL = {
     "runtime.processes",
     "runtime.workers",
     "runtime.tail",
+    "runtime.graph",
     "runtime.checkpoint_minutes",
     "runtime.checkpoint_steps",
 }

@@ -18,6 +18,7 @@ from attnbench.optim import Schedule
 from attnbench.recorder import Recorder
 from attnbench.runtime import Process
 from attnbench.state import Checkpoints, Timer, TrainState, rng_state
+from attnbench.update import Update, recorded
 
 
 class Task(Protocol):
@@ -63,6 +64,8 @@ def fit(
         NonFiniteError: the loss or a weight is NaN or infinite.
         Stopped: a signal asked for it; the state is between two steps.
     """
+    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+    step = recorded(update, schedule.per) if process.runtime.graph else update
     for epoch in range(state.epoch, schedule.epochs):
         clock = Clock(state, train)
         recorder.begin(epoch, schedule.epochs, state.step, len(train))
@@ -70,14 +73,7 @@ def fit(
         for batch in train.epoch(epoch, start=state.step):
             progress = epoch + state.step / len(train)
             pace(state, progress, schedule.rate(progress, batch_size))
-            for part in batch.parts(schedule.accumulate):
-                with process.autocast():
-                    loss = task.loss(network, part)
-                state.scaler.scale(loss).backward()
-                state.loss_sum += loss.detach()
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            state.optimizer.zero_grad()
+            state.loss_sum += step(batch)
             if state.average is not None:
                 state.average.update_parameters(state.model)
             state.step += 1
@@ -94,10 +90,8 @@ def pace(state: TrainState, progress: float, rate: float) -> None:
     """Bring everything that depends on the epoch to ``progress``: the learning rate, and modules that anneal."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    for network in {state.model, state.evaluated}:
-        for module in network.modules():
-            if anneal := getattr(module, "set_progress", None):
-                anneal(progress)
+    for anneal in state.annealing:
+        anneal(progress)
 
 
 class Clock:

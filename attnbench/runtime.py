@@ -37,6 +37,7 @@ class Runtime:
         precision: of the forward pass; ``fp16`` scales the loss.
         compile: compile the network.
         tail: how attention is computed; all ways are equal up to rounding, see ``attnbench.tail``.
+        graph: record a training step once as a CUDA graph and replay it, where that can be (see ``attnbench.update``).
         channels_last: keep images and weights as NHWC in memory.
         processes: of one run, a GPU each; None for one, or one for each GPU that a launcher gives. Under torchrun
             there are as many as it started.
@@ -51,6 +52,7 @@ class Runtime:
     precision: Precision = "fp32"
     compile: bool = False
     tail: Tail = "auto"
+    graph: bool = False
     channels_last: bool = True
     processes: Count | None = None
     workers: Workers = "auto"

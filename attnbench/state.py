@@ -7,8 +7,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ class TrainState:
     def evaluated(self) -> nn.Module:
         """The weights that are evaluated: the average where there is one."""
         return self.model if self.average is None else self.average.module
+
+    @cached_property
+    def annealing(self) -> list[Callable[[float], None]]:
+        """The ``set_progress`` of modules that depend on the epoch."""
+        modules = [module for network in {self.model, self.evaluated} for module in network.modules()]
+        return [module.set_progress for module in modules if hasattr(module, "set_progress")]  # type: ignore[misc]
 
     @property
     def lr(self) -> float:

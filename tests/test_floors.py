@@ -16,7 +16,7 @@ FLOORS = [
     {"insertion", "declaration", "folder"},
     {"config"},
     {"attention", "placement", "backbones", "data", "optim", "runtime", "recorder", "state"},
-    {"weights", "feed", "complexity", "tail", "folding"},
+    {"weights", "feed", "complexity", "tail", "folding", "update"},
     {"stored"},
     {"engine", "detection"},
     {"tasks", "tables"},

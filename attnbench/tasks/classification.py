@@ -39,11 +39,11 @@ class Classification:
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
         """Top-1 and top-5 in percent and the mean loss, each sample counted once over all processes."""
-        sums = torch.zeros(4, dtype=torch.float64)
+        sums = torch.zeros(4, dtype=torch.float64, device=process.device)
         for batch in batches:
             assert isinstance(batch.targets, Tensor)
-            sums += tally(network(batch.images), batch.targets).cpu()
-        top1, top5, loss, count = process.total(sums.to(process.device)).tolist()
+            sums += tally(network(batch.images), batch.targets)
+        top1, top5, loss, count = process.total(sums).tolist()
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}
 
     def pictures(self) -> dict[str, np.ndarray]:
