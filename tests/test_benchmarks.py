@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,8 +53,6 @@ def test_a_ratio_is_that_of_pairs() -> None:
 
 
 def test_a_childs_time_counts() -> None:
-    import subprocess
-
     before = interleaved.cpu_seconds()
     subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
     assert interleaved.cpu_seconds() - before > 0.02
@@ -80,3 +79,35 @@ def test_a_script_measures_and_reports(
     ours, theirs = (found["subjects"][name]["rate"]["median"] for name in ("attnbench", "torchvision"))
     assert math.isclose(found["subjects"]["attnbench"]["ratio"]["median"], ours / theirs)
     assert found["met"] == (ours / theirs >= found["at_least"]) and found["machine"]["torch"]
+
+
+def test_the_page_of_all_benchmarks_keeps_what_was_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["all.py", "cifar_input", "--repetitions", "1", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    runpy.run_path(str(FOLDER / "all.py"), run_name="__main__")
+    left = json.loads((tmp_path / "speed" / "cifar_input.json").read_text())
+    (tmp_path / "speed" / "cold_start.json").write_text(json.dumps(left | {"findings": [left["findings"][0]] * 2}))
+    runpy.run_path(str(FOLDER / "all.py"), run_name="__main__")
+    page = (tmp_path / "speed.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| CIFAR input")]
+    assert len(rows) == 3 and str(left["machine"]["commit"])[:9] in rows[0] and f">= {left['at_least']}" in rows[0]
+    missing = next(line for line in page.splitlines() if line.startswith("Not measured: cifar_training,"))
+    assert "cifar_input" not in missing and "attention_cost" in missing
+    assert f"torch {left['machine']['torch']}" in page
+
+
+def test_a_script_that_finds_nothing_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["all.py", "cifar_input", "--repetitions", "none", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(FOLDER / "all.py"), run_name="__main__")
+    assert left.value.code == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["attention_cost", "cifar_memory", "cold_start", "pool", "cifar_training"])
+def test_a_long_script_takes_its_words(script: str) -> None:
+    command = [sys.executable, str(FOLDER / f"{script}.py"), "--help"]
+    assert "--repetitions" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

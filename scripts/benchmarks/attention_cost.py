@@ -8,11 +8,10 @@ takes minutes.
 
 from __future__ import annotations
 
-import json
 import sys
 
 import torch
-from claims import arguments
+from claims import Finding, arguments, findings
 
 from attnbench import speed
 
@@ -20,6 +19,7 @@ BARS = {  # at least, at least, at most
     False: {"train_ratio": 0.88, "infer_ratio": 0.92, "memory_ratio": 1.05},
     True: {"train_ratio": 0.95, "infer_ratio": 0.97, "memory_ratio": 1.05},
 }
+KINDS = {"train_ratio": "training", "infer_ratio": "inference", "memory_ratio": "peak memory of training"}
 
 
 def main() -> None:
@@ -32,19 +32,24 @@ def main() -> None:
     overrides += ["runtime.precision=bf16", f"runtime.compile={str(taken.compile).lower()}"]
     labels, configs = speed.members(overrides)
     lines = speed.measure(labels, configs, overrides, taken.repetitions, batch_named=True)
-    bars = BARS[taken.compile]
-    verdicts = {line.label: verdict(line.as_dict(), bars) for line in lines[1:]}
+    found = [verdict(line, kind, taken.compile) for line in lines[1:] for kind in KINDS]
     if taken.json:
-        print(json.dumps({"lines": [line.as_dict() for line in lines], "bars": bars, "met": verdicts}, indent=2))
+        print(findings(found, taken.repetitions, lines=[line.as_dict() for line in lines]))
     else:
         print(speed.text(lines, configs[0]))
-        for label, met in verdicts.items():
-            print(label, ", ".join(f"{name} {bars[name]}: {'met' if ok else 'NOT MET'}" for name, ok in met.items()))
-    sys.exit(0 if all(ok for met in verdicts.values() for ok in met.values()) else 1)
+        for one in found:
+            print(f"{one.claim}: {one.reached}, {one.bar}: {'met' if one.met else 'NOT MET'}")
+    sys.exit(0 if all(one.met for one in found) else 1)
 
 
-def verdict(line: dict[str, float], bars: dict[str, float]) -> dict[str, bool]:
-    return {name: line[name] <= bar if name == "memory_ratio" else line[name] >= bar for name, bar in bars.items()}
+def verdict(line: speed.Measured, kind: str, compiled: bool) -> Finding:
+    """One attention's ratio to the plain network, and whether it is good enough."""
+    bar, ratio = BARS[compiled][kind], getattr(line, kind)
+    how = f"bf16, batch {line.batch_size}, {'compiled' if compiled else 'eager'}"
+    claim = f"{line.label} / plain ResNet-50, {KINDS[kind]} ({how})"
+    if kind == "memory_ratio":
+        return Finding(claim, f"<= {bar}", f"{ratio:.3f}", ratio <= bar)
+    return Finding(claim, f">= {bar}", str(ratio), ratio.median >= bar)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +34,37 @@ class Claim:
         """Whether the median reaches the bar."""
         return comparison.ratio(self.ours, self.reference).median >= self.at_least
 
+    def finding(self, comparison: Comparison) -> Finding:
+        """The claim as one line of a report."""
+        setting = f" ({self.setting})" if self.setting else ""
+        reached = comparison.ratio(self.ours, self.reference)
+        text = f"{self.title}{setting}: {self.ours} / {self.reference}, {self.unit}"
+        return Finding(text, f">= {self.at_least}", str(reached), self.met(comparison))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one claim, in words for ``docs/results/speed.md``."""
+
+    claim: str
+    bar: str
+    reached: str
+    met: bool
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    from attnbench.run import environment
+
+    about = {key: value for key, value in environment().items() if key not in ("host", "command")}
+    return {**about, "cores": cores()}
+
+
+def findings(found: Sequence[Finding], repetitions: int, **more: Any) -> str:
+    """JSON of a script's findings, with the machine and whatever else it says."""
+    lines = [asdict(one) for one in found]
+    return json.dumps({"findings": lines, "repetitions": repetitions, "machine": machine(), **more}, indent=2)
+
 
 def arguments(about: str) -> argparse.ArgumentParser:
     """The words that every script takes."""
@@ -44,10 +76,6 @@ def arguments(about: str) -> argparse.ArgumentParser:
 
 def report(claim: Claim, comparison: Comparison, as_json: bool) -> None:
     """Print a claim with what was measured, every subject as a line."""
-    from attnbench.run import environment
-
-    machine = {key: value for key, value in environment().items() if key not in ("host", "command")}
-    machine["cores"] = cores()
     rows: dict[str, dict[str, Any]] = {
         name: {
             "rate": asdict(comparison.rate(name, claim.work)),
@@ -57,8 +85,8 @@ def report(claim: Claim, comparison: Comparison, as_json: bool) -> None:
     }
     if as_json:
         repetitions = len(next(iter(comparison.seconds.values())))
-        about = {**asdict(claim), "met": claim.met(comparison), "repetitions": repetitions}
-        print(json.dumps({**about, "subjects": rows, "machine": machine}, indent=2))
+        about = {**asdict(claim), "met": claim.met(comparison)}
+        print(findings([claim.finding(comparison)], repetitions, **about, subjects=rows))
         return
     print(f"{claim.title} ({claim.setting})")
     width = max(map(len, rows))
@@ -68,4 +96,4 @@ def report(claim: Claim, comparison: Comparison, as_json: bool) -> None:
         print(f"{name:{width}}  {rate!s:>28}  {ratio!s:>24}")
     reached = comparison.ratio(claim.ours, claim.reference)
     print(f"claimed: {claim.at_least}; {claim.ours}: {reached}; {'met' if claim.met(comparison) else 'NOT MET'}")
-    print(f"torch {machine['torch']}, {machine['cores']} cores, commit {machine['commit']}")
+    print("torch {torch}, {cores} cores, commit {commit}".format(**machine()))
