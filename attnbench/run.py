@@ -186,7 +186,7 @@ def _result(
     sketch, _ = build.sketch(config, len(data.classes))
     metrics = read_metrics(folder.path / "metrics.jsonl") if process.main else []
     last = metrics[-1] if metrics else {}
-    speeds = [line["images_per_s"] for line in metrics if "images_per_s" in line]
+    speeds = {name: [line[name] for line in metrics if name in line] for name in ("images_per_s", "val_images_per_s")}
     return {
         "status": "done",
         **{key: last[key] for key in task.results if key in last},
@@ -194,7 +194,7 @@ def _result(
         "epochs": state.epoch,
         "params": complexity.params(sketch),
         "macs": complexity.macs(sketch, build.counted_size(config, data)),
-        "images_per_s": statistics.median(speeds) if speeds else None,
+        **{name: statistics.median(values) if values else None for name, values in speeds.items()},
         "seconds": state.seconds,
         "peak_memory_bytes": _peak_memory(process),
         "resumed_from_step": state.resumed_from_step,

@@ -18,7 +18,7 @@ from attnbench.tables.runs import Chosen, Standing, baseline, seeded, seeds_ther
 from attnbench.tables.statistics import Paired, Spread, paired, spread
 
 # What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
-MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s"}
+MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s", "infer_fps": "val_images_per_s"}
 BEST = {"top1": "best_top1", "AP": "best_AP", "mAP": "best_mAP"}
 COMPARED = ("top1", "top5", "AP", "AP50", "mAP", "mask_AP")  # columns with paired differences
 
@@ -291,7 +291,10 @@ def remarks(made: Report) -> list[str]:
         lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
     columns = made.chosen.table.columns
     if "train_fps" in columns:
-        lines.append("train_fps is that of our runs on their own device, to which no print of another one compares")
+        lines.append(
+            "train_fps and infer_fps are of our runs' training and evaluation on their own device, input included; "
+            "no print of another one compares"
+        )
     lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
     return [*lines, EPOCHS, STATISTICS]
 
