@@ -48,9 +48,9 @@ def simple(source: Any) -> list[int]:
 
 def eight_of_voc(root: Path, folder: Path) -> list[str]:
     """A VOC folder of eight images, each many times in the training split."""
-    base = voc.devkit(root)
-    records = voc.read(base, "VOC2007/trainval")
-    chosen = [records[i].image for i in simple(voc.Annotated(records))]
+    split = ["VOC2007/trainval"]
+    source = voc.voc(root=str(root), train=split, val=split).train.source  # type: ignore[attr-defined]
+    chosen = [source.records[i].image for i in simple(source)]
     year = folder / "VOC2007"
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (year / name).mkdir(parents=True)
