@@ -13,13 +13,20 @@ LEAST_SIDE = 320  # pixels; a smaller image is enlarged, or its labels would cov
 TINT = 0.45  # how much of a mask's colour covers its object
 
 
-def drawn(image: Tensor, answer: Mapping[str, Tensor], classes: Sequence[str], least: float = 0.5) -> np.ndarray:
+def drawn(
+    image: Tensor,
+    answer: Mapping[str, Tensor],
+    classes: Sequence[str],
+    least: float = 0.5,
+    truth: Tensor | None = None,
+) -> np.ndarray:
     """The image, uint8 (H, W, 3), with every detection whose score is at least ``least``.
 
     Args:
         image: (3, H, W) in [0, 1].
         answer: boxes, labels from 1, scores, and masks if there are any, as torchvision's detectors give them.
         classes: names, by label - 1.
+        truth: boxes (n, 4) of what there is to find, framed in white below what was found.
     """
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().copy()
     kept = [int(i) for i in (answer["scores"] >= least).nonzero()[:, 0]]
@@ -28,10 +35,13 @@ def drawn(image: Tensor, answer: Mapping[str, Tensor], classes: Sequence[str], l
         tinted = (1 - TINT) * pixels[covered] + TINT * np.array(colour(int(answer["labels"][i])))
         pixels[covered] = tinted.astype(np.uint8)
     enlarged, times = _enlarged(Image.fromarray(pixels))
+    draw = ImageDraw.Draw(enlarged)
+    for box in () if truth is None else truth:
+        _frame(draw, [times * float(at) for at in box], (255, 255, 255), 1)
     for i in reversed(kept):  # the best on top
         label = int(answer["labels"][i])
         words = f"{classes[label - 1]} {float(answer['scores'][i]):.2f}"
-        _box(ImageDraw.Draw(enlarged), [times * float(at) for at in answer["boxes"][i]], words, colour(label))
+        _box(draw, [times * float(at) for at in answer["boxes"][i]], words, colour(label))
     return np.array(enlarged)
 
 
@@ -48,10 +58,15 @@ def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
 
 def _box(draw: ImageDraw.ImageDraw, box: Sequence[float], words: str, hue: tuple[int, int, int]) -> None:
     """A frame, and its words on a patch above it or, at the image's edge, inside it."""
-    left, top, right, bottom = box
-    draw.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=hue, width=2)
+    left, top = box[:2]
+    _frame(draw, box, hue, 2)
     font = ImageFont.load_default(size=12)
     width, height = draw.textbbox((0, 0), words, font=font)[2:]
     y = top - height - 3 if top >= height + 3 else top
     draw.rectangle([left, y, left + width + 3, y + height + 3], fill=hue)
     draw.text((left + 2, y + 1), words, fill=(0, 0, 0), font=font)
+
+
+def _frame(draw: ImageDraw.ImageDraw, box: Sequence[float], hue: tuple[int, int, int], width: int) -> None:
+    left, top, right, bottom = box
+    draw.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=hue, width=width)

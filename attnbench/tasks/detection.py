@@ -51,7 +51,8 @@ class Detection:
             for image, answer, target in zip(batch.images, network(batch.images), batch.targets, strict=True):
                 images.append(found(answer, target))
                 if len(self._pictures) < SHOWN:
-                    self._pictures[f"image{len(self._pictures)}"] = drawn(image, answer, self.class_names)
+                    picture = drawn(image, answer, self.class_names, truth=target["boxes"])
+                    self._pictures[f"image{len(self._pictures)}"] = picture
         everywhere = [one for part in process.gather(images) for one in part]
         return self._measured(everywhere)
 
