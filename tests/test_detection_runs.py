@@ -128,7 +128,7 @@ def test_a_picture_frames_what_was_to_be_found_and_on_it_what_was() -> None:
     from attnbench.detection.drawing import colour, drawn
 
     answer = {
-        "boxes": torch.tensor([[8.0, 8.0, 24.0, 24.0], [40.0, 8.0, 56.0, 24.0]]),
+        "boxes": torch.tensor([[8.0, 8.0, 24.0, 24.0], [100.0, 8.0, 116.0, 24.0]]),
         "labels": torch.tensor([1, 2]),
         "scores": torch.tensor([0.9, 0.4]),
     }
@@ -136,7 +136,7 @@ def test_a_picture_frames_what_was_to_be_found_and_on_it_what_was() -> None:
     picture = drawn(torch.zeros(3, 320, 320), answer, ["a", "b"], truth=truth)
     assert tuple(picture[23, 16]) == colour(1)  # the first one's lower edge, over the white of its truth
     assert tuple(picture[55, 16]) == (255, 255, 255)  # missed
-    assert not picture[8:24, 40:56].any()  # not sure enough
+    assert not picture[8:24, 100:116].any()  # not sure enough
     assert not drawn(torch.zeros(3, 320, 320), answer, ["a", "b"])[40:].any()
 
 
