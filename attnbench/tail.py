@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import PooledAttention
+from attnbench.attention.squeeze import ChannelFirst, PooledAttention
 from attnbench.insertion import Attended, Backend, reference
 from attnbench.ops import tail
 from attnbench.options import Tail
@@ -39,9 +39,10 @@ def choose(model: nn.Module, name: Tail = "auto") -> int:
 
 
 def is_fusable(site: Attended) -> bool:
-    """Whether y is an affine map of a convolution's output, with coefficients that gap(x) or gap(T(x)) decides."""
+    """Whether attention begins with an affine map of a convolution's output, whose coefficients pooling decides."""
     pooled = isinstance(site.attention, PooledAttention) and site.combine in ("mul", "add")
-    return pooled and _norm(site.trunk) is not None
+    gated = isinstance(site.attention, ChannelFirst) and (site.reads, site.combine) == ("output", "replace")
+    return (pooled or gated) and _norm(site.trunk) is not None
 
 
 def _norm(trunk: nn.Module) -> tail.Norm | None:
@@ -75,6 +76,9 @@ def algebraic(site: Attended, x: Tensor) -> Tensor:
     else:
         m = tail.mean(z)
         a, b = tail.running_coefficients(norm)
+    if isinstance(site.attention, ChannelFirst):
+        s = site.attention.signal((a * m + b).to(z.dtype), tail.peak(z, a, b).to(z.dtype))
+        return site.attention.rest(tail.affine(z, a * s, b * s))
     return tail.affine(z, *_coefficients(site, x, a, b, m, z))
 
 
@@ -85,6 +89,8 @@ def fused(site: Attended, x: Tensor) -> Tensor:
     """
     norm = _norm(site.trunk)
     assert norm is not None
+    if isinstance(site.attention, ChannelFirst):
+        return reference(site, x)
     if not torch.is_grad_enabled() and not norm.training:
         return _evaluated(site, norm, x)
     if not (norm.training and torch.is_grad_enabled()):

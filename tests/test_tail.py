@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attnbench import create_model, tail
 from attnbench.attention.branch import Branch
+from attnbench.attention.cbam import ConvolutionalBlockAttention
 from attnbench.attention.eca import EfficientChannelAttention
 from attnbench.attention.sb import ShiftAndBalance
 from attnbench.attention.se_gc import GroupGate
@@ -31,6 +32,7 @@ SIGNALS: dict[str, Callable[[int, int], nn.Module]] = {
     "sb": lambda i, o: ShiftAndBalance(i, 4, o, lambda_init=0.3, gate="tanh", dropout=0.0),
     "weights": lambda i, o: ChannelwiseGate(o),
     "groups": lambda i, o: GroupGate(o, o),
+    "cbam": lambda i, o: ConvolutionalBlockAttention(o, 3, 3, bias=True, norm=False),
 }
 # Where a norm stands: it is the trunk, or ends it; what is read; N, C, H, W.
 READS, COMBINE = ("output", "input"), ("mul", "add")
@@ -57,6 +59,9 @@ def site(signal: str, *, channels: int, ends: bool, reads: str, combine: str) ->
     nn.init.uniform_(norm.bias)
     nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
     trunk = nn.Sequential(nn.Conv2d(channels, channels, 1), norm) if ends else norm
+    if signal == "cbam":
+        nn.init.uniform_(norm.weight, -1.5, 1.5)  # whose maximum is then that of the smallest value
+        reads, combine = "output", "replace"
     return Attended(trunk, SIGNALS[signal](channels, channels), reads=reads, combine=combine).double()  # type: ignore[arg-type]
 
 
@@ -93,7 +98,7 @@ def test_a_backend_equals_the_reference(backend: str, signal: str, shape: tuple[
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memory_format) -> None:
-    for attention, sites in {"se": 9, "eca": 9, "sb": 18, "se_layer": 18, "cbam": 0}.items():
+    for attention, sites in {"se": 9, "eca": 9, "sb": 18, "se_layer": 18, "cbam": 9, "gsop": 0}.items():
         torch.manual_seed(0)
         kwargs = {"placement_kwargs": {"wrap": "conv_norm"}} if attention in ("sb", "se_layer") else {}
         plain = create_model("resnet20", attention, num_classes=3, **kwargs).double()  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attnbench.attention.squeeze import Squeeze
+from attnbench.attention.squeeze import ChannelFirst
 from attnbench.insertion import Attended, Site
 from attnbench.options import Count, OddInt, checked
 
@@ -13,19 +13,17 @@ from attnbench.options import Count, OddInt, checked
 class ChannelGate(nn.Module):
     """a = sigmoid(MLP(avg(x)) + MLP(max(x))), avg and max over the map, one MLP = W2 relu(W1 .) for both.
 
-    (N, C, H, W) to (N, C, 1, 1).
+    (N, C) and (N, C) to (N, C).
     """
 
     def __init__(self, channels: int, hidden: int, *, bias: bool) -> None:
         super().__init__()
-        self.squeeze = Squeeze()
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.mlp(self.squeeze(x)) + self.mlp(x.amax((2, 3))))
-        return gate[:, :, None, None]
+    def forward(self, pooled: Tensor, peak: Tensor) -> Tensor:
+        return torch.sigmoid(self.mlp(pooled) + self.mlp(peak))
 
 
 class SpatialGate(nn.Module):
@@ -44,7 +42,7 @@ class SpatialGate(nn.Module):
         return torch.sigmoid(self.norm(self.conv(pooled)))
 
 
-class ConvolutionalBlockAttention(nn.Module):
+class ConvolutionalBlockAttention(ChannelFirst):
     """x' = x * channel(x),  y = x' * spatial(x'); the refined map (N, C, H, W) itself."""
 
     def __init__(self, channels: int, hidden: int, kernel_size: int, *, bias: bool, norm: bool) -> None:
@@ -52,8 +50,10 @@ class ConvolutionalBlockAttention(nn.Module):
         self.channel = ChannelGate(channels, hidden, bias=bias)
         self.spatial = SpatialGate(kernel_size, norm=norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x * self.channel(x)
+    def signal(self, pooled: Tensor, peak: Tensor) -> Tensor:
+        return self.channel(pooled, peak)
+
+    def rest(self, x: Tensor) -> Tensor:
         return x * self.spatial(x)
 
 

@@ -1,4 +1,4 @@
-"""Global average pooling, and the attention that sees nothing else of a feature map."""
+"""Global pooling, and attention that begins with it: how attention says what it has to know of a feature map."""
 
 from __future__ import annotations
 
@@ -29,3 +29,25 @@ class PooledAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.signal(self.squeeze(x))[:, :, None, None]
+
+
+class ChannelFirst(nn.Module):
+    """y = rest(x * signal(gap(x), max(x))), (N, C, H, W): a gate of each channel, and what is done to the gated map.
+
+    Gap and maximum are known of a batch norm's output before it is there: see ``attnbench.tail``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+
+    def signal(self, pooled: Tensor, peak: Tensor) -> Tensor:
+        """The channels' gate, (N, C) and (N, C) to (N, C)."""
+        raise NotImplementedError
+
+    def rest(self, x: Tensor) -> Tensor:
+        """What follows, (N, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(x * self.signal(self.squeeze(x), x.amax((2, 3)))[:, :, None, None])

@@ -82,6 +82,11 @@ def running_coefficients(norm: Norm) -> tuple[Tensor, Tensor]:
     return a, norm.bias - a * norm.running_mean
 
 
+def peak(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """max(a z + b) over each map, (N, C, H, W) to (N, C): of the largest value or, if a is negative, the smallest."""
+    return torch.maximum(a * _precise(z.amax((2, 3))) + b, a * _precise(z.amin((2, 3))) + b)
+
+
 def affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """A[n,c] z + B[n,c], rounded once to z's precision."""
     return (scale[:, :, None, None] * z + shift[:, :, None, None]).to(z.dtype)
