@@ -19,6 +19,17 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Gated(nn.Module):
+    """gate(z), a module of its own so that networks whose gates differ are alike but for their leaves."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, z: Tensor) -> Tensor:
+        return GATES[self.gate](z)
+
+
 class Branch(PooledAttention):
     """a = gate(F(x)),  F(x) = [BN](W2 dropout(relu([BN](W1 gap(x))))).
 
@@ -50,11 +61,15 @@ class Branch(PooledAttention):
         self.dropout = nn.Dropout(dropout)
         self.expand = nn.Linear(hidden, out_channels, bias=bias)
         self.norm2 = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
-        self.gate = gate
+        self.gated = Gated(gate)
+
+    @property
+    def gate(self) -> str:
+        return self.gated.gate
 
     def signal(self, pooled: Tensor) -> Tensor:
         hidden = self.dropout(self.relu(self.norm1(self.reduce(pooled))))
-        return GATES[self.gate](self.norm2(self.expand(hidden)))
+        return self.gated(self.norm2(self.expand(hidden)))
 
     def extra_repr(self) -> str:
         return f"gate={self.gate}"

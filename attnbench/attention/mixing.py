@@ -15,11 +15,12 @@ equal to the equation:
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from attnbench.ops import depthwise
 
 # Places of a map below which K copies of it cost less than a kernel for each sample: measured on a CPU, whose
 # products are dear, and reckoned from bytes and products for a GPU (where cuDNN is slow at many groups, too).
@@ -117,21 +118,6 @@ def grouped(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
 
 def stencil(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     """sum_ij w_n[:, i, j] x_n shifted by (i, j), for a depthwise convolution."""
+    weight = conv.mixed(mixture).squeeze(2).unflatten(1, (conv.groups, -1))
     pad_y, pad_x = (int(p) for p in conv.padding)
-    x = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).unsqueeze(2)  # (N, C_in, 1, H, W)
-    weight = conv.mixed(mixture).squeeze(2).unflatten(1, (conv.groups, -1))[..., None, None]
-    y = x.new_zeros(())
-    for i, j in product(*map(range, conv.weight.shape[2:])):
-        y = y + weight[:, :, :, i, j] * seen(conv, x, i, j)
-    return y.flatten(1, 2)
-
-
-def seen(conv: MixedConv2d, x: Tensor, i: int, j: int) -> Tensor:
-    """What tap (i, j) of the kernel sees of a padded map at every place of the output."""
-    rows, columns = (
-        slice(tap * step, size - (kernel - 1 - tap) * step, stride)
-        for tap, size, kernel, stride, step in zip(
-            (i, j), x.shape[-2:], conv.weight.shape[-2:], conv.stride, conv.dilation, strict=True
-        )
-    )
-    return x[..., rows, columns]
+    return depthwise.stencil(x, weight, conv.stride, (pad_y, pad_x), conv.dilation)
