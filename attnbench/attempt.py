@@ -20,19 +20,22 @@ class Outcome:
         folder: the run's folder, empty if the configuration was refused.
         result: what the run left, if it is done.
         failure: why it is not.
+        shared: whether that failure was not the run's alone: without other runs in its process it may do.
     """
 
     state: str
     folder: str = ""
     result: dict[str, Any] | None = None
     failure: Failure | None = None
+    shared: bool = False
 
 
-def attempt(configure: Callable[[], Config]) -> Outcome:
+def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str, Any]] | None = None) -> Outcome:
     """Run a configuration, unless its result is there. Torch is imported only if there is something to do.
 
     Args:
         configure: gives the configuration, or raises a Failure that then is the outcome.
+        train: how to train it to its result; None for ``ranks.train``.
     """
     path = ""
     try:
@@ -44,7 +47,7 @@ def attempt(configure: Callable[[], Config]) -> Outcome:
         folder.refuse_busy()
         from attnbench import ranks
 
-        return Outcome("done", path, ranks.train(config))
+        return Outcome("done", path, (train or ranks.train)(config))
     except Stopped as stop:
         return Outcome("stopped", path, failure=stop)
     except Failure as failure:

@@ -7,14 +7,17 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from attnbench import storage
 from attnbench.errors import KINDS, BusyError, Failure
+
+PACKED = "packed run "  # how the names of threads begin that are a run each
 
 
 class RunFolder:
@@ -104,10 +107,11 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Copy the log to train.log."""
+        """Copy the log to train.log, but for what other runs in this process say."""
         with storage.changing(self.path):
             handler = _Log(self.path / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.addFilter(_of_this_run(threading.current_thread()))
         logger = logging.getLogger("attnbench")
         logger.addHandler(handler)
         try:
@@ -116,6 +120,11 @@ class RunFolder:
             logger.removeHandler(handler)
             with suppress(OSError):
                 handler.close()
+
+
+def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
+    """In a pack each run has a thread of its own, named by its folder."""
+    return lambda record: record.thread == here.ident or not (record.threadName or "").startswith(PACKED)
 
 
 class _Log(logging.FileHandler):

@@ -10,8 +10,8 @@ import statistics
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,22 @@ log = logging.getLogger("attnbench")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def train(config: Config) -> dict[str, Any]:
+Opened = Callable[[Config, Runtime], AbstractContextManager[tuple[Dataset, Process]]]
+
+
+@contextmanager
+def alone(config: Config, runtime: Runtime) -> Iterator[tuple[Dataset, Process]]:
+    """A data set and a process of its own."""
+    data: Dataset = config.build("dataset")
+    with runtime.start() as process:
+        yield data, process
+
+
+def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
     """Train, continue or repeat the run of a configuration and write its result.
+
+    Args:
+        opened: gives it data and a process; in a pack the runs share them.
 
     Returns:
         The contents of result.json.
@@ -45,10 +59,8 @@ def train(config: Config) -> dict[str, Any]:
     """
     runtime = refuse(config)
     folder = RunFolder(config.run_folder)
-    with _held(folder, config), _reported(folder):
-        data: Dataset = config.build("dataset")
-        with runtime.start() as process:
-            return _train(config, folder, data, process)
+    with _held(folder, config), _reported(folder), opened(config, runtime) as (data, process):
+        return _train(config, folder, data, process)
 
 
 def refuse(config: Config) -> Runtime:
@@ -203,6 +215,7 @@ def _result(
         "choices": config.choices,
         "data": {"source": data.source, "fingerprint": data.fingerprint},
         "world_size": process.world_size,
+        "packed": process.packed,
         "state_sha256": state.digest(),
     }
 
@@ -246,7 +259,7 @@ def _reported(folder: RunFolder) -> Iterator[None]:
                 folder.status(status, error=str(failure), code=failure.code, traceback=trace)
             for handler in log.handlers:
                 if isinstance(handler, logging.FileHandler):
-                    handler.emit(log.makeRecord(log.name, logging.ERROR, "", 0, trace, (), None))
+                    handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, trace, (), None))
         raise failure from error
 
 

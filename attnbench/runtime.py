@@ -141,7 +141,14 @@ def _join(device: torch.device) -> Any:
 
 
 class Process:
-    """One process of a run, and what it shares with the others."""
+    """One process of a run, and what it shares with the others.
+
+    Attributes:
+        stop_requested: a signal asks the run to stop.
+        packed: how many runs this process trains at once.
+    """
+
+    packed = 1
 
     def __init__(self, runtime: Runtime, device: torch.device, control: Any) -> None:
         self.runtime = runtime
