@@ -60,6 +60,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Tail = Literal["auto", "reference", "algebraic", "fused"]
 Pace = Literal["epoch", "step"]
 Workers = Literal["auto"] | Index
+PackSize = Literal["auto"] | Count  # runs that are trained at once; auto: as many as can be
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,50 +1,72 @@
-"""``hydra/launcher=pool``: members on this machine, one on every GPU or on every slot of its CPU."""
+"""``hydra/launcher=pool``: members on this machine, one or a pack on every GPU or on every slot of its CPU."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from attnbench.attempt import Outcome
 from attnbench.errors import ConfigError
 from attnbench.members.crew import Member
+from attnbench.members.packs import objection, packs
 from attnbench.members.process import MemberProcess
 from attnbench.ops.cores import cores
-from attnbench.options import Count
+from attnbench.options import Count, PackSize
 
 CPU_SLOTS = 2
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Pool:
-    """One process a member, or ``runtime.processes`` of them.
+    """One process a member, or ``runtime.processes`` of them, or one for several members.
 
     Attributes:
-        slots: members at a time; None for as many as the GPUs hold, or two on a CPU.
+        slots: processes at a time; None for as many as the GPUs hold, or two on a CPU.
+        pack: members that one process may train at once, where only their values differ; ``auto`` for as many as
+            keep all slots busy, None for one.
     """
 
     slots: Count | None = None
+    pack: PackSize | None = None
 
     def refuse(self) -> None: ...
 
     def crew(self, members: Sequence[Member]) -> PoolCrew:
         gpus = visible_gpus() if any(member.on_gpu for member in members) else []
-        return PoolCrew(slots(self.slots, gpus, max(member.processes or 1 for member in members)))
+        places = slots(self.slots, gpus, max(member.processes or 1 for member in members))
+        most = None if self.pack == "auto" else self.pack or 1
+        if most != 1:
+            _tell_who_is_alone(members)
+        return PoolCrew(places, most)
+
+
+def _tell_who_is_alone(members: Sequence[Member]) -> None:
+    for reason, count in Counter(filter(None, (objection(member.config) for member in members))).items():
+        print(f"not packed: {count} of {len(members)} members, {reason}", file=sys.stderr)
 
 
 @dataclasses.dataclass
 class Slot:
-    """A place for one member at a time: its environment and threads, and the member that is there."""
+    """A place for one process at a time: its environment and threads, the process and its members.
+
+    Attributes:
+        broken: members whose failure was shared, and is not taken for theirs.
+    """
 
     environment: dict[str, str]
     threads: int
-    member: Member | None = None
+    members: Sequence[Member] = ()
     process: MemberProcess | None = None
+    broken: dict[Member, Outcome] = dataclasses.field(default_factory=dict)
 
 
 def slots(count: int | None, gpus: Sequence[str], processes: int = 1) -> list[Slot]:
@@ -72,29 +94,51 @@ def visible_gpus() -> list[str]:
 
 
 class PoolCrew:
-    """Members in slots."""
+    """Members in slots.
+
+    Args:
+        most: members that a process may train at once; None for no limit.
+    """
 
     patience = 2.0
 
-    def __init__(self, places: Sequence[Slot]) -> None:
-        self.places = list(places)
+    def __init__(self, places: Sequence[Slot], most: int | None = 1) -> None:
+        self.places, self.most = list(places), most
+        self.limits: dict[Member, int] = {}  # of packs, for members that came to grief in a larger one
 
     def start(self, ready: Sequence[Member]) -> list[Member]:
-        taken = []
-        for place, member in zip([p for p in self.places if p.member is None], ready, strict=False):
-            place.process = MemberProcess(member.config, place.environment, place.threads)
-            place.member, member.began = member, time.monotonic()
-            taken.append(member)
-        return taken
+        free = [place for place in self.places if place.process is None]
+        waiting = packs(ready, len(self.places), self.most, self.limits) if free else []
+        for place, members in zip(free, waiting, strict=False):
+            place.process = MemberProcess([m.config for m in members], place.environment, place.threads)
+            place.members, now = members, time.monotonic()
+            for member in members:
+                member.began = now
+        return [member for pack in waiting[: len(free)] for member in pack]
 
     def ended(self) -> list[Member]:
         over = []
         for place in self.places:
-            if place.member is not None and place.process is not None and not place.process.alive:
-                place.member.outcome = place.process.outcome()
-                over.append(place.member)
-                place.member = place.process = None
+            for number, outcome in (place.process.ended() if place.process else {}).items():
+                member = place.members[number]
+                if outcome.shared:
+                    place.broken[member] = outcome
+                else:
+                    member.outcome = outcome
+                    over.append(member)
+            if place.process and not place.process.alive:
+                over += self._smaller(place)
+                place.process, place.broken = None, {}
         return over
+
+    def _smaller(self, place: Slot) -> list[Member]:
+        """The members of a pack that shall be tried again in a smaller one, or alone at last."""
+        if place.broken:
+            failure = next(iter(place.broken.values())).failure
+            size, limit = len(place.members), math.ceil(len(place.members) / 2)
+            self.limits |= dict.fromkeys(place.broken, limit)
+            print(f"a pack of {size} broke off: {failure}; now in packs of at most {limit}", file=sys.stderr)
+        return list(place.broken)
 
     def stop(self) -> None:
         for place in self.places:

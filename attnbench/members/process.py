@@ -11,8 +11,8 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -30,18 +30,19 @@ PRELOADED = ["attnbench.run", "attnbench.tasks.classification", "torch.utils.ten
 
 
 class MemberProcess:
-    """A run in a process of its own, which begins at once.
+    """A run, or a pack of runs, in a process of its own, which begins at once.
 
     It has this process's working folder, and it is asked to save when this process ends, however that ends.
 
     Args:
-        config: the run.
+        configs: the run, or the runs that it trains at once; see ``attnbench.pack``.
         environment: variables for it: the GPUs that it may see, its rank.
         threads: of torch, for all processes of the run.
     """
 
-    def __init__(self, config: Config, environment: Mapping[str, str], threads: int) -> None:
-        self.folder = RunFolder(config.run_folder)
+    def __init__(self, configs: Sequence[Config], environment: Mapping[str, str], threads: int) -> None:
+        self.folders = [RunFolder(config.run_folder) for config in configs]
+        self.left = set(range(len(configs)))
         self.main = environment.get("RANK", "0") == "0"
         handle, name = tempfile.mkstemp(prefix="attnbench-", suffix=".log")
         os.close(handle)
@@ -49,7 +50,8 @@ class MemberProcess:
         _warm()
         context = multiprocessing.get_context("forkserver")
         self.receiver, sender = context.Pipe(duplex=False)
-        arguments = (config, dict(environment), threads, self.output, os.getcwd(), sender)
+        self.open = True
+        arguments = (list(configs), dict(environment), threads, self.output, os.getcwd(), sender)
         self.process = context.Process(target=_process, args=arguments)
         with _nameless_main():
             self.process.start()
@@ -58,37 +60,48 @@ class MemberProcess:
     @property
     def alive(self) -> bool:
         """Whether it runs; its pipe says so too, where the process that it was forked from is gone."""
-        return self.process.is_alive() or not self.receiver.poll()
+        return self.open and (bool(self.left) or self.process.is_alive())
 
     def ask_to_save(self) -> None:
         """Ask it to save and end; asked again, to end at once."""
         if self.process.is_alive():
             self.process.terminate()
 
-    def outcome(self) -> Outcome:
-        """How it ended, once it has.
+    def ended(self) -> dict[int, Outcome]:
+        """How its runs ended since the last question, by number; all that were left, once it has ended itself.
 
         The end of a process that did not say it itself, killed or by ``sys.exit``, is written into status.json, and
         what it had printed into train.log.
         """
-        self.process.join()
-        try:
-            outcome: Outcome = self.receiver.recv()
-        except (EOFError, OSError):  # nothing, or not all of it
-            outcome = self._silent(self.process.exitcode or 0)
-        self.receiver.close()
-        self.output.unlink(missing_ok=True)
-        return outcome
+        came = self._said()
+        self.left -= came.keys()
+        if not self.alive:
+            self.process.join()
+            came |= {number: self._silent(self.folders[number]) for number in sorted(self.left)}
+            self.open = False
+            self.receiver.close()
+            self.output.unlink(missing_ok=True)
+        return came
 
-    def _silent(self, code: int) -> Outcome:
-        path = str(self.folder.path)
+    def _said(self) -> dict[int, Outcome]:
+        came: dict[int, Outcome] = {}
+        while self.open and self.receiver.poll():
+            try:
+                number, outcome = self.receiver.recv()
+                came[number] = outcome
+            except (EOFError, OSError):  # nothing, or not all of it
+                self.open = False
+        return came
+
+    def _silent(self, folder: RunFolder) -> Outcome:
+        path, code = str(folder.path), self.process.exitcode or 0
         if code == -signal.SIGTERM:  # before it could listen
             return Outcome("stopped", path, failure=Stopped("stopped before the first step", path))
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         failure = Failure(how, path, "the same command continues it")
         if self.main:
-            self.folder.died(failure, self.output.read_text(encoding="utf-8", errors="replace"))
-        return Outcome("failed", path, failure=failure)
+            folder.died(failure, self.output.read_text(encoding="utf-8", errors="replace"))
+        return Outcome("failed", path, failure=failure, shared=len(self.folders) > 1)
 
 
 def attended(config: Config, environment: Mapping[str, str], threads: int, heard: Sequence[int]) -> Outcome:
@@ -97,13 +110,15 @@ def attended(config: Config, environment: Mapping[str, str], threads: int, heard
     Args:
         heard: grows while this waits; see ``signals``.
     """
-    process, passed_on = MemberProcess(config, environment, threads), 0
+    process, passed_on = MemberProcess([config], environment, threads), 0
+    outcomes: dict[int, Outcome] = {}
     while process.alive:
         if len(heard) > passed_on:
             passed_on = len(heard)
             process.ask_to_save()
         time.sleep(POLL_SECONDS)
-    return process.outcome()
+        outcomes |= process.ended()
+    return outcomes[0]
 
 
 @contextmanager
@@ -150,7 +165,7 @@ def _nameless_main() -> Iterator[None]:
 
 
 def _process(
-    config: Config, environment: dict[str, str], threads: int, output: Path, folder: str, sender: Connection
+    configs: list[Config], environment: dict[str, str], threads: int, output: Path, folder: str, sender: Connection
 ) -> None:
     """What a member's process does; the terminal's Ctrl-C does not reach it."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -162,21 +177,32 @@ def _process(
     os.dup2(log, 2)
     threading.Thread(target=_save_when_orphaned, daemon=True).start()
     logging.getLogger("attnbench").setLevel(logging.INFO)  # for train.log
-    outcome = _attempted(config, threads)
-    sender.send(outcome)
-    if outcome.failure:
-        sys.exit(outcome.failure.code)
+    outcomes: dict[int, Outcome] = {}
 
+    def ended(number: int, outcome: Outcome) -> None:
+        outcomes[number] = outcome
+        with suppress(BrokenPipeError):  # no one listens any more
+            sender.send((number, outcome))
 
-def _attempted(config: Config, threads: int) -> Outcome:
     try:
-        import torch
-
-        torch.set_num_threads(threads)
-        return attempt(lambda: config)
+        _attempt(configs, threads, ended)
     except KeyboardInterrupt:
-        path = str(config.run_folder)
-        return Outcome("stopped", path, failure=Stopped("stopped before the first step", path))
+        for number in set(range(len(configs))) - outcomes.keys():
+            path = str(configs[number].run_folder)
+            ended(number, Outcome("stopped", path, failure=Stopped("stopped before the first step", path)))
+    sys.exit(max(outcome.failure.code if outcome.failure else 0 for outcome in outcomes.values()))
+
+
+def _attempt(configs: list[Config], threads: int, ended: Callable[[int, Outcome], None]) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    if len(configs) == 1:
+        ended(0, attempt(lambda: configs[0]))
+    else:
+        from attnbench import pack
+
+        pack.train(configs, ended)
 
 
 def _interrupt(number: int, frame: object) -> None:
