@@ -31,12 +31,24 @@ def _exit(x: Tensor) -> Tensor:
     sys.exit(3)
 
 
+def _crowded(most: int, error: Exception) -> Callable[[Tensor], Tensor]:
+    def fault(x: Tensor) -> Tensor:
+        if len(x) > most:
+            raise error
+        return x.new_ones(())
+
+    return fault
+
+
 FAULTS: dict[int, Callable[[Tensor], Tensor]] = {
     **dict.fromkeys((3, 13, 23), _raise(ZeroDivisionError("a member's own mistake"))),
     **dict.fromkeys((5, 15, 25), _kill),
     **dict.fromkeys((7, 17), _exit),
     9: lambda x: x * float("nan"),
     11: _raise(torch.OutOfMemoryError("no more")),
+    51: _crowded(2 * 128, torch.OutOfMemoryError("no more")),
+    52: _crowded(2 * 128, ZeroDivisionError("a mistake of many")),
+    53: lambda x: torch.sigmoid(x.mean(0, keepdim=True)),  # of all samples in the batch, whosesoever they are
 }
 
 

@@ -67,6 +67,7 @@ def test_a_signal_stops_the_members_so_that_each_can_be_resumed(tmp_path: Path) 
     assert process.returncode == 143, err
     assert [s["status"] for s in sweep.statuses()] == ["stopped", "stopped"]
     assert len(list(tmp_path.rglob("last.pt"))) == 2
+    assert ["epoch 1/40 loss" in log.read_text() for log in tmp_path.rglob("train.log")] == [True, True]
 
 
 def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from attnbench.tables.runs import Chosen, Composer, Run, Standing, choose, match
 from tests.conftest import ROOT
 
 SCALED = ("--scale", "dataset=digits", "epochs=1")
+PACKED = ("hydra.launcher.pack=auto",)
 PAIR = ("--rows", "SE x0.35 C1", "SB x0.35 C1")
 CHANGED = "CHANGED PROTOCOL: dataset=digits, schedule.epochs=1; not the paper's setting"
 
@@ -53,9 +54,9 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Two rows with two seeds, trained."""
+    """Two rows with two seeds, trained, those of a row at once."""
     outputs = tmp_path_factory.mktemp("table") / "outputs"
-    return outputs, command(outputs, "sb/5", "--run", "--seeds", "2", *SCALED, *PAIR)
+    return outputs, command(outputs, "sb/5", "--run", "--seeds", "2", *PACKED, *SCALED, *PAIR)
 
 
 Leave = Callable[..., Path]
@@ -97,7 +98,7 @@ SE, SB = overrides("sb/5", "SE x0.35 C1"), overrides("sb/5", "SB x0.35 C1")
 def test_a_table_is_run_and_reported(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     outputs, done = ran
     assert done.returncode == 0, done.stderr
-    assert len(list(outputs.rglob("result.json"))) == 4
+    assert [json.loads(path.read_text())["packed"] for path in outputs.rglob("result.json")] == [2] * 4
     assert CHANGED in done.stdout.splitlines()[0] and CHANGED in done.stderr
     assert done.stdout.count("(n=2) to SE x0.35 C1") == 1
 
