@@ -111,3 +111,16 @@ def test_a_script_that_finds_nothing_ends_the_round(tmp_path: Path, monkeypatch:
 def test_a_long_script_takes_its_words(script: str) -> None:
     command = [sys.executable, str(FOLDER / f"{script}.py"), "--help"]
     assert "--repetitions" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_packing_is_measured_and_the_way_that_a_pack_takes_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["backbone.width=0.1", "placement.stages=[7]", "batch_size=4", "runtime.device=cpu"]
+    words += ["--count", "2", "--repetitions", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", ["packing", *words])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    runpy.run_path(str(FOLDER / "packing.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["subjects"]) == {"stacked", "one after the other"} and found["work"] == 2 * 4
+    assert (found["ours"], found["reference"]) == ("one after the other", "stacked")

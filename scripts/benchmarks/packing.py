@@ -1,50 +1,66 @@
-"""Training steps of S networks stacked, beside the same networks one after the other: milliseconds for one network.
+"""Training steps of S networks of one shape: stacked to one network, against one network after the other.
 
-A step is forward, loss, backward and update, on a batch of noise that stays on the device. The two ways alternate; on a
-GPU the clock's time is taken, on a CPU the processor's, which other programs do not stretch.
+A step is forward, loss, backward and update of each network, on batches of noise that stay on the device; the two ways
+take turns with the same networks. On a GPU the clock's time is taken, on a CPU the processor's, which other programs do
+not stretch. Claimed is that ``attnbench.pack`` takes the faster way on this device: stacked, or in turns on a CPU.
 
-    python scripts/benchmarks/packing.py [--sizes 1 3 5] [--rounds 5] [--steps 3] [--json] [key=value ...]
+    python scripts/benchmarks/packing.py [--count S] [--repetitions 15] [--json] [key=value ...]
 
-The default is SB at every convolution of MobileNetV2 x0.35, 32x32, batch 128. A pack on a CPU takes turns because of
-what this shows there.
+The default is SB at every convolution of MobileNetV2 x0.35, 32x32, batch 128; 15 networks, 3 on a CPU.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
+from claims import Claim, arguments, report
 from torch import Tensor
 
-from attnbench import build, config, tail
+from attnbench import build, config, pack, tail
 from attnbench.config import Config
+from attnbench.interleaved import compare, cpu_seconds, wall_seconds
 from attnbench.runtime import Process
 from attnbench.stacking import Stack
 
-WORDS = ["backbone=mobilenetv2_cifar", "backbone.width=0.35", "attention=sb", "batch_size=128"]
-CLASSES, SIZE = 10, 32
+WORDS = ["dataset=cifar10", "backbone=mobilenetv2_cifar", "backbone.width=0.35", "attention=sb", "batch_size=128"]
+STACKED, IN_TURNS = "stacked", "one after the other"
+
+
+def main() -> None:
+    words = arguments(__doc__.splitlines()[0])
+    words.add_argument("--count", type=int, help="networks; default: 15, 3 on a CPU")
+    words.add_argument("overrides", nargs="*", metavar="key=value")
+    taken = words.parse_args()
+    run = config.compose([*WORDS, *taken.overrides])
+    with run.build("runtime").start() as process:
+        on_cpu = process.device.type == "cpu"
+        networks = Networks(run, process, taken.count or (3 if on_cpu else 15))
+        comparison = compare(
+            {STACKED: networks.stacked, IN_TURNS: networks.one_by_one},
+            repetitions=taken.repetitions,
+            clock=cpu_seconds if on_cpu else wall_seconds,
+            warm_up=2,
+        )
+    report(claim(networks, process), comparison, taken.json)
 
 
 class Networks:
     """S networks with their optimizers and a batch each."""
 
     def __init__(self, run: Config, process: Process, count: int) -> None:
-        self.process, self.count = process, count
-        self.models = [process.place(build.network(run, CLASSES)[0]).train() for _ in range(count)]
+        self.process, self.count, self.batch = process, count, run.tree["batch_size"]
+        classes, size = build.setting(run, ["dataset="])
+        self.models = [process.place(build.network(run, classes)[0]).train() for _ in range(count)]
         self.optimizers = [run.build("schedule").optimizer(model) for model in self.models]
-        shape = (run.tree["batch_size"], 3, SIZE, SIZE)
-        images = [torch.randn(shape, device=process.device) for _ in range(count)]
+        images = [torch.randn(self.batch, 3, size, size, device=process.device) for _ in range(count)]
         self.images = [some.contiguous(memory_format=process.memory_format) for some in images]
-        self.targets = torch.randint(0, CLASSES, shape[:1], device=process.device)
+        self.targets = torch.randint(0, classes, (self.batch,), device=process.device)
         for model in self.models:
             tail.choose(model, run.tree["runtime"]["tail"])
-        self.generators = [torch.Generator(process.device) for _ in range(count)]
+            process.wrap(model)
+        self.stack = Stack(self.models, [torch.Generator(process.device) for _ in range(count)])
+        if process.runtime.compile:
+            self.stack.network.compile()
 
     def one_by_one(self) -> None:
         for model, images in zip(self.models, self.images, strict=True):
@@ -53,12 +69,12 @@ class Networks:
             loss.backward()
         self.update()
 
-    def stacked(self, stack: Stack) -> None:
+    def stacked(self) -> None:
         with self.process.autocast():
-            logits = stack.network(torch.cat(self.images))
+            logits = self.stack.network(torch.cat(self.images))
             loss = torch.stack([self.loss(mine) for mine in logits.chunk(self.count)]).sum()
         loss.backward()
-        stack.hand_out()
+        self.stack.hand_out()
         self.update()
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -68,57 +84,23 @@ class Networks:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if self.process.device.type == "cuda":
+            torch.cuda.synchronize(self.process.device)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[1, 3, 5])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="of a round")
-    parser.add_argument("--json", action="store_true")
-    taken, overrides = parser.parse_known_args()
-    run = config.compose([*WORDS, *overrides])
-    with run.build("runtime").start() as process:
-        for size in taken.sizes:
-            row = compared(Networks(run, process, size), taken.rounds, taken.steps)
-            line = (
-                "{size} networks: alone {alone:.1f} ms ({alone_low:.1f} to {alone_high:.1f}), stacked {stacked:.1f} ms "
-            )
-            line += "({stacked_low:.1f} to {stacked_high:.1f}), {times_as_fast:.2f} times as fast ({device})"
-            print(json.dumps(row) if taken.json else line.format(**row), flush=True)
-
-
-def compared(networks: Networks, rounds: int, steps: int) -> dict[str, object]:
-    """Milliseconds a step of one network, either way."""
-    stack = Stack(networks.models, networks.generators)
-    ways: dict[str, Callable[[], None]] = {"alone": networks.one_by_one, "stacked": lambda: networks.stacked(stack)}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, step in ways.items():
-            taken = milliseconds(step, steps, networks.process) / networks.count
-            times[name] += [taken] if turn else []  # the first warms up
-    row: dict[str, object] = {"size": networks.count, "device": device(networks.process)}
-    for name, some in times.items():
-        row |= {name: statistics.median(some), f"{name}_low": min(some), f"{name}_high": max(some)}
-    return row | {"times_as_fast": statistics.median(times["alone"]) / statistics.median(times["stacked"])}
-
-
-def milliseconds(step: Callable[[], None], steps: int, process: Process) -> float:
-    """For one of so many steps."""
-    on_gpu = process.device.type == "cuda"
-    clock = time.perf_counter if on_gpu else time.process_time
-    began = clock()
-    for _ in range(steps):
-        step()
-    if on_gpu:
-        torch.cuda.synchronize(process.device)
-    return 1000 * (clock() - began) / steps
-
-
-def device(process: Process) -> str:
-    """Its name, for people."""
-    on_gpu = process.device.type == "cuda"
-    return torch.cuda.get_device_name(process.device) if on_gpu else f"{platform.machine()} CPU"
+def claim(networks: Networks, process: Process) -> Claim:
+    ours, theirs, at_least = STACKED, IN_TURNS, 1.6
+    if process.device.type in pack.IN_TURNS:
+        ours, theirs, at_least = IN_TURNS, STACKED, 1.0
+    return Claim(
+        title=f"A training step of {networks.count} networks",
+        ours=ours,
+        reference=theirs,
+        at_least=at_least,
+        unit="images per CPU-second" if process.device.type == "cpu" else "images per second",
+        work=networks.count * networks.batch,
+        setting=f"batches of {networks.batch}, {process.runtime.precision}, {process.device.type}",
+    )
 
 
 if __name__ == "__main__":
