@@ -66,8 +66,8 @@ def train(configs: Sequence[Config], ended: Callable[[int, Outcome], object]) ->
         Pack(process, configs, [partial(ended, number) for number in range(len(configs))]).run()
 
 
-class Update:
-    """What a run asks for before it updates its weights: their gradients."""
+class Gradients:
+    """What a run asks for before it updates its weights."""
 
 
 class Seat(Process):
@@ -85,7 +85,7 @@ class Seat(Process):
         super().__init__(process.runtime, process.device, None)
         self.config, self.packed, self.data, self.ended = config, packed, data, ended
         self.random = rng_state()
-        self.request: Tensor | Update | None = None
+        self.request: Tensor | Gradients | None = None
         self.logits: Tensor | None = None
         self.failure: Exception | None = None
         self.mine, self.packs = threading.Semaphore(0), threading.Semaphore(0)  # whose turn it is
@@ -99,8 +99,8 @@ class Seat(Process):
         self.packs.acquire()
         self.random = rng_state()
 
-    def ask(self, request: Tensor | Update) -> Tensor | None:
-        """In the run's thread: wait for the pack's answer, which is None for an update."""
+    def ask(self, request: Tensor | Gradients) -> Tensor | None:
+        """In the run's thread: wait for the pack's answer, which is None for gradients."""
         self.request = request
         self.packs.release()
         self.mine.acquire()
@@ -178,7 +178,7 @@ class _Scaler(torch.amp.GradScaler):
         self.seat = seat
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> float | None:
-        self.seat.ask(Update())
+        self.seat.ask(Gradients())
         return super().step(optimizer, *args, **options)
 
 
@@ -231,7 +231,7 @@ class Pack:
             logits.backward(torch.cat(gradients))
             self.stack.hand_out()
         for seat in runs:
-            if isinstance(seat.request, Update):
+            if isinstance(seat.request, Gradients):
                 seat.logits = None
                 seat.advance()
 

@@ -97,6 +97,8 @@ def recordable(state: TrainState, process: Process, per: str) -> str | None:
         return "there is no CUDA device"
     if process.world_size > 1:
         return "several processes share the gradients"
+    if process.packed > 1:
+        return "the runs of a pack meet in each of them"
     if state.scaler.is_enabled():
         return "fp16 skips updates"
     if state.annealing:
