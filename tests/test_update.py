@@ -77,11 +77,12 @@ def test_what_changes_between_two_steps_is_not_recorded() -> None:
         annealing, _ = prepared(process, "dyconv")
 
     def elsewhere(**about: object) -> Process:
-        return SimpleNamespace(**{"device": torch.device("cuda"), "world_size": 1} | about)  # type: ignore[return-value]
+        return SimpleNamespace(**{"device": torch.device("cuda"), "world_size": 1, "packed": 1} | about)  # type: ignore[return-value]
 
     assert recordable(state, elsewhere(), "epoch") is None
     assert "every step" in str(recordable(state, elsewhere(), "step"))
     assert "processes" in str(recordable(state, elsewhere(world_size=2), "epoch"))
+    assert "pack" in str(recordable(state, elsewhere(packed=2), "epoch"))
     assert "anneals" in str(recordable(annealing, elsewhere(), "epoch"))
     state.scaler = torch.amp.GradScaler("cpu", enabled=True)
     assert "fp16" in str(recordable(state, elsewhere(), "epoch"))

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "cifar_input": ["cifar_input.py"],
     "cold_start": ["cold_start.py"],
     "pool": ["pool.py"],
+    "packing": ["packing.py", "runtime.device=cpu"],
 }
 HEAD = """# Speed
 
