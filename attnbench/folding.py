@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from attnbench.attention.squeeze import PooledAttention
@@ -113,8 +114,9 @@ class Foreseen(nn.Module):
         self.conv, self.attention, self.combine = conv, cast(PooledAttention, site.attention), site.combine
 
     def forward(self, h: Tensor) -> Tensor:
-        pooled = self.conv(tail.pool(h)[:, :, None, None])
-        s = self.attention.signal(pooled.flatten(1))[:, :, None, None]
+        # Not by the convolution, whose weights would be brought into the layout of large maps for each batch.
+        pooled = F.linear(tail.pool(h), self.conv.weight.flatten(1), self.conv.bias)
+        s = self.attention.signal(pooled)[:, :, None, None]
         u = self.conv(h)
         return IN_PLACE[self.combine](u, s.to(u.dtype))
 
