@@ -50,9 +50,10 @@ class Networks:
     def __init__(self, run: Config, process: Process, count: int) -> None:
         self.process, self.count, self.batch = process, count, run.tree["batch_size"]
         classes, size = build.setting(run, ["dataset="])
+        height, width = (size, size) if isinstance(size, int) else size
         self.models = [process.place(build.network(run, classes)[0]).train() for _ in range(count)]
         self.optimizers = [run.build("schedule").optimizer(model) for model in self.models]
-        images = [torch.randn(self.batch, 3, size, size, device=process.device) for _ in range(count)]
+        images = [torch.randn(self.batch, 3, height, width, device=process.device) for _ in range(count)]
         self.images = [some.contiguous(memory_format=process.memory_format) for some in images]
         self.targets = torch.randint(0, classes, (self.batch,), device=process.device)
         for model in self.models:
