@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attnbench import results, storage
+from attnbench import printing, results, storage
 from attnbench.comparison import Comparison, Group, compare, text
 from attnbench.figures import files, sweep
 from attnbench.measures import headline
@@ -118,16 +118,12 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def show(comparison: Comparison) -> None:
     """Print the table and its remarks."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*comparison.keys, *HEADS, title=comparison.title)
     for group in comparison.groups:
         table.add_row(*cells(comparison, group))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    for remark in remarks(comparison):
-        console.print(remark, soft_wrap=True)
+    printing.show(table, *remarks(comparison))
 
 
 def compare_command() -> None:

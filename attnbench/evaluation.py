@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from attnbench import printing
 from attnbench.config import NEUTRAL
 from attnbench.folding import folded
 from attnbench.stored import Which
@@ -77,7 +78,6 @@ def eval_command() -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, title=f"{found['which']} weights, after epoch {found['epoch']}")
@@ -86,9 +86,9 @@ def _print(found: dict[str, Any]) -> None:
             table.add_row(name, f"{value:.3f}" if math.isfinite(value) else str(value))
     table.add_row("images", f"{found['images']:,}")
     table.add_row("data", found["data"]["source"])
-    console = Console(highlight=False)
-    console.print(table)
+    said = []
     if found["same_data"] is False:
-        console.print("these are not the data that the run was trained and evaluated on")
+        said.append("these are not the data that the run was trained and evaluated on")
     if found["changed"]:
-        console.print(f"CHANGED PROTOCOL: {', '.join(found['changed'])}; not as the run evaluates")
+        said.append(f"CHANGED PROTOCOL: {', '.join(found['changed'])}; not as the run evaluates")
+    printing.show(table, *said)

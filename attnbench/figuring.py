@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from attnbench import config, results
+from attnbench import config, printing, results
 from attnbench.errors import ConfigError, DataError
 from attnbench.figures import data, files
 from attnbench.figures.data import Figure
@@ -120,11 +120,10 @@ def _list(taken: argparse.Namespace, composer: Composer) -> None:
 
 
 def _print_list(every: Iterable[Listed], changed: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     drawn = Table("figure", "rows run", "runs done", "title", title=warning(changed) if changed else None)
     for one in every:
         state = (f"{one.cells_run} / {one.cells}", f"{one.runs_done} / {one.runs}") if one.runs else ("", "any runs")
         drawn.add_row(one.id, *state, one.title)
-    Console().print(drawn)
+    printing.show(drawn)

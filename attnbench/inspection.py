@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from attnbench import build, complexity, config
+from attnbench import build, complexity, config, printing
 from attnbench.complexity import Complexity, SiteCount, Size
 from attnbench.config import Config
 from attnbench.words import overriding
@@ -71,7 +71,6 @@ def title(composed: Config, setting: Setting) -> str:
 
 
 def _print_counts(composed: Config, size: Complexity, counted: dict[str, int], setting: Setting) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "exact", "decimal", "binary", title=title(composed, setting))
@@ -85,7 +84,7 @@ def _print_counts(composed: Config, size: Complexity, counted: dict[str, int], s
     for name, operations in counted.items():
         if name != "macs":
             table.add_row(f"operations, {name}", *_units(operations))
-    Console().print(table)
+    printing.show(table)
 
 
 def _units(number: int) -> tuple[str, str, str]:
@@ -96,7 +95,6 @@ def _units(number: int) -> tuple[str, str, str]:
 
 
 def _print_sites(sites: list[SiteCount]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("site", "role", "stage", "channels", "", "params", "MACs")
@@ -105,7 +103,7 @@ def _print_sites(sites: list[SiteCount]) -> None:
         table.add_row(
             site.path, site.role, str(site.stage), channels, site.detail, f"{site.params:+,}", f"{site.macs:+,}"
         )
-    Console().print(table)
+    printing.show(table)
 
 
 def _tree(composed: Config, size: Complexity, setting: Setting) -> Tree:

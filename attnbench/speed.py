@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnbench import build, complexity, config, interleaved, sweep, tail
+from attnbench import build, complexity, config, interleaved, printing, sweep, tail
 from attnbench.config import Config
 from attnbench.errors import ConfigError, OutOfMemory
 from attnbench.feed import Feed
@@ -42,6 +42,7 @@ class Member:
         batch: images of a call.
         own_bytes: of weights, gradients and the optimizer's state.
         macs: multiply-adds of an image.
+        bounded: whether that and ``map_bytes`` are what every call computes.
         map_bytes: what an image's maps come to, each written once and read once by what follows.
     """
 
@@ -52,11 +53,15 @@ class Member:
     own_bytes: Callable[[], int]
     macs: int
     map_bytes: int
+    bounded: bool
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A member's line. Ratios are to the first member: above 1 is faster."""
+    """A member's line. Ratios are to the first member: above 1 is faster.
+
+    A detector has no ceilings: how many regions it computes is not the same in training, in inference and as counted.
+    """
 
     label: str
     batch_size: int
@@ -67,8 +72,8 @@ class Measured:
     peak_memory_bytes: int
     memory_ratio: float
     macs: int
-    flop_ceiling: float
-    byte_ceiling: float
+    flop_ceiling: float | None
+    byte_ceiling: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers; the intervals beside the medians."""
@@ -93,7 +98,10 @@ def speed() -> None:
     labels, configs = members(taken.overrides)
     named = any(word.startswith("batch_size=") for word in taken.overrides)
     lines = measure(labels, configs, taken.overrides, taken.repetitions, batch_named=named)
-    print(json.dumps([line.as_dict() for line in lines], indent=2) if taken.json else text(lines, configs[0]))
+    if taken.json:
+        print(json.dumps([line.as_dict() for line in lines], indent=2))
+    else:
+        report(lines, configs[0])
 
 
 def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
@@ -101,7 +109,7 @@ def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
     with config.prepared():
         lines = sweep.expand(list(overrides))
         configs = [config.compose(line) for line in lines]
-    common = set.intersection(*(set(line) for line in lines)) if len(lines) > 1 else set()
+    common = set.intersection(*(set(line) for line in lines))
     different = [[word for word in line if word not in common] for line in lines]
     if all(len(line) == 1 for line in different) and len({line[0].partition("=")[0] for line in different}) == 1:
         different = [[line[0].partition("=")[2]] for line in different]
@@ -174,6 +182,7 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
         own_bytes=lambda: _bytes(model, state.optimizer),
         macs=complexity.macs(sketch, size),
         map_bytes=2 * width * maps(sketch, size),
+        bounded="detector" not in composed.choices,
     )
 
 
@@ -216,8 +225,8 @@ def _measured(made: Sequence[Member], process: Process, repetitions: int) -> lis
                 peak_memory_bytes=memory[i],
                 memory_ratio=memory[i] / memory[0],
                 macs=one.macs,
-                flop_ceiling=flops / (6 * one.macs),
-                byte_ceiling=bandwidth / (3 * one.map_bytes),
+                flop_ceiling=flops / (6 * one.macs) if one.bounded else None,
+                byte_ceiling=bandwidth / (3 * one.map_bytes) if one.bounded else None,
             )
         )
     return lines
@@ -305,12 +314,11 @@ def _wait(process: Process) -> None:
         torch.cuda.synchronize(process.device)
 
 
-def text(lines: Sequence[Measured], composed: Config) -> str:
-    """The lines as a table, with what they were measured on."""
-    from rich.console import Console
+def report(lines: Sequence[Measured], composed: Config) -> None:
+    """Print the lines as a table, with what they were measured on."""
     from rich.table import Table
 
-    table = Table("", "train", "x", "inference", "x", "peak MiB", "x", title=_setting(lines, composed))
+    table = Table("", "train", "x", "infer", "x", "peak MiB", "x", title=_setting(lines, composed))
     for column in table.columns[1:]:
         column.justify = "right"
     for line in lines:
@@ -318,10 +326,7 @@ def text(lines: Sequence[Measured], composed: Config) -> str:
         infer = f"{line.infer.median:.3g}", _ratio(line.infer_ratio)
         memory = f"{line.peak_memory_bytes / 2**20:.0f}", f"{line.memory_ratio:.3f}"
         table.add_row(line.label, *train, *infer, *memory)
-    console = Console()
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get() + "\n".join(_notes(lines))
+    printing.show(table, *_notes(lines))
 
 
 def _ratio(ratio: Median) -> str:
@@ -329,11 +334,12 @@ def _ratio(ratio: Median) -> str:
 
 
 def _notes(lines: Sequence[Measured]) -> list[str]:
-    ceilings = f"{lines[0].flop_ceiling:.0f} by its products, {lines[0].byte_ceiling:.0f} by its maps"
-    return [
-        "images/s, medians; x: ratio to the first, of calls of the same turn, with the interval that holds the median",
-        f"at 95 %. Ceilings of training the first on this device, operation by operation: {ceilings} images/s.",
-    ]
+    first, ratio = lines[0], "ratio to the first, of calls of the same turn, with the interval that holds the median"
+    notes = [f"images/s, medians; x: {ratio} at 95 %."]
+    if first.flop_ceiling and first.byte_ceiling:
+        ceilings = f"{first.flop_ceiling:.0f} images/s by its products, {first.byte_ceiling:.0f} by its maps."
+        notes.append(f"Ceilings of training the first on this device, operation by operation: {ceilings}")
+    return notes
 
 
 def _setting(lines: Sequence[Measured], composed: Config) -> str:

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from attnbench import config as configuration
+from attnbench import printing
 from attnbench.attempt import Outcome
 from attnbench.errors import Failure
 from attnbench.measures import in_words
@@ -53,7 +54,6 @@ def expand(overrides: list[str]) -> list[list[str]]:
 
 def print_table(members: list[tuple[list[str], Outcome]]) -> None:
     """One row a member: the overrides that tell it from the others, how it ended, its result or why it failed."""
-    from rich.console import Console
     from rich.table import Table
 
     common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()
@@ -61,7 +61,5 @@ def print_table(members: list[tuple[list[str], Outcome]]) -> None:
     for overrides, outcome in members:
         name = " ".join(o for o in overrides if o not in common)
         table.add_row(name, outcome.state, in_words(outcome.result), str(outcome.failure or outcome.folder))
-    console = Console()
-    console.print(table)
     counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed", "stopped")}
-    console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))
+    printing.show(table, ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench import config, launcher, storage
+from attnbench import config, launcher, printing, storage
 from attnbench.config import Config
 from attnbench.errors import ConfigError
 from attnbench.members import crew
@@ -146,16 +146,13 @@ def _list(taken: argparse.Namespace) -> None:
 
 
 def _print_list(every: Iterable[Listed], done: int, total: int, changed: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     drawn = Table("table", "cells run", "runs done", "title", title=warning(changed) if changed else None)
     for one in every:
         state = ("", f"needs {one.needs}") if one.needs else _of(one)
         drawn.add_row(one.id, *state, one.title)
-    console = Console()
-    console.print(drawn)
-    console.print(f"{done} of {total} distinct runs done; a cell is a row with all of its seeds", highlight=False)
+    printing.show(drawn, f"{done} of {total} distinct runs done; a cell is a row with all of its seeds")
 
 
 def _of(one: Listed) -> tuple[str, str]:
@@ -178,8 +175,8 @@ def _count(taken: argparse.Namespace) -> None:
 
 
 def _print_counted(chosen: data.Table, counted: list[tuple[data.Row, dict[str, counts.Cell]]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     listing = Table("row", "", "printed", "ours", "matched", title=f"{chosen.title} ({chosen.source})")
     every = [(row, name, cell) for row, cells in counted for name, cell in cells.items()]
@@ -187,16 +184,15 @@ def _print_counted(chosen: data.Table, counted: list[tuple[data.Row, dict[str, c
     for row, name, cell in every:
         ours = f"{cell.ours:,}" if cell.ours is not None else "-"
         remark = f" ({notes.index(cell.note) + 1})" if cell.note else ""
-        matched = ("yes" if cell.matched else "[bold]no[/bold]") + remark
+        matched = Text("yes" if cell.matched else "no", "" if cell.matched else "bold") + Text(remark)
         listing.add_row(row.label, name, f"{cell.printed} {cell.unit}", ours, matched)
-    console = Console(highlight=False)
+    said = [f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched"]
+    said += [f"({i}) {note}" for i, note in enumerate(notes, start=1)]
+    said += [f"- {note}" for note in chosen.notes]
     if every:
-        console.print(listing)
-    console.print(f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched")
-    for i, note in enumerate(notes, start=1):
-        console.print(f"({i}) {note}")
-    for note in chosen.notes:
-        console.print(f"- {note}")
+        printing.show(listing, *said)
+    else:
+        print(*said, sep="\n")
 
 
 # attnbench table ID --plan

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from attnbench import build, engine, run
+from attnbench import build, cli, engine, run
 from attnbench.config import Config
 from attnbench.engine import Saver
 from attnbench.errors import Failure
@@ -50,6 +50,25 @@ def test_a_run_leaves_its_measures(finished: Config) -> None:
     names = EventAccumulator(str(events)).Reload().Tags()
     assert {"val/AP", "val/mask_AP50", "train/loss"} <= set(names["scalars"])
     assert names["images"] == [f"val/image{n}" for n in range(4)]
+
+
+def test_eval_gives_what_the_run_wrote_down(
+    finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench eval", str(finished.run_folder), *words])
+        capsys.readouterr()
+        cli.command("eval")()
+        return capsys.readouterr().out
+
+    left = json.loads((finished.run_folder / "result.json").read_text())
+    found = json.loads(said("--json"))
+    measures = [name for name in found if name.startswith(("AP", "mask_AP"))]
+    assert {"AP", "AP50", "mask_AP", "mask_AP50"} <= set(measures)
+    assert [found[name] for name in measures] == pytest.approx([left[name] for name in measures], abs=1e-5)
+    assert found["images"] == 5 and found["same_data"] is True and found["changed"] == []
+    other = said("dataset.val_images=4")
+    assert "mask_AP50" in other and "CHANGED PROTOCOL: dataset.val_images=4" in other and "not the data" in other
 
 
 class Killed(Exception):
