@@ -27,7 +27,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # 24 steps of a network with everything that a resume may forget: dropout, batch norm, momentum, an average.
 SMALL = [
     *("runtime.device=cpu", "runtime.checkpoint_steps=3", "dataset.size=4", "batch_size=128", "backbone=resnet20"),
-    *("attention=sb", "placement.stages=[3]", "attention.dropout=0.2", "schedule.epochs=2", "schedule.ema_decay=0.9"),
+    *(
+        "backbone.depth=8",
+        "attention=sb",
+        "placement.stages=[3]",
+        "attention.dropout=0.2",
+        "schedule.epochs=2",
+        "schedule.ema_decay=0.9",
+    ),
 ]
 STEPS = 12  # of an epoch
 

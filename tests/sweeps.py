@@ -16,7 +16,10 @@ from attnbench.folder import RunFolder
 from tests.conftest import ROOT
 from tests.runs import wait_for
 
-TINY = ("schedule.epochs=1", "batch_size=512", "dataset.size=8", "dataset.pad=0", "backbone=resnet20")
+TINY = (
+    *("schedule.epochs=1", "batch_size=512", "dataset.size=4", "dataset.pad=0"),
+    *("backbone=resnet20", "backbone.depth=8"),
+)
 
 
 class Sweep:

@@ -21,6 +21,7 @@ from attnbench.members.crew import Member
 from attnbench.members.watch import drawing
 from attnbench.ops.cores import cores
 from tests.conftest import ROOT
+from tests.runs import wait_for
 from tests.sweeps import (
     FIFTY,
     TINY,
@@ -44,10 +45,11 @@ def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(tmp_path: Path) 
     sweep.faults.unlink()
     moments = random.Random(0)
     seen: dict[Path, int] = {}
-    for _ in range(4):
+    for done in (0, 2, 4, 6):
         process = sweep.start(*faulty("range(8)"))
         process.stderr and process.stderr.readline()  # type: ignore[union-attr]  # the first member is on its way
-        time.sleep(moments.uniform(0, 4))
+        wait_for(lambda done=done, process=process: len(sweep.results()) >= done or process.poll() is not None)
+        time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
         assert seen.items() <= sweep.results().items()
@@ -76,9 +78,9 @@ def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
 
 
 def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path) -> None:
-    """Three members at once, one of them twice: of the twins one runs and the other is busy or skips."""
+    """Two members at once, one of them twice: of the twins one runs and the other is busy or skips."""
     environment = os.environ | {"ATTNBENCH_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1"}
-    seeds = [0, 1, 2, 0]
+    seeds = [0, 1, 0]
     processes = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *TINY, f"seed={seed}"],
@@ -91,9 +93,9 @@ def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path)
         process.communicate(timeout=280)
         codes.append(process.returncode)
     assert set(codes) <= {0, 7}
-    assert codes[1:3] == [0, 0] and 0 in (codes[0], codes[3])
+    assert codes[1] == 0 and 0 in (codes[0], codes[2])
     folders = list((tmp_path / "outputs/runs/digits/resnet20").glob("none-none-*/seed*"))
-    assert sorted(f.name for f in folders) == [f"seed{seed}" for seed in range(3)]
+    assert sorted(f.name for f in folders) == ["seed0", "seed1"]
     assert all((f / "result.json").exists() for f in folders)
 
 

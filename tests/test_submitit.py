@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +26,16 @@ pytest.importorskip("submitit", reason="the launcher's extra, attnbench[slurm], 
 LOCAL = ("hydra/launcher=submitit_local",)
 
 
+def _running(sweep: Sweep) -> list[dict[str, Any]]:
+    return [status for status in sweep.statuses() if status["status"] == "running"]
+
+
 def test_jobs_fail_alone_and_one_whose_time_is_up_is_requeued_and_resumed(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, *LOCAL)
-    process = sweep.start(*faulty("2,5"), "schedule.epochs=6")
+    process = sweep.start(*faulty("2,5"), "schedule.epochs=60")
     sweep.training(1)
-    (status,) = [s for s in sweep.statuses() if s["status"] == "running"]
+    wait_for(lambda: len(_running(sweep)) == 1)  # it may take a moment to see that the other one was killed
+    (status,) = _running(sweep)
     for generation in (2, 1, 0):  # submitit's process, fork server, member: SLURM signals them all
         os.kill(above(status["pid"], generation), signal.SIGUSR2)
     out, err = process.communicate(timeout=250)
@@ -42,7 +48,7 @@ def test_jobs_fail_alone_and_one_whose_time_is_up_is_requeued_and_resumed(tmp_pa
 
 def test_the_tasks_of_a_job_are_the_processes_of_a_run_and_a_signal_stops_them(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, *LOCAL, "hydra.launcher.tasks_per_node=2", "runtime.device=cpu")
-    process = sweep.start(*TINY, "seed=0", "schedule.epochs=100")
+    process = sweep.start(*TINY, "seed=0", "schedule.epochs=1000")
     sweep.training(1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=100)

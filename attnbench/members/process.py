@@ -25,8 +25,9 @@ from attnbench.folder import RunFolder
 
 POLL_SECONDS = 0.1
 
-# Imported once, in the process that the members' are forked from, and not once a member.
-PRELOADED = ["attnbench.run", "attnbench.tasks.classification", "torch.utils.tensorboard"]
+# Imported once, in the process that the members' are forked from, and not once a member. Dynamo is what the first step
+# of any of torch's optimizers imports, compiled or not: a second and more.
+PRELOADED = ["attnbench.run", "attnbench.tasks.classification", "torch.utils.tensorboard", "torch._dynamo"]
 
 
 class MemberProcess:
