@@ -54,7 +54,7 @@ def objection(config: Config) -> str:
     if config.choices["task"] != "classification":
         return f"task={config.choices['task']} has no batch of images in one tensor"
     processes = config.tree["runtime"]["processes"] or 1
-    return f"runtime.processes={processes} shares a run out" if processes > 1 else ""
+    return f"runtime.processes={processes} gives a run processes of its own" if processes > 1 else ""
 
 
 def _shape(config: Config) -> str:
