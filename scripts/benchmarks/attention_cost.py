@@ -36,7 +36,7 @@ def main() -> None:
     if taken.json:
         print(findings(found, taken.repetitions, lines=[line.as_dict() for line in lines]))
     else:
-        print(speed.text(lines, configs[0]))
+        speed.report(lines, configs[0])
         for one in found:
             print(f"{one.claim}: {one.reached}, {one.bar}: {'met' if one.met else 'NOT MET'}")
     sys.exit(0 if all(one.met for one in found) else 1)
