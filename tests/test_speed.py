@@ -50,7 +50,7 @@ def test_a_detector_is_measured_and_nothing_of_its_lines_is_cut(say: Say) -> Non
     for _, train, ratio, *_ in lines:
         middle, low, high = map(float, re.fullmatch(r"(\S+) \((\S+)\.\.(\S+)\)", ratio.strip()).groups())  # type: ignore[union-attr]
         assert float(train) > 0 and low <= middle <= high
-    assert "eager; cpu" in out and "Ceilings" not in out
+    assert "batch 2, fp32, eager" in out and "Ceilings" not in out
 
 
 def test_a_single_member_with_regions(say: Say) -> None:
