@@ -40,13 +40,20 @@ def test_fifty_members_of_which_ten_fail(tmp_path: Path) -> None:
     assert_survives_its_members(Sweep(tmp_path, *POOL), 50, FIFTY)
 
 
-def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, *POOL)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("members", "results"), [(8, range(0, 8, 2)), pytest.param(50, range(0, 50, 5), marks=pytest.mark.slow)]
+)
+def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(
+    tmp_path: Path, members: int, results: Sequence[int]
+) -> None:
+    """It is killed a moment after it has so many results, again and again."""
+    sweep, words = Sweep(tmp_path, *POOL), faulty(f"range({members})")
     sweep.faults.unlink()
     moments = random.Random(0)
     seen: dict[Path, int] = {}
-    for done in (0, 2, 4, 6):
-        process = sweep.start(*faulty("range(8)"))
+    for done in results:
+        process = sweep.start(*words)
         process.stderr and process.stderr.readline()  # type: ignore[union-attr]  # the first member is on its way
         wait_for(lambda done=done, process=process: len(sweep.results()) >= done or process.poll() is not None)
         time.sleep(moments.uniform(0, 0.3))
@@ -54,10 +61,10 @@ def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(tmp_path: Path) 
         process.communicate()
         assert seen.items() <= sweep.results().items()
         seen = sweep.results()
-    code, out, err = sweep.run(*faulty("range(8)"))
+    code, out, err = sweep.run(*words)
     assert code == 0, err
     assert " 0 failed" in out
-    assert seen.items() <= sweep.results().items() and len(sweep.results()) == 8
+    assert seen.items() <= sweep.results().items() and len(sweep.results()) == members
 
 
 def test_a_signal_stops_the_members_so_that_each_can_be_resumed(tmp_path: Path) -> None:
@@ -77,10 +84,12 @@ def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
     assert_members_save_when_their_launcher_is_killed(sweep)
 
 
-def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path) -> None:
-    """Two members at once, one of them twice: of the twins one runs and the other is busy or skips."""
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("members", [2, pytest.param(49, marks=pytest.mark.slow)])
+def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path, members: int) -> None:
+    """One of them twice: of the twins one runs and the other is busy or skips."""
     environment = os.environ | {"ATTNBENCH_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1"}
-    seeds = [0, 1, 0]
+    seeds = [*range(members), 0]
     processes = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *TINY, f"seed={seed}"],
@@ -90,12 +99,12 @@ def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path)
     ]  # fmt: skip
     codes = []
     for process in processes:
-        process.communicate(timeout=280)
+        process.communicate(timeout=800)
         codes.append(process.returncode)
     assert set(codes) <= {0, 7}
-    assert codes[1] == 0 and 0 in (codes[0], codes[2])
+    assert set(codes[1:-1]) == {0} and 0 in (codes[0], codes[-1])
     folders = list((tmp_path / "outputs/runs/digits/resnet20").glob("none-none-*/seed*"))
-    assert sorted(f.name for f in folders) == ["seed0", "seed1"]
+    assert sorted(f.name for f in folders) == sorted(f"seed{seed}" for seed in range(members))
     assert all((f / "result.json").exists() for f in folders)
 
 
