@@ -31,6 +31,7 @@ from attnbench.words import overriding
 
 BATCHES = {"cpu": 16, "cuda": 256}  # of 224x224 pixels, where the command line names none
 REPETITIONS = 15
+MEMORY_TURNS = 7
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def maps(model: nn.Module, size: complexity.Size) -> int:
 
 def _measured(made: Sequence[Member], process: Process, repetitions: int) -> list[Measured]:
     print(f"warming up {len(made)} members, then {repetitions} turns of each kind", file=sys.stderr)
-    memory = [peak_memory(one, process) for one in made]
+    memory = peak_memory(made, process)
     kinds: dict[str, Comparison] = {
         "train": interleaved.compare(_calls(made, "train"), repetitions=repetitions, clock=wall_seconds),
         "infer": interleaved.compare(_calls(made, "infer"), repetitions=repetitions, clock=wall_seconds),
@@ -245,21 +246,27 @@ def _per_image(ratio: Median, one: Member, base: Member) -> Median:
     return Median(ratio.median * scale, ratio.low * scale, ratio.high * scale)
 
 
-def peak_memory(one: Member, process: Process) -> int:
+def peak_memory(made: Sequence[Member], process: Process) -> list[int]:
     """Bytes at the worst moment of a training step, with the member's weights and optimizer but no other member's.
 
-    On a CPU it is the growth of the process (Linux; 0 elsewhere), the least of three, so it is a little above what
-    tensors alone take.
+    On a CPU it is the growth of the process (Linux; 0 elsewhere), a little above what tensors alone take and some
+    percent apart from one step to the next: so members take turns, and the median is given.
     """
-    one.train()
-    one.train()  # the optimizer's state is there
+    for one in made:
+        one.train()
+        one.train()  # the optimizer's state is there
+    turns = [[_peak(one, process) for one in made] for _ in range(MEMORY_TURNS)]
+    return [int(statistics.median(peaks)) for peaks in zip(*turns, strict=True)]
+
+
+def _peak(one: Member, process: Process) -> int:
     if process.device.type == "cuda":
         before = torch.cuda.memory_allocated(process.device)
         torch.cuda.reset_peak_memory_stats(process.device)
         one.train()
         grown = torch.cuda.max_memory_allocated(process.device) - before
     else:
-        grown = min(_growth(one.train) for _ in range(3))
+        grown = _growth(one.train)
     return grown + one.own_bytes()
 
 

@@ -1,11 +1,9 @@
 """Peak memory of a training step of MobileNetV2 on 32x32 images, batch 128: bf16 over float32, eager.
 
-python scripts/benchmarks/cifar_memory.py [--repetitions 5] [--json]
+python scripts/benchmarks/cifar_memory.py [--json]
 """
 
 from __future__ import annotations
-
-import statistics
 
 import torch
 from claims import Finding, arguments, findings
@@ -18,23 +16,20 @@ WORDS = ["backbone=mobilenetv2_cifar", "dataset=cifar10", "batch_size=128", "run
 
 
 def main() -> None:
-    words = arguments(__doc__.splitlines()[0])
-    words.set_defaults(repetitions=5)
-    taken = words.parse_args()
+    taken = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     labels, configs = speed.members(WORDS)
     runtimes: list[Runtime] = [one.build("runtime") for one in configs]
     with runtimes[0].start() as first:
         made = [
-            (speed.member(label, one, process := Process(runtime, first.device, None), WORDS, True), process)
+            speed.member(label, one, Process(runtime, first.device, None), WORDS, True)
             for label, one, runtime in zip(labels, configs, runtimes, strict=True)
         ]
-        peaks = [[speed.peak_memory(one, process) for one, process in made] for _ in range(taken.repetitions)]
-    fp32, bf16 = (statistics.median(column) for column in zip(*peaks, strict=True))
+        fp32, bf16 = speed.peak_memory(made, first)
     reached = f"{bf16 / fp32:.2f} ({bf16 / 2**20:.0f} / {fp32 / 2**20:.0f} MiB)"
     claim = "Peak memory of training MobileNetV2 on 32x32 images (batch 128, eager): bf16 / float32"
     found = Finding(claim, f"<= {BAR}", reached, bf16 <= BAR * fp32)
-    print(findings([found], taken.repetitions) if taken.json else f"{found.claim}: {found.reached}, bar {found.bar}")
+    print(findings([found], speed.MEMORY_TURNS) if taken.json else f"{found.claim}: {found.reached}, bar {found.bar}")
 
 
 if __name__ == "__main__":
