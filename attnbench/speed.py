@@ -27,6 +27,7 @@ from attnbench.folding import folded
 from attnbench.interleaved import Comparison, Median, wall_seconds
 from attnbench.probe import Noise
 from attnbench.runtime import Process, Runtime
+from attnbench.update import Update
 from attnbench.words import overriding
 
 BATCHES = {"cpu": 16, "cuda": 256}  # of 224x224 pixels, where the command line names none
@@ -154,14 +155,11 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
     given = Noise(build.noise(composed, batch, process.device, overrides))
     noise = next(Feed(given, process, (0.5,) * 3, (0.25,) * 3).epoch(0))
 
+    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+
     def train() -> None:
         network.train()
-        with process.autocast():
-            loss = task.loss(network, noise)
-        state.scaler.scale(loss).backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad()
+        update(noise)
         _wait(process)
 
     evaluated = process.wrap(folded(model))

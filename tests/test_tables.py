@@ -226,6 +226,15 @@ def test_a_report_has_printed_ours_difference_and_the_paired_one(say: Say, leave
         assert words in text
 
 
+def test_speeds_beside_printed_ones_are_those_of_training_and_evaluation(say: Say, leave: Leave) -> None:
+    folder = leave(overrides("eca/2", "ResNet-50"), 0, 75.0)
+    left = json.loads((folder / "result.json").read_text())
+    storage.write_json(folder / "result.json", left | {"images_per_s": 500.0, "val_images_per_s": 1500.0})
+    (line,) = json.loads(say("eca/2", "--rows", "ResNet-50", "--json"))["rows"]
+    found = {name: (line["cells"][name]["printed"], line["cells"][name]["mean"]) for name in ("train_fps", "infer_fps")}
+    assert found == {"train_fps": ("1024", 500.0), "infer_fps": ("1855", 1500.0)}
+
+
 def test_a_missing_seed_is_a_visible_gap_and_a_failure_has_its_reason(say: Say, leave: Leave) -> None:
     for seed in (0, 1, 4):
         leave(SE, seed, 90.0 + seed)

@@ -30,6 +30,7 @@ from attnbench.data.resident import Pixels, Resident
 from attnbench.feed import Feed
 from attnbench.interleaved import Comparison, cpu_seconds
 from attnbench.runtime import Process, Runtime
+from attnbench.update import Update
 
 IMAGES, BATCH = 12_800, 128
 NETWORK = ("backbone=mobilenetv2_cifar", "attention=none", "dataset=cifar10")
@@ -123,15 +124,12 @@ def _ours(*overrides: str) -> Iterator[None]:
         model = process.place(build.network(composed, 10)[0])
         network = process.wrap(model)
         state = build.train_state(model, schedule, process)
+        update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
         feed = _feed(process)
         network.train()
         for epoch in itertools.count():
             for batch in feed.epoch(epoch):
-                with process.autocast():
-                    loss = task.loss(network, batch)
-                loss.backward()
-                state.optimizer.step()
-                state.optimizer.zero_grad()
+                update(batch)
                 yield
 
 
