@@ -20,14 +20,19 @@ from attnbench.ops import tail
 log = logging.getLogger("attnbench")
 
 IN_PLACE = {"mul": operator.imul, "add": operator.iadd}  # of a map that nobody else has
+PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # what autocast computes in its precision; by exact type
 
 
-def folded(model: nn.Module) -> nn.Module:
+def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy of a network for evaluation without gradients: the same outputs up to rounding, in fewer passes.
 
     By its running statistics each batch norm u = a z + b becomes a part of the convolution that it follows, also
     where SB's shift or a gate stands between them (`Shifted`). A gate that sees gap(u) of a pointwise convolution is
     known before u is (`Foreseen`). A network that cannot be traced is returned as it is, in evaluation mode.
+
+    Args:
+        dtype: of the autocast in which the copy is called. Weights are kept in it, where autocast would bring them
+            into it for each batch.
     """
     network = copy.deepcopy(model).eval()
     for module in network.modules():
@@ -42,6 +47,9 @@ def folded(model: nn.Module) -> nn.Module:
     for norm in [call for call in calls if tail.is_plain(network.get_submodule(str(call.target)))]:
         if times[norm.target] == 1:
             _fold(network, norm, times)
+    for module in network.modules():
+        if dtype is not None and type(module) in PRODUCTS:
+            module.to(dtype)
     return network
 
 

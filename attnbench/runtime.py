@@ -170,10 +170,14 @@ class Process:
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.runtime.channels_last else torch.contiguous_format
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the forward pass's products."""
+        return DTYPES[self.runtime.precision]
+
     def autocast(self) -> torch.autocast:
         """The forward pass's precision, always there, switched off for fp32."""
-        dtype = DTYPES[self.runtime.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def scaler(self) -> torch.amp.GradScaler:
         """The loss scaler, always there, switched off for all but fp16."""

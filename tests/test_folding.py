@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench import create_model
-from attnbench.folding import Foreseen, Shifted, folded
+from attnbench.folding import PRODUCTS, Foreseen, Shifted, folded
 
 # How many sites know their signal before their map: behind a wide pointwise convolution, before a norm.
 NETWORKS = [
@@ -66,6 +66,20 @@ def test_a_folded_network_evaluates_as_the_one_it_was_made_of(
         torch.testing.assert_close(network(x[:1]), model(x[:1]), rtol=1e-10, atol=1e-10)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(("backbone", "attention", "placement"), [network[:3] for network in NETWORKS])
+def test_weights_kept_in_autocasts_precision_change_no_bit(
+    backbone: str, attention: str, placement: dict[str, str]
+) -> None:
+    torch.manual_seed(0)
+    model = moved(create_model(backbone, attention, num_classes=5, placement_kwargs=placement)).float()
+    x = torch.randn(2, 3, 32, 32)
+    network = folded(model, torch.bfloat16)
+    products = [module for module in network.modules() if type(module) in PRODUCTS]
+    assert products and all(p.dtype == torch.bfloat16 for module in products for p in module.parameters())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(x), folded(model)(x))
 
 
 class Twice(nn.Module):
