@@ -88,8 +88,8 @@ def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("members", [2, pytest.param(49, marks=pytest.mark.slow)])
 def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path, members: int) -> None:
     """One of them twice: of the twins one runs and the other is busy or skips."""
-    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < (members + 1) * 600 * 2**20:
-        pytest.skip(f"{members + 1} processes need 0.6 GB each")
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < (members + 1) * 470 * 2**20:
+        pytest.skip(f"{members + 1} processes need 0.47 GiB each")
     environment = os.environ | {"ATTNBENCH_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1"}
     seeds = [*range(members), 0]
     processes = [
