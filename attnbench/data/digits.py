@@ -28,12 +28,12 @@ def digits(*, size: Count = 16, pad: Index = 2) -> Dataset:
     """1797 handwritten digits of 10 classes; every fifth image is held out for validation.
 
     Args:
-        size: side in pixels that the 8x8 originals are enlarged to, bilinearly.
+        size: side in pixels that the 8x8 originals are resized to, bilinearly.
         pad: pixels by which a training crop may be shifted in either direction. A digit is never
             mirrored.
     """
     table = np.loadtxt(DIGITS, delimiter=",", dtype=np.int64)
-    images, labels = _enlarged(table[:, :-1], size), table[:, -1]
+    images, labels = _resized(table[:, :-1], size), table[:, -1]
     held_out = np.arange(len(table)) % 5 == 4
     return resident_dataset(
         Pixels(images[~held_out], labels[~held_out]),
@@ -43,11 +43,11 @@ def digits(*, size: Count = 16, pad: Index = 2) -> Dataset:
         flip=False,
         mean=(MEAN,) * 3,
         std=(STD,) * 3,
-        source=f"UCI handwritten digits, 8x8 enlarged to {size}x{size} (E. Alpaydin, CC BY 4.0)",
+        source=f"UCI handwritten digits, 8x8 resized to {size}x{size} (E. Alpaydin, CC BY 4.0)",
     )
 
 
-def _enlarged(rows: np.ndarray, size: int) -> np.ndarray:
+def _resized(rows: np.ndarray, size: int) -> np.ndarray:
     """Rows of 64 grey values from 0 to 16 as RGB images, uint8 (N, size, size, 3)."""
     grey = torch.from_numpy(rows).float().view(-1, 1, SIDE, SIDE) * (255 / BRIGHTEST)
     grey = interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)
