@@ -13,7 +13,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from attnbench import config
+from attnbench import config, results
+from attnbench.comparison import compare
+from attnbench.figures.sweep import axis_places
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -96,3 +98,16 @@ def test_bad_words_are_one_line(command: Command, runs: Path, words: list[str], 
     assert done.returncode in (2, 3)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert hint in done.stderr
+
+
+def test_a_network_without_attention_has_no_placement_to_be_compared_by(tmp_path: Path) -> None:
+    with config.prepared():
+        for words in (
+            ["attention=none"],
+            *(["attention=sb", f"placement.wrap={wrap}"] for wrap in ("conv", "conv_norm")),
+        ):
+            leave(config.compose([*words, f"paths.outputs={tmp_path}"]), 50.0)
+    found = compare(results.find([str(tmp_path)]), by="placement.wrap")
+    assert [group.label for group in found.groups] == ["none", "sb wrap=conv", "sb wrap=conv_norm"]
+    assert [group.baseline for group in found.groups] == ["", "none", "none"]
+    assert list(axis_places(found)) == ["conv", "conv_norm"]  # the plain one is a line across
