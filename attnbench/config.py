@@ -18,12 +18,14 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -63,6 +65,8 @@ ROOT = {
     "paths": dict,
 }
 PATHS = {"outputs": str}
+
+Parts = tuple[DictConfig, dict[str, str]]
 
 
 def folder() -> Path:
@@ -135,9 +139,42 @@ def compose(overrides: Sequence[str]) -> Config:
     offer_timm(overrides)
     with prepared():
         try:
-            return check(hydra_compose("train", list(overrides), return_hydra_config=True))
+            return _checked(*(_updated(overrides) or _parts(_composed(overrides))))
         except (HydraException, OmegaConfBaseException) as error:
             raise translate(error, overrides) from None
+
+
+# Of Hydra's loader, what it has composed: many command lines take the same options and differ in values.
+_OPTIONS: WeakKeyDictionary[Any, dict[tuple[str, ...], Parts]] = WeakKeyDictionary()
+
+
+def _updated(overrides: Sequence[str]) -> Parts | None:
+    """What Hydra composes: options once for all that take the same, then values, as Hydra sets them; six times as fast.
+
+    None for a line that Hydra has to tell right from wrong.
+    """
+    values = [word for word in overrides if re.match(r"[a-z][\w.]*=", word) and not _is_choice(word)]
+    if any(word.startswith(("+", "~", "hydra.")) for word in overrides):
+        return None
+    words = tuple(word for word in overrides if word not in values)
+    composed = _OPTIONS.setdefault(GlobalHydra.instance().config_loader(), {})
+    if words not in composed:
+        composed[words] = _parts(_composed(words))
+    cfg, choices = copy.deepcopy(composed[words])
+    try:
+        for value in OverridesParser.create().parse_overrides(values):
+            OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):
+        return None
+    return cfg, choices
+
+
+def _is_choice(word: str) -> bool:
+    return (folder() / word.partition("=")[0]).is_dir()
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    return hydra_compose("train", list(overrides), return_hydra_config=True)
 
 
 def deviations(config: Config) -> dict[str, Any]:
@@ -181,7 +218,7 @@ def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     with prepared():
         try:
-            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
+            cfg = _composed(overrides)
             return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.select(cfg, path), resolve=True))
         except (HydraException, OmegaConfBaseException) as error:
             raise translate(error, overrides) from None
@@ -202,8 +239,18 @@ def check(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range or a pair that makes no sense.
     """
+    return _checked(*_parts(cfg))
+
+
+def _parts(cfg: DictConfig) -> Parts:
+    """A composed configuration without its ``hydra`` node, and which option was taken of each group."""
     choices = {str(k).split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items()}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(cfg, True)
+    return cfg, choices
+
+
+def _checked(cfg: DictConfig, choices: Mapping[str, str]) -> Config:
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     groups = [*GROUPS, *(group for group in DETECTION if group in raw)]
     tree = validated(raw, ROOT | dict.fromkeys(groups, dict), "")
@@ -277,9 +324,13 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
-    """Composed once more without the override at fault, to know the keys that there are."""
-    rest = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] != key]
-    parent, _, _ = key.rpartition(".")
+    """Which options have the key; if none has, the nearest key that there is without the override at fault."""
+    parent, _, last = key.rpartition(".")
+    if parent and (there := _having(parent.replace(".", "/"), last)):
+        return ConfigError("unknown key", key, f"it is a key of {parent.replace('.', '/')}={', '.join(there)}")
+    if key in DETECTION:
+        return ConfigError("unknown key", key, "add task=detection")
+    rest = [o for o in overrides if not f"{o.lstrip('+~').split('=')[0].split('@')[0]}.".startswith(f"{key}.")]
     try:
         with prepared():
             cfg = hydra_compose("train", rest, return_hydra_config=key.startswith("hydra."))
@@ -287,8 +338,16 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
     except (HydraException, OmegaConfBaseException):
         return unknown(key, [])
     keys = [k for k, _ in flatten(typing.cast(dict[str, Any], tree)) if not k.endswith("_target_")]
-    siblings = [k.removeprefix(f"{parent}.") for k in keys if k.startswith(f"{parent}.")] if parent else []
-    return unknown(key, siblings or [*GROUPS, "experiment", *keys])
+    if not parent:
+        return unknown(key, [*GROUPS, "experiment", *keys])
+    siblings = [k.removeprefix(f"{parent}.") for k in keys if k.startswith(f"{parent}.")]
+    return unknown(key, siblings)
+
+
+def _having(group: str, key: str) -> list[str]:
+    """The options of a group that have a key."""
+    top = group.partition("/")[0]
+    return [option for option in names(group) if key in _read_option(f"{group}/{option}").get(top, {})]
 
 
 def names(group: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""Tables that commands print: fitted to a terminal, as wide as they are anywhere else, and nothing of them is cut."""
+"""What commands print: tables fitted to a terminal, as wide as they are anywhere else, and nothing of them is cut."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +27,10 @@ def show(table: Table, *below: str) -> None:
     console.print(table)
     for line in below:
         console.print(line, soft_wrap=True)
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Say on a terminal what takes its time; elsewhere nothing."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)

@@ -130,7 +130,7 @@ def _list(taken: argparse.Namespace) -> None:
     composer = _composer(taken)
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    with config.prepared():
+    with config.prepared(), printing.waiting("composing every row of every table"):
         for one in map(data.load, data.ids()):
             if missing := _missing(one):
                 every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))

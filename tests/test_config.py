@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +92,10 @@ REFUSED = [
     (["schedule.lrr=1"], "schedule.lrr", "schedule.lr"),
     (["seeed=1"], "seeed", "seed"),
     (["bakbone=resnet50"], "bakbone", "backbone"),
+    (["bakbone.width=2"], "bakbone", "backbone"),
+    (["attention.kernel_size=3"], "attention.kernel_size", "a key of attention=cbam, eca"),
+    (["attention=se", "attention.kernel_size=3"], "attention.kernel_size", "a key of attention=cbam, eca"),
+    (["detector.size=300"], "detector", "add task=detection"),
     (["+schedule.typo=1"], "schedule.typo", "law"),
     (["attention=eca", "attention.kernal_size=3"], "attention.kernal_size", "attention.kernel_size"),
     (["attention=ecaa"], "attention", "attention=eca"),
@@ -174,6 +179,26 @@ def test_what_the_backbone_lacks_is_refused_before_anything_is_made(
     assert refused.value.where == where
     assert hint in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+LINES = [  # the same options with other values, and without; each as Hydra alone composes it
+    ["attention=eca", "attention.kernel_size=[3,5,7]", "seed=2"],
+    ["attention=eca"],
+    ["seed=3", "attention=eca", "attention.kernel_size=3", "attention.kernel_size=5"],
+    ["attention=eca", "attention=se"],
+    ["attention=eca", "~attention.b", "+attention.b=2.0"],
+    ["experiment=sb_cifar10", "attention=sb", "placement.roles=[C1,C3]", "backbone.width=0.35"],
+    ["experiment=sb_cifar10", "attention=none", "placement.roles=[C1]"],
+    ["paths.outputs='a b'", "seed=${batch_size}", "schedule.period=[3,4]", "schedule.ema_decay=null"],
+    ["task=detection", "detector=ssd", "detector.size=64", "runtime.device=cpu"],
+]
+
+
+def test_lines_with_the_same_options_are_what_hydra_composes_of_each() -> None:
+    with config.prepared():
+        alone = [config.check(hydra_compose("train", line, return_hydra_config=True)) for line in LINES]
+        assert [config.compose(line) for line in LINES] == alone
+        assert [config.compose(line) for line in reversed(LINES)] == alone[::-1]
 
 
 def test_the_command_line_refuses_without_torch_and_makes_nothing(tmp_path: Path) -> None:
