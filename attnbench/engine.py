@@ -156,7 +156,7 @@ class Saver:
 def evaluation(state: TrainState, task: Task, val: Feed, process: Process) -> dict[str, float]:
     """The task's metrics of the weights that are evaluated, and the images a second, their reading included."""
     process.share_buffers(state.evaluated)
-    network = folded(state.evaluated, process.dtype)
+    network = folded(state.evaluated, process.reduced)
     began = time.perf_counter()
     with process.autocast():
         metrics = task.evaluate(network, val.epoch(0), process)

@@ -42,7 +42,7 @@ def evaluate(run: Path, which: Which = "last", words: Sequence[str] = ()) -> dic
 def measured(trained: Trained, opened: Ready) -> dict[str, float]:
     """The metrics of the whole validation split, each sample counted once."""
     task = trained.config.build("task", class_names=opened.data.classes)
-    network = folded(opened.model, opened.process.dtype)
+    network = folded(opened.model, opened.process.reduced)
     with opened.process.autocast():
         metrics: dict[str, float] = task.evaluate(network, opened.batches("evaluating"), opened.process)
     return metrics

@@ -171,13 +171,14 @@ class Process:
         return torch.channels_last if self.runtime.channels_last else torch.contiguous_format
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the forward pass's products."""
-        return DTYPES[self.runtime.precision]
+    def reduced(self) -> torch.dtype | None:
+        """The precision that autocast brings products to; None for fp32."""
+        dtype = DTYPES[self.runtime.precision]
+        return None if dtype == torch.float32 else dtype
 
     def autocast(self) -> torch.autocast:
         """The forward pass's precision, always there, switched off for fp32."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
         """The loss scaler, always there, switched off for all but fp16."""

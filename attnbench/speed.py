@@ -162,7 +162,7 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
         update(noise)
         _wait(process)
 
-    evaluated = process.wrap(folded(model, process.dtype))
+    evaluated = process.wrap(folded(model, process.reduced))
 
     @torch.no_grad()
     def infer() -> None:
