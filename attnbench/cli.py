@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from attnbench.errors import ConfigError, Failure, Stopped
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from omegaconf import DictConfig
 
     from attnbench.attempt import Outcome
@@ -132,6 +134,8 @@ def report(outcome: Outcome) -> None:
 def guarded(run: Callable[[], object]) -> None:
     """Run a command; what goes wrong becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else nobody shall hear it, as after nohup
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         run()
     except (Exception, KeyboardInterrupt) as error:
@@ -150,7 +154,7 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(error.__cause__, Failure):  # Hydra's words around ours
         return error.__cause__
     if isinstance(error, KeyboardInterrupt):
-        return Stopped("stopped before the first step", todo="the same command begins again")
+        return EARLY
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         from attnbench.config import translate
 
@@ -159,7 +163,16 @@ def _failure(error: BaseException) -> Failure:
     return Failure(f"unexpected {type(error).__name__}: {first}", "attnbench", "debug=true shows the traceback")
 
 
-def _interrupt(number: int, frame: object) -> None:
+EARLY = Stopped("stopped before the first step", todo="the same command begins again")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Stop: out of an import at once, since what comes out of a module that is half imported may be anything."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            say(EARLY)
+            os._exit(Stopped.code)
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

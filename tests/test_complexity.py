@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -40,11 +41,16 @@ UNMATCHED = {
 OTHER_INTEGER = {("eca/3", "DenseNet-264", "flops")}
 
 
+@cache
+def counted(name: str) -> list[tuple[data.Row, dict[str, counts.Cell]]]:
+    """A table's counts, which take seconds."""
+    return counts.count(data.load(name), sketch)
+
+
 @pytest.mark.parametrize("name", COUNTED)
 def test_every_printed_count_is_reproduced_or_explained(name: str) -> None:
-    table = data.load(name)
     unmatched = set()
-    for row, cells in counts.count(table, sketch):
+    for row, cells in counted(name):
         for column, cell in cells.items():
             where = (row.label, column)
             if column in row.counts and (name, *where) not in OTHER_INTEGER and column != "madds":
@@ -56,11 +62,7 @@ def test_every_printed_count_is_reproduced_or_explained(name: str) -> None:
 
 
 def test_the_sb_paper_has_fifty_five_parameter_cells_and_all_match() -> None:
-    cells = [
-        cells["params"]
-        for name in ("sb/1", "sb/2", "sb/3", "sb/5", "sb/10")
-        for _, cells in counts.count(data.load(name), sketch)
-    ]
+    cells = [cells["params"] for name in ("sb/1", "sb/2", "sb/3", "sb/5", "sb/10") for _, cells in counted(name)]
     assert len(cells) == 55
     assert all(cell.matched for cell in cells)
 

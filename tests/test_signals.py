@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tests.runs import (
     STEPS,
     Ended,
@@ -149,3 +151,31 @@ def test_a_signal_while_the_command_starts_exits_143(tmp_path: Path, moment: str
     began = time.monotonic()
     assert_stopped(ended(process))
     assert time.monotonic() - began < 10
+
+
+IMPORTING = """
+import importlib, sys
+from attnbench.cli import guarded
+sys.path.insert(0, sys.argv[1])
+guarded(lambda: importlib.import_module("brittle"))
+"""
+BRITTLE = """
+import time
+try:
+    print("importing", flush=True)
+    time.sleep(60)
+except BaseException:
+    raise RecursionError
+"""
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_signal_in_an_import_stops_whatever_the_module_makes_of_it(kind: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "brittle.py").write_text(BRITTLE)
+    command = [sys.executable, "-c", IMPORTING, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "importing\n"
+    process.send_signal(kind)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert said == "error: stopped before the first step; the same command begins again\n"
