@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from attnbench import complexity
-from attnbench.config import Config, compose
+from attnbench.config import Config, compose, prepared
 from attnbench.tables.data import Column, Row, Table
 
 Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # the network on the meta device, its images' size
@@ -38,7 +38,8 @@ class Cell:
 
 def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, Cell]]]:
     """All counted cells of a table, row by row."""
-    return [(row, cells(table, row, sketch, composed)) for row in table.rows]
+    with prepared():
+        return [(row, cells(table, row, sketch, composed)) for row in table.rows]
 
 
 def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, Cell]]]) -> dict[str, Any]:
