@@ -154,8 +154,9 @@ def test_a_signal_while_the_command_starts_exits_143(tmp_path: Path, moment: str
 
 
 IMPORTING = """
-import importlib, sys
+import importlib, signal, sys
 from attnbench.cli import guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where nobody hears it
 sys.path.insert(0, sys.argv[1])
 guarded(lambda: importlib.import_module("brittle"))
 """
