@@ -112,6 +112,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
             raise
     result = _result(config, folder, data, state, task, process)
     if process.main:
+        checkpoints.settle()  # a run that was killed in its last save has no other
         folder.write("result.json", result)
         folder.status("done")
     return result

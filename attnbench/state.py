@@ -191,12 +191,12 @@ class Checkpoints:
             StorageError: it cannot be written; the last checkpoint is as it was.
         """
         _refuse_non_finite(state, f"epoch {state['epoch'] + 1}, step {state['step']}")
-        self._settle()
+        self.settle()
         sums = self._sums()
         older = "last.pt" if _hash(self.last) == sums.get("last.pt", "") else "previous.pt"
         new = storage.write(self.next, lambda file: torch.save({**state, "config": self.identity}, file))
         self._write_sums({**sums, "previous.pt": sums.get(older, ""), "last.pt": new})
-        self._settle()
+        self.settle()
 
     def save_best(self, weights: Mapping[str, Tensor], about: Mapping[str, float]) -> None:
         """Keep the evaluated weights of the best epoch so far, and which that is.
@@ -230,7 +230,7 @@ class Checkpoints:
             raise StorageError("no checkpoint is whole", self.folder, "restore one, or start again with resume=never")
         return None
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Move a staged checkpoint that is listed to its place, now or after an interrupted save."""
         storage.make_folder(self.folder)
         sums = self._sums()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -67,6 +68,19 @@ def test_twenty_kills_at_random_moments_leave_no_trace(
     assert killed == KILLS
     assert sum(step > 0 for step in resumed) >= 15
     assert len(set(resumed)) >= 4, "the kills fell on the same few steps"
+
+
+def test_a_kill_in_the_last_save_leaves_no_trace(forks: ForkServer, reference: dict[str, Any], tmp_path: Path) -> None:
+    """After the new checkpoint is listed, before it is in its place."""
+    assert forks.run(tmp_path).code == 0
+    checkpoints = folder(tmp_path) / "checkpoints"
+    os.replace(checkpoints / "last.pt", checkpoints / "next.pt")
+    os.replace(checkpoints / "previous.pt", checkpoints / "last.pt")
+    (folder(tmp_path) / "result.json").unlink()
+    assert forks.run(tmp_path).code == 0
+    assert strays(tmp_path) == []
+    assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
+    assert sorted(path.name for path in checkpoints.glob("*.pt")) == ["best.pt", "last.pt", "previous.pt"]
 
 
 def test_without_its_random_state_a_resumed_run_is_another_one(

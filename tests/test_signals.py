@@ -57,7 +57,7 @@ def assert_saved_at(outputs: Path, epoch: int, step: int) -> None:
         (signal.SIGINT, LOSS, STEPS + 5, 1, 5),
         (signal.SIGTERM, EVALUATE, 2, 0, STEPS),
         (signal.SIGINT, "attnbench.engine:rng_state", 2, 0, 6),  # in the middle of a save
-        (signal.SIGTERM, "attnbench.state:Checkpoints._settle", 2, 0, 3),
+        (signal.SIGTERM, "attnbench.state:Checkpoints.settle", 2, 0, 3),
     ],
 )
 def test_a_signal_loses_no_step(
