@@ -11,11 +11,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from attnbench.errors import ConfigError, Failure, Stopped
+from attnbench.errors import EARLY, ConfigError, Failure, Stopped, interrupt, main_process, say
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from omegaconf import DictConfig
 
     from attnbench.attempt import Outcome
@@ -60,7 +58,7 @@ def train() -> None:
     from attnbench.recorder import log_to_stderr
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
-    logging.getLogger("attnbench").setLevel(logging.INFO if _main_process() else logging.ERROR)
+    logging.getLogger("attnbench").setLevel(logging.INFO if main_process() else logging.ERROR)
     log_to_stderr()
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # argparse wants them in one piece
     config.offer_timm(sys.argv[1:])
@@ -104,7 +102,7 @@ def report(outcome: Outcome) -> None:
     """
     if outcome.failure:
         raise outcome.failure
-    if not _main_process():
+    if not main_process():
         return
     from rich.console import Console
     from rich.table import Table
@@ -133,9 +131,9 @@ def report(outcome: Outcome) -> None:
 
 def guarded(run: Callable[[], object]) -> None:
     """Run a command; what goes wrong becomes one line and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else nobody shall hear it, as after nohup
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, interrupt)
     try:
         run()
     except (Exception, KeyboardInterrupt) as error:
@@ -161,29 +159,6 @@ def _failure(error: BaseException) -> Failure:
         return translate(error, sys.argv[1:])
     first = (str(error).splitlines() or [""])[0]
     return Failure(f"unexpected {type(error).__name__}: {first}", "attnbench", "debug=true shows the traceback")
-
-
-EARLY = Stopped("stopped before the first step", todo="the same command begins again")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Stop: out of an import at once, since what comes out of a module that is half imported may be anything."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            say(EARLY)
-            os._exit(Stopped.code)
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
-def say(failure: Failure) -> None:
-    """One line on stderr, from one process of the run."""
-    if _main_process():
-        print(f"error: {failure}", file=sys.stderr)
-
-
-def _main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 COMMANDS = {

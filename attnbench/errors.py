@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection
 from difflib import get_close_matches
+from types import FrameType
 
 
 class Failure(Exception):
@@ -80,3 +83,29 @@ def nearest(word: str, known: Collection[str]) -> str:
 
 
 KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}
+
+EARLY = Stopped("stopped before the first step", todo="the same command begins again")
+
+
+def say(failure: Failure) -> None:
+    """One line on stderr, from one process of the run."""
+    if main_process():
+        print(f"error: {failure}", file=sys.stderr)
+
+
+def main_process() -> bool:
+    """Whether this is the one of a run's processes that speaks for all of them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal's handler until a run has one that saves: KeyboardInterrupt, but the end of the process in an import.
+
+    What comes out of a module that is half imported may be anything.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            say(EARLY)
+            os._exit(Stopped.code)
+        frame = frame.f_back
+    raise KeyboardInterrupt

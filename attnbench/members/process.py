@@ -20,7 +20,7 @@ from pathlib import Path
 
 from attnbench.attempt import Outcome, attempt
 from attnbench.config import Config
-from attnbench.errors import Failure, Stopped
+from attnbench.errors import Failure, Stopped, interrupt
 from attnbench.folder import RunFolder
 
 POLL_SECONDS = 0.1
@@ -96,8 +96,8 @@ class MemberProcess:
 
     def _silent(self, folder: RunFolder) -> Outcome:
         path, code = str(folder.path), self.process.exitcode or 0
-        if code == -signal.SIGTERM:  # before it could listen
-            return Outcome("stopped", path, failure=Stopped("stopped before the first step", path))
+        if code in (-signal.SIGTERM, Stopped.code):  # before it could listen, or asked twice
+            return Outcome("stopped", path, failure=Stopped("stopped without saving", path))
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         failure = Failure(how, path, "the same command continues it")
         if self.main:
@@ -169,7 +169,7 @@ def _process(
     configs: list[Config], environment: dict[str, str], threads: int, output: Path, folder: str, sender: Connection
 ) -> None:
     """What a member's process does; the terminal's Ctrl-C does not reach it."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     os.setsid()
     os.chdir(folder)
     os.environ.update(environment, ATTNBENCH_CORES=str(threads))
@@ -204,10 +204,6 @@ def _attempt(configs: list[Config], threads: int, ended: Callable[[int, Outcome]
         from attnbench import pack
 
         pack.train(configs, ended)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _save_when_orphaned() -> None:
