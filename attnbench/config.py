@@ -153,9 +153,9 @@ def _updated(overrides: Sequence[str]) -> Parts | None:
 
     None for a line that Hydra has to tell right from wrong.
     """
-    values = [word for word in overrides if re.match(r"[a-z][\w.]*=", word) and not _is_choice(word)]
     if any(word.startswith(("+", "~", "hydra.")) for word in overrides):
         return None
+    values = [word for word in overrides if re.match(r"[a-z][\w.]*=", word) and not _is_choice(word)]
     words = tuple(word for word in overrides if word not in values)
     composed = _OPTIONS.setdefault(GlobalHydra.instance().config_loader(), {})
     if words not in composed:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench import storage
-from attnbench.errors import KINDS, BusyError, Failure
+from attnbench.errors import KINDS, BusyError, Failure, main_process
 
 PACKED = "packed run "  # how the names of threads begin that are a run each
 
@@ -37,9 +37,11 @@ class RunFolder:
         return result if isinstance(result, dict) and result.get("status") == "done" else None
 
     def refuse_busy(self) -> None:
-        """Raise BusyError if another run holds the folder; writes nothing."""
-        main = os.environ.get("RANK", "0") == "0"  # it holds the folder for all that torchrun starts
-        if main and (self.path / ".lock").exists():
+        """Raise BusyError if another run holds the folder; writes nothing.
+
+        The main process holds it for all that torchrun starts.
+        """
+        if main_process() and (self.path / ".lock").exists():
             with storage.changing(self.path), open(self.path / ".lock", "r+", encoding="utf-8") as lock:
                 self._acquire(lock.fileno())
 

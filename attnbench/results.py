@@ -118,9 +118,12 @@ def stored(folder: Path) -> Config:
 
 def told(config: Config) -> Values:
     """A configuration as a run's ``values``; where there is no attention, nothing is placed."""
-    unsaid = ("placement.",) if config.choices.get("placement") == "none" else ()
-    values = {key: value for key, value in config.identity.items() if not key.endswith("_target_")}
-    values = {key: value for key, value in values.items() if not key.startswith(unsaid)}
+    unplaced = config.choices.get("placement") == "none"
+    values = {
+        key: value
+        for key, value in config.identity.items()
+        if not key.endswith("_target_") and not (unplaced and key.startswith("placement."))
+    }
     named = (*NAMED, *(group for group in DETECTION if group in config.choices))
     return {group: config.choices.get(group, ABSENT) for group in named} | values
 

@@ -49,6 +49,7 @@ FAULTS: dict[int, Callable[[Tensor], Tensor]] = {
     51: _crowded(2 * 128, torch.OutOfMemoryError("no more")),
     52: _crowded(2 * 128, ZeroDivisionError("a mistake of many")),
     53: lambda x: torch.sigmoid(x.mean(0, keepdim=True)),  # of all samples in the batch, whosesoever they are
+    54: lambda x: os._exit(143),  # as a member that is asked to save for the second time
 }
 
 

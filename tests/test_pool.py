@@ -79,6 +79,13 @@ def test_a_signal_stops_the_members_so_that_each_can_be_resumed(tmp_path: Path) 
     assert ["epoch 1/40 loss" in log.read_text() for log in tmp_path.rglob("train.log")] == [True, True]
 
 
+def test_a_member_that_is_asked_twice_is_stopped_and_not_failed(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, *POOL)
+    _, _, err = sweep.run(*faulty("54"))
+    assert "stopped without saving" in err and "failed" not in err
+    assert [status["status"] for status in sweep.statuses()] == ["running"]  # nobody else has written it
+
+
 def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, *POOL)
     assert_members_save_when_their_launcher_is_killed(sweep)
