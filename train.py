@@ -1,6 +1,7 @@
 """Train one run, or sweep with -m: ``python train.py attention=eca backbone=resnet50``."""
 
-from attnbench.cli import guarded, train
+from attnbench.cli import train
+from attnbench.cli.main import guarded
 
 if __name__ == "__main__":
-    guarded(train)
+    guarded(train.main)

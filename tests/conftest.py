@@ -14,11 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
 
 import torch
 
-from attnbench import cli, config, run
-from attnbench.config import Config
-from attnbench.errors import DataError
+from attnbench.base.errors import DataError
+from attnbench.cli import main
+from attnbench.config import composition
+from attnbench.config.composition import Config
+from attnbench.runs import run
 
-pytest_plugins = ["tests.data_fixtures", "tests.runs", "tests.figure_fixtures"]
+pytest_plugins = ["tests.data_fixtures", "tests.small_runs", "tests.figure_fixtures"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +32,7 @@ Check = Callable[[Path], tuple[int, list[str]]]
 @pytest.fixture
 def compose(tmp_path: Path) -> Callable[..., Config]:
     """Configurations whose outputs lie in the test's own folder."""
-    return lambda *overrides: config.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
+    return lambda *overrides: composition.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """
     words = "runtime.device=cpu backbone=resnet20 attention=eca attention.kernel_size=3 dataset.size=8 batch_size=128 "
     words += "schedule.epochs=1 schedule.ema_decay=0.5"
-    done = config.compose([*words.split(), f"paths.outputs={tmp_path_factory.mktemp('trained')}"])
+    done = composition.compose([*words.split(), f"paths.outputs={tmp_path_factory.mktemp('trained')}"])
     run.train(done)
     return done
 
@@ -67,7 +69,7 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         capsys.readouterr()
         code = 0
         try:
-            cli.command("data")()
+            main.command("data")()
         except DataError as error:
             code = error.code
         return code, capsys.readouterr().out.splitlines()

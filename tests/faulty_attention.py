@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attnbench.insertion import Attended, Site
-from attnbench.options import Index, checked
+from attnbench.config.options import Index, checked
+from attnbench.models.insertion import Attended, Site
 
 
 def _raise(error: BaseException) -> Callable[[Tensor], Tensor]:

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from matplotlib.figure import Figure as Picture
 
-from attnbench import config, results, storage
-from attnbench.figures import data, kinds
-from attnbench.tables.runs import Composer, seeded
+from attnbench.base import files
+from attnbench.config import composition
+from attnbench.reports.figures import drawing, paper_figures
+from attnbench.reports.rows import Composer, seeded
+from attnbench.runs import results
 
 Draw = Callable[..., tuple[Picture, str]]
 Leave = Callable[..., Path]
@@ -23,7 +25,7 @@ def draw(tmp_path: Path) -> Draw:
     """A figure of the runs in the test's own folder."""
 
     def drawn(
-        name: str | data.Figure,
+        name: str | paper_figures.Figure,
         *words: str,
         seeds: list[int] | None = None,
         runs: list[Path] | None = None,
@@ -31,8 +33,8 @@ def draw(tmp_path: Path) -> Draw:
     ):
         composer = Composer([*words, f"paths.outputs={tmp_path}/outputs"])
         given = None if runs is None else results.find(map(str, runs))
-        figure = data.load(name) if isinstance(name, str) else name
-        return kinds.draw(figure, given, composer, seeds, kinds.Looks(**looks))
+        figure = paper_figures.load(name) if isinstance(name, str) else name
+        return drawing.draw(figure, given, composer, seeds, drawing.Looks(**looks))
 
     return drawn
 
@@ -42,17 +44,17 @@ def leave(tmp_path: Path) -> Leave:
     """Leaves what a run of some overrides would have left."""
 
     def done(words: list[str], seed: int, top1: float | None = None, **result: Any) -> Path:
-        composed = config.compose([*words, f"paths.outputs={tmp_path}/outputs"])
+        composed = composition.compose([*words, f"paths.outputs={tmp_path}/outputs"])
         folder = seeded(composed, seed).run_folder
         folder.mkdir(parents=True, exist_ok=True)
         record = {"choices": composed.choices, "hash": composed.hash, **composed.tree, "seed": seed}
         (folder / "config.yaml").write_text(yaml.safe_dump(record))
-        storage.write_json(folder / "env.json", {"commit": "c0ffee", "device": "a card"})
+        files.write_json(folder / "env.json", {"commit": "c0ffee", "device": "a card"})
         if top1 is None:
-            storage.write_json(folder / "status.json", {"status": "failed", "error": "the loss became nan"})
+            files.write_json(folder / "status.json", {"status": "failed", "error": "the loss became nan"})
         else:
             left = {"status": "done", "top1": top1, "best_top1": top1, "epochs": 2, "seed": seed}
-            storage.write_json(folder / "result.json", left | {"data": {"source": "made up"}} | result)
+            files.write_json(folder / "result.json", left | {"data": {"source": "made up"}} | result)
         return folder
 
     return done

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from attnbench.errors import BusyError
-from attnbench.folder import RunFolder
+from attnbench.base.errors import BusyError
+from attnbench.runs.folder import RunFolder
 from tests.conftest import ROOT
-from tests.runs import wait_for
+from tests.small_runs import wait_for
 
 TINY = (
     *("schedule.epochs=1", "batch_size=512", "dataset.size=4", "dataset.pad=0"),

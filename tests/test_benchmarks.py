@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from attnbench import interleaved
+from attnbench.base import benchmark
 from tests.conftest import ROOT
 from tests.data_fixtures import image_folder
 
@@ -22,7 +22,7 @@ FOLDER = ROOT / "scripts" / "benchmarks"
 
 @pytest.mark.parametrize("n", [6, 7, 15, 16, 40])
 def test_the_interval_is_the_narrowest_of_order_statistics_with_95_percent(n: int) -> None:
-    found = interleaved.median([float(k) for k in range(n)])
+    found = benchmark.median([float(k) for k in range(n)])
     low, high = int(found.low), int(found.high)
     assert found.median == (n - 1) / 2 and low + high == n - 1
 
@@ -33,35 +33,35 @@ def test_the_interval_is_the_narrowest_of_order_statistics_with_95_percent(n: in
 
 
 def test_few_values_have_their_range() -> None:
-    assert interleaved.median([3.0]) == interleaved.Median(3.0, 3.0, 3.0)
-    assert interleaved.median([1.0, 5.0, 2.0]) == interleaved.Median(2.0, 1.0, 5.0)
+    assert benchmark.median([3.0]) == benchmark.Median(3.0, 3.0, 3.0)
+    assert benchmark.median([1.0, 5.0, 2.0]) == benchmark.Median(2.0, 1.0, 5.0)
 
 
 def test_subjects_take_turns_and_each_is_first_as_often() -> None:
     called: list[str] = []
     now = iter(range(1000))
     subjects = {name: lambda name=name: called.append(name) for name in ("a", "b")}
-    found = interleaved.compare(subjects, repetitions=4, clock=lambda: float(next(now)))
+    found = benchmark.compare(subjects, repetitions=4, clock=lambda: float(next(now)))
     assert "".join(called) == "ba" + "ab" + "ba" + "ab" + "ba"
     assert found.seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
 
 
 def test_a_ratio_is_that_of_pairs() -> None:
-    found = interleaved.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
-    assert found.ratio("ours", "theirs") == interleaved.Median(2.0, 2.0, 2.0)
+    found = benchmark.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
+    assert found.ratio("ours", "theirs") == benchmark.Median(2.0, 2.0, 2.0)
     assert found.rate("ours", 8).median == 4.0
 
 
 def test_a_childs_time_counts() -> None:
-    before = interleaved.cpu_seconds()
+    before = benchmark.cpu_seconds()
     subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
-    assert interleaved.cpu_seconds() - before > 0.02
+    assert benchmark.cpu_seconds() - before > 0.02
 
 
 def test_a_claim_is_met_by_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     made = importlib.import_module("claims").Claim
-    found = interleaved.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
+    found = benchmark.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
     assert made("", "ours", "theirs", 2.0, "calls", 8).met(found)
     assert not made("", "ours", "theirs", 2.1, "calls", 8).met(found)
 

@@ -1,4 +1,4 @@
-"""The layout of DESIGN: a module imports only from lower floors, and few modules know Hydra."""
+"""The wings of the house: a module imports only from lower floors, and few modules know Hydra."""
 
 from __future__ import annotations
 
@@ -9,40 +9,81 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Lowest first. A package is one room: its files may import one another.
-FLOORS = [
-    {"errors", "ops", "interleaved"},
-    {"storage", "options", "words", "printing", "measures"},
-    {"insertion", "declaration", "folder"},
-    {"config"},
-    {"attention", "placement", "backbones", "data", "optim", "runtime", "recorder", "state"},
-    {"weights", "feed", "complexity", "tail", "folding", "stacking", "update"},
-    {"stored"},
-    {"engine", "detection"},
-    {"tasks", "tables"},
-    {"build", "results"},
-    {"trained", "comparison"},
-    {"figures", "run", "inspection", "export", "evaluation", "probe", "prediction"},
-    {"ranks"},
-    {"attempt"},
-    {"pack"},
-    {"members"},
-    {"sweep", "launcher"},
-    {"tabling", "compare", "figuring", "speed", "curation"},
-    {"cli"},
-    {"__main__"},
-]
-KNOW_HYDRA = {"launcher", "config", "sweep", "cli", "run", "build", "tables"}
+# The wings, lowest first: a wing imports from those below it. Wings on one floor do not know each other.
+WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"launch", "reports"}, {"cli"}, {"__main__"}]
+
+# The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
+ROOMS: dict[str, list[set[str]]] = {
+    "base": [
+        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes"},
+        {"files"},
+    ],
+    "config": [{"options"}, {"builders"}, {"composition"}, {"catalog"}],
+    "data": [
+        {"dataset"},
+        {"sampling"},
+        {"loader", "in_memory.resident", "images.crops", "images.threads", "image_folders.folder"},
+        {"images.pillow"},
+        {"images.jpeg"},
+        {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
+        {"image_folders.imagenet", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
+        {"in_memory.digits", "in_memory.synthetic", "layouts"},
+        {"detection.annotated", "detection.box_augment"},
+        {"detection.coco", "detection.voc", "detection.digits_det"},
+    ],
+    "models": [
+        {"insertion", "ops"},
+        {"attention", "placement", "backbones"},
+        {"weights", "complexity", "fused", "folding", "stacking", "detection"},
+        {"checkpoint"},
+        {"factory"},
+        {"inspection"},
+    ],
+    "training": [
+        {"metrics", "optim", "runtime", "state"},
+        {"recorder", "feed", "step", "tasks"},
+        {"engine", "setup"},
+    ],
+    "runs": [
+        {"folder"},
+        {"status"},
+        {"results", "load", "probe", "run"},
+        {"evaluate", "export", "predict", "processes"},
+        {"attempt"},
+        {"packed"},
+    ],
+    "launch": [
+        {"process", "sweep"},
+        {"executor"},
+        {"packing", "progress", "submitit_job"},
+        {"pool", "ray_cluster", "submitit_local", "submitit_slurm"},
+        {"hydra_launchers"},
+    ],
+    "reports": [
+        {"paper_tables", "statistics"},
+        {"counts", "rows"},
+        {"plan", "report"},
+        {"comparison", "formats"},
+        {"figures"},
+        {"comparison_formats"},
+    ],
+    "cli": [
+        {"parser"},
+        {"compare", "count", "data", "eval", "export", "figure", "predict", "show", "speed", "table", "train"},
+        {"main"},
+    ],
+}
+KNOW_HYDRA = {"config.composition", "launch.hydra_launchers", "launch.sweep", "cli.train"}
 PACKAGE = ROOT / "attnbench"
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def name(path: Path) -> str:
+    """A module's dotted name inside the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def floor(name: str) -> int:
-    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+MODULES = {name(path) for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
@@ -56,15 +97,47 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def modules(path: Path) -> set[str]:
+    """The modules of the package that a file imports."""
+    inside = (one.removeprefix("attnbench.") for one in imported(path) if one.startswith("attnbench."))
+    return {one if one in MODULES else one.rpartition(".")[0] for one in inside} & MODULES
+
+
+def floor_of_wing(module: str) -> int:
+    return next(i for i, wings in enumerate(WINGS) if module.split(".")[0] in wings)
+
+
+def room(module: str) -> tuple[int, str]:
+    """The floor of a module's room within its wing, and the room's name."""
+    wing, _, rest = module.partition(".")
+    return next((i, r) for i, rooms in enumerate(ROOMS[wing]) for r in rooms if rest == r or rest.startswith(f"{r}."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_a_module_imports_only_from_lower_floors(path: Path) -> None:
-    here = room(path)
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("attnbench.")}
-    upward = {there for there in rooms - {here, "__version__"} if floor(there) >= floor(here)}
+    here, upward = name(path), set()
+    for there in modules(path) - {here}:
+        if here.split(".")[0] != there.split(".")[0]:
+            if floor_of_wing(there) >= floor_of_wing(here):
+                upward.add(there)
+        elif room(there)[1] != room(here)[1] and room(there)[0] >= room(here)[0]:
+            upward.add(there)
     assert not upward
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_root_holds_the_wings_alone() -> None:
+    wings = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert wings - {"configs"} == set.union(*WINGS) - {"__main__"}
+    assert {path.name for path in PACKAGE.glob("*.*")} == {"__init__.py", "__main__.py"}
+
+
+def test_every_command_is_a_file_of_its_name() -> None:
+    from attnbench.cli.main import COMMANDS
+
+    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} - {"__init__", "main", "parser"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_only_the_composition_knows_hydra(path: Path) -> None:
-    libraries = {name.split(".")[0] for name in imported(path)}
-    assert room(path) in KNOW_HYDRA or not libraries & {"hydra", "omegaconf"}
+    libraries = {one.split(".")[0] for one in imported(path)}
+    assert name(path) in KNOW_HYDRA or not libraries & {"hydra", "omegaconf"}

@@ -16,7 +16,7 @@ Draw = tuple[int, int]  # (seed, epoch): the key of an epoch's random choices
 CHANGED = "changed protocol: "  # in a source, before what was done to the images that a paper's setting does not do
 
 
-Target = dict[str, Tensor]  # what is in an image, for a detector: see ``attnbench.data.scenes``
+Target = dict[str, Tensor]  # what is in an image, for a detector: see ``attnbench.data.detection.scenes``
 Images = Tensor | list[Tensor]
 Targets = Tensor | list[Target]
 

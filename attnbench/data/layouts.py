@@ -13,11 +13,11 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from attnbench.data.checking import Finding, Format, Picture, Seen, examine
-from attnbench.data.folder import SUFFIXES, contents
-from attnbench.data.images import read_file
-from attnbench.data.shards import Shards, are_here, open_shards
-from attnbench.errors import DataError
+from attnbench.base.errors import DataError
+from attnbench.data.image_folders.folder import SUFFIXES, contents
+from attnbench.data.image_folders.shards import Shards, are_here, open_shards
+from attnbench.data.images.checking import Finding, Format, Picture, Seen, examine
+from attnbench.data.images.pillow import read_file
 
 MANIFEST = "SHA256SUMS"
 SIDES = ("train", "val", "test")
@@ -169,7 +169,7 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
 
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding]]]:
     """A module's ``count`` and ``check``; it brings torch along, so it is imported when its layout is there."""
-    path = f"attnbench.data.{name}"
+    path = f"attnbench.data.detection.{name}"
 
     def count(root: Path) -> int:
         number: int = import_module(path).count(root)

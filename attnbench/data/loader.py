@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from attnbench.base.errors import ConfigError, DataError
 from attnbench.data import sampling
 from attnbench.data.dataset import Batch, Draw, Split
-from attnbench.errors import ConfigError, DataError
 
 FEWEST = 2  # samples a process can train on: batch norm has no variance of one
 

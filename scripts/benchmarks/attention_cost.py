@@ -13,7 +13,7 @@ import sys
 import torch
 from claims import Finding, arguments, findings
 
-from attnbench import speed
+from attnbench.cli import speed
 
 BARS = {  # at least, at least, at most
     False: {"train_ratio": 0.88, "infer_ratio": 0.92, "memory_ratio": 1.05},

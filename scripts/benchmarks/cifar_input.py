@@ -19,12 +19,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from attnbench.data.cifar_batches import CIFAR10
+from attnbench.base.benchmark import compare
+from attnbench.data.in_memory.cifar_batches import CIFAR10
+from attnbench.data.in_memory.resident import Pixels, Resident
 from attnbench.data.loader import Loader
-from attnbench.data.resident import Pixels, Resident
-from attnbench.feed import Feed
-from attnbench.interleaved import compare
-from attnbench.runtime import Process, Runtime
+from attnbench.training.feed import Feed
+from attnbench.training.runtime import Process, Runtime
 
 IMAGES, BATCH, STEPS = 50_000, 128, 40  # a turn is the first steps of an epoch
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from claims import Finding, arguments, findings
 
-from attnbench import speed
-from attnbench.runtime import Process, Runtime
+from attnbench.cli import speed
+from attnbench.training.runtime import Process, Runtime
 
 BAR = 0.7
 WORDS = ["backbone=mobilenetv2_cifar", "dataset=cifar10", "batch_size=128", "runtime.precision=fp32,bf16"]

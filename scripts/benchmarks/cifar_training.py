@@ -23,14 +23,16 @@ from cifar_input import Arrays
 from claims import Claim, arguments, report
 from torch.utils.data import DataLoader
 
-from attnbench import build, config
-from attnbench.data.cifar_batches import CIFAR10
+from attnbench.base.benchmark import Comparison, cpu_seconds
+from attnbench.config import composition
+from attnbench.data.in_memory.cifar_batches import CIFAR10
+from attnbench.data.in_memory.resident import Pixels, Resident
 from attnbench.data.loader import Loader
-from attnbench.data.resident import Pixels, Resident
-from attnbench.feed import Feed
-from attnbench.interleaved import Comparison, cpu_seconds
-from attnbench.runtime import Process, Runtime
-from attnbench.update import Update
+from attnbench.models import factory
+from attnbench.training import setup
+from attnbench.training.feed import Feed
+from attnbench.training.runtime import Process, Runtime
+from attnbench.training.step import Update
 
 IMAGES, BATCH = 12_800, 128
 NETWORK = ("backbone=mobilenetv2_cifar", "attention=none", "dataset=cifar10")
@@ -117,13 +119,13 @@ def compiled() -> Iterator[None]:
 
 def _ours(*overrides: str) -> Iterator[None]:
     """Steps of our training, as a run does them."""
-    composed = config.compose([*NETWORK, *overrides])
+    composed = composition.compose([*NETWORK, *overrides])
     runtime: Runtime = composed.build("runtime")
     with runtime.start() as process:
         schedule, task = composed.build("schedule"), composed.build("task")
-        model = process.place(build.network(composed, 10)[0])
+        model = process.place(factory.network(composed, 10)[0])
         network = process.wrap(model)
-        state = build.train_state(model, schedule, process)
+        state = setup.train_state(model, schedule, process)
         update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
         feed = _feed(process)
         network.train()
@@ -140,7 +142,7 @@ def _feed(process: Process) -> Feed:
 
 def theirs() -> Iterator[None]:
     """Steps of pytorch-cifar's main.py."""
-    model = build.network(config.compose(NETWORK), 10)[0].train()
+    model = factory.network(composition.compose(NETWORK), 10)[0].train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(Arrays(pixels()), batch_size=BATCH, shuffle=True, num_workers=2)
     while True:

@@ -1,4 +1,4 @@
-"""What a benchmark claims, and how it says what came out; the measuring is ``attnbench.interleaved``'s."""
+"""What a benchmark claims, and how it says what came out; the measuring is ``attnbench.base.benchmark``'s."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attnbench.interleaved import Comparison
-from attnbench.ops.cores import cores
+from attnbench.base.benchmark import Comparison
+from attnbench.base.cores import cores
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Finding:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    from attnbench.run import environment
+    from attnbench.runs.run import environment
 
     about = {key: value for key, value in environment().items() if key not in ("host", "command")}
     return {**about, "cores": cores()}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from claims import Claim, arguments, report
 
-from attnbench.interleaved import compare, wall_seconds
+from attnbench.base.benchmark import compare, wall_seconds
 
 ROOT = Path(__file__).parents[2]
 FIRST_STEP = ("runtime.checkpoint_steps=1", "batch_size=64")

@@ -21,11 +21,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from attnbench.data.imagenet import MEAN, STD, imagenet
+from attnbench.base.benchmark import compare
+from attnbench.data.image_folders.imagenet import MEAN, STD, imagenet
 from attnbench.data.loader import Loader
-from attnbench.feed import Feed
-from attnbench.interleaved import compare
-from attnbench.runtime import Process, Runtime
+from attnbench.training.feed import Feed
+from attnbench.training.runtime import Process, Runtime
 
 BATCH, MOST = 32, 64  # images of a batch, and of a turn
 

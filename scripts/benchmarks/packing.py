@@ -2,7 +2,8 @@
 
 A step is forward, loss, backward and update of each network, on batches of noise that stay on the device; the two ways
 take turns with the same networks. On a GPU the clock's time is taken, on a CPU the processor's, which other programs do
-not stretch. Claimed is that ``attnbench.pack`` takes the faster way on this device: stacked, or in turns on a CPU.
+not stretch. Claimed is that ``attnbench.runs.packed`` takes the faster way on this device: stacked, or in turns on a
+CPU.
 
     python scripts/benchmarks/packing.py [--count S] [--repetitions 15] [--json] [key=value ...]
 
@@ -16,11 +17,13 @@ import torch.nn.functional as F
 from claims import Claim, arguments, report
 from torch import Tensor
 
-from attnbench import build, config, pack, tail
-from attnbench.config import Config
-from attnbench.interleaved import compare, cpu_seconds, wall_seconds
-from attnbench.runtime import Process
-from attnbench.stacking import Stack
+from attnbench.base.benchmark import compare, cpu_seconds, wall_seconds
+from attnbench.config import catalog, composition
+from attnbench.config.composition import Config
+from attnbench.models import factory, fused
+from attnbench.models.stacking import Stack
+from attnbench.runs import packed
+from attnbench.training.runtime import Process
 
 WORDS = ["dataset=cifar10", "backbone=mobilenetv2_cifar", "backbone.width=0.35", "attention=sb", "batch_size=128"]
 STACKED, IN_TURNS = "stacked", "one after the other"
@@ -31,7 +34,7 @@ def main() -> None:
     words.add_argument("--count", type=int, help="networks; default: 15, 3 on a CPU")
     words.add_argument("overrides", nargs="*", metavar="key=value")
     taken = words.parse_args()
-    run = config.compose([*WORDS, *taken.overrides])
+    run = composition.compose([*WORDS, *taken.overrides])
     with run.build("runtime").start() as process:
         on_cpu = process.device.type == "cpu"
         networks = Networks(run, process, taken.count or (3 if on_cpu else 15))
@@ -49,15 +52,15 @@ class Networks:
 
     def __init__(self, run: Config, process: Process, count: int) -> None:
         self.process, self.count, self.batch = process, count, run.tree["batch_size"]
-        classes, size = build.setting(run, ["dataset="])
+        classes, size = catalog.setting(run, ["dataset="])
         height, width = (size, size) if isinstance(size, int) else size
-        self.models = [process.place(build.network(run, classes)[0]).train() for _ in range(count)]
+        self.models = [process.place(factory.network(run, classes)[0]).train() for _ in range(count)]
         self.optimizers = [run.build("schedule").optimizer(model) for model in self.models]
         images = [torch.randn(self.batch, 3, height, width, device=process.device) for _ in range(count)]
         self.images = [some.contiguous(memory_format=process.memory_format) for some in images]
         self.targets = torch.randint(0, classes, (self.batch,), device=process.device)
         for model in self.models:
-            tail.choose(model, run.tree["runtime"]["tail"])
+            fused.choose(model, run.tree["runtime"]["tail"])
             process.wrap(model)
         self.stack = Stack(self.models, [torch.Generator(process.device) for _ in range(count)])
         if process.runtime.compile:
@@ -91,7 +94,7 @@ class Networks:
 
 def claim(networks: Networks, process: Process) -> Claim:
     ours, theirs, at_least = STACKED, IN_TURNS, 1.6
-    if process.device.type in pack.IN_TURNS:
+    if process.device.type in packed.IN_TURNS:
         ours, theirs, at_least = IN_TURNS, STACKED, 1.0
     return Claim(
         title=f"A training step of {networks.count} networks",

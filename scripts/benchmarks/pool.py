@@ -16,7 +16,7 @@ from pathlib import Path
 
 from claims import Claim, arguments, report
 
-from attnbench.interleaved import compare, wall_seconds
+from attnbench.base.benchmark import compare, wall_seconds
 
 ROOT = Path(__file__).parents[2]
 MEMBERS = 8

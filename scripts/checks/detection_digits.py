@@ -15,15 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from attnbench import config, run
-from attnbench.recorder import read_metrics
+from attnbench.config import composition
+from attnbench.runs import run
+from attnbench.training.recorder import read_metrics
 
 BAR = 60.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The embedded default learns to detect.")
-    parser.add_argument("detector", choices=config.names("detector"))
+    parser.add_argument("detector", choices=composition.names("detector"))
     parser.add_argument("attentions", nargs="+")
     taken = parser.parse_args([word for word in sys.argv[1:] if "=" not in word])
     overrides = [word for word in sys.argv[1:] if "=" in word]
@@ -31,7 +32,7 @@ def main() -> None:
     for attention in taken.attentions:
         with tempfile.TemporaryDirectory() as outputs:
             words = ["task=detection", f"detector={taken.detector}", f"attention={attention}", *overrides]
-            composed = config.compose([*words, f"paths.outputs={outputs}"])
+            composed = composition.compose([*words, f"paths.outputs={outputs}"])
             began, wall = time.process_time(), time.perf_counter()
             left = run.train(composed)
             seconds = f"{time.perf_counter() - wall:.0f} s, {time.process_time() - began:.0f} s of the processor"

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from attnbench import config, run
-from attnbench.data import coco, voc
+from attnbench.config import composition
+from attnbench.data.detection import coco, voc
+from attnbench.runs import run
 
 IMAGES, REPEATS, BAR = 8, 20, 50.0
 
@@ -105,7 +106,7 @@ def main() -> None:
             data = LAYOUTS[taken.layout](taken.root, Path(folder) / "data")
             sides = [] if detector == "ssd" else SIDES
             words = [*COMMON, *DETECTORS[detector], *sides, *data, *where, *overrides]
-            left = run.train(config.compose(words))
+            left = run.train(composition.compose(words))
         measures = {key: round(value, 2) for key, value in left.items() if key in ("AP", "AP50", "mask_AP50")}
         failed |= min(value for key, value in measures.items() if key.endswith("50")) < BAR
         print(taken.layout, detector, measures, f"{left['seconds']:.0f} s", flush=True)

@@ -1,0 +1,171 @@
+"""``attnbench data``: look after a data set before a run uses it."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attnbench.base import files
+from attnbench.base.cores import cores
+from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, nearest
+from attnbench.cli.parser import Words
+from attnbench.runs.folder import RunFolder
+
+USAGE = """\
+attnbench data: look after a data set before a run uses it.
+
+  attnbench data check DIR         what is wrong with it, a line each; exit 3 if anything is
+  attnbench data shard SRC DST     an image folder as a few large files with checksums
+      [--short-side N] [--quality Q]   ... its images resized: a changed protocol, and labelled so
+
+`attnbench data check --help` and `attnbench data shard --help` say more.
+"""
+
+READERS = 16  # threads that read: on a network file system reading is mostly waiting
+SHARD_BYTES = 2**29
+LINE_SECONDS = 15.0
+
+Tell = Callable[[int], object]
+
+
+def main() -> None:
+    """``attnbench data check|shard ...``."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if words[0] not in COMMANDS:
+        raise ConfigError(f"{words[0]} is nothing to do with data", "attnbench data", nearest(words[0], COMMANDS))
+    sys.argv = [f"attnbench data {words[0]}", *words[1:]]
+    COMMANDS[words[0]]()
+
+
+# attnbench data check
+
+
+def check() -> None:
+    """``attnbench data check DIR``: a line for each finding on stdout.
+
+    Raises:
+        DataError: there are problems, or the folder holds no data set that is known.
+    """
+    words = Words(prog="attnbench data check", description="What is wrong with a data set, a line each.")
+    words.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
+    root = words.taken().root.expanduser()
+    from attnbench.data.layouts import recognise
+
+    known = recognise(root)
+    problems = notes = 0
+    total = known.size(root)
+    with warnings.catch_warnings(), progress("images", total) as tell:
+        warnings.simplefilter("ignore")  # Pillow's, which name no file
+        for finding in known.check(root, lambda: tell(1), cores()):
+            print(finding, flush=True)
+            problems, notes = problems + (not finding.harmless), notes + finding.harmless
+    print(f"{known.name}: {total:,} images, {_counted(problems, 'problem')}, {_counted(notes, 'note')}")
+    if problems:
+        raise DataError(_counted(problems, "problem"), root, "see the lines above")
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
+# attnbench data shard
+
+
+def shard() -> None:
+    """``attnbench data shard SRC DST [--short-side N [--quality Q]]``; a call that was stopped continues.
+
+    Raises:
+        DataError: SRC is no image folder, or an image cannot be read.
+        StorageError: DST cannot be written, or holds shards of something else.
+        BusyError: another process writes there.
+        Stopped: a signal came.
+    """
+    words = Words(prog="attnbench data shard", description="An image folder as a few large files with checksums.")
+    words.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
+    words.add_argument("target", metavar="DST", type=Path, help="where the shards go; then dataset.root=DST")
+    words.add_argument("--short-side", type=_positive, metavar="N", help="make larger images smaller: shorter side N")
+    words.add_argument("--quality", type=_positive, metavar="Q", help="of the JPEG images made smaller; default: 90")
+    words.add_argument("--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: 512")
+    taken = words.taken()
+    if taken.quality and (not taken.short_side or taken.quality > 100):
+        raise ConfigError(f"{taken.quality} without --short-side, or above 100", "--quality", "see --help")
+    source, target = taken.source.expanduser(), taken.target.expanduser()
+    try:
+        _shard(source, target, taken.short_side, taken.quality or 90, taken.shard_size << 20)
+    except KeyboardInterrupt:
+        raise Stopped("stopped by a signal", target, "the same command continues") from None
+    except BusyError as error:
+        raise BusyError("another process writes shards here", target, "wait for it or stop it") from error
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _shard(source: Path, target: Path, short_side: int | None, quality: int, shard_bytes: int) -> None:
+    from attnbench.data.image_folders import sharding
+
+    if (target / "train").is_dir():
+        raise ConfigError("an image folder lies there", target, "choose another folder for the shards")
+    resizing = sharding.Resizing(short_side, quality) if short_side else None
+    classes, planned = sharding.plan(source, target, resizing, shard_bytes)
+    threads = cores() if resizing else READERS
+    files.make_folder(target, sharding.TODO)
+    with RunFolder(target).hold(), progress("bytes", sum(one.bytes for one in planned)) as tell:
+        for one in planned:
+            if sharding.is_written(one):
+                tell(one.bytes)
+            else:
+                sharding.write(one, resizing, threads, tell)
+        sharding.finish(target, classes, planned, resizing)
+    images = sum(len(one.images) for one in planned)
+    print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
+    if resizing:
+        print(f"changed protocol: {resizing}; every result says so")
+    print(f"use them with dataset.root={target}")
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"check": check, "shard": shard}
+
+
+@contextmanager
+def progress(unit: str, total: int) -> Iterator[Tell]:
+    """How far it is, as a bar on a terminal and a line every few seconds elsewhere; yields what is told of progress."""
+    if not sys.stderr.isatty():
+        yield _lines(unit, total)
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    done = [bars.DownloadColumn(), bars.TransferSpeedColumn()] if unit == "bytes" else [bars.MofNCompleteColumn()]
+    columns = [bars.BarColumn(), bars.TaskProgressColumn(), *done, bars.TimeRemainingColumn()]
+    shared = sys.stdout.isatty()  # else what is printed would not go where it was sent
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda new: bar.advance(task, new)
+
+
+def _lines(unit: str, total: int) -> Tell:
+    began = shown = time.monotonic()
+    done = 0
+
+    def tell(new: int) -> None:
+        nonlocal shown, done
+        done += new
+        now = time.monotonic()
+        if now - shown > LINE_SECONDS:
+            shown = now
+            left = (now - began) * (total - done) / max(1, done)
+            print(f"{done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr)
+
+    return tell

@@ -1,0 +1,45 @@
+"""``attnbench eval RUN``: a run's weights once more over its validation split, or over the same data elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+from attnbench.base import console
+from attnbench.cli.parser import Words
+from attnbench.models.checkpoint import Which
+from attnbench.runs.evaluate import evaluate
+
+
+def main() -> None:
+    """``attnbench eval RUN [key=value ...] [--which last|best] [--json]``."""
+    parser = Words(prog="attnbench eval", description="A run's weights over its validation split.")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
+    parser.add_argument("options", nargs="*", metavar="key=value", help="dataset.root=DIR, runtime.device=cpu")
+    parser.add_argument("--which", choices=get_args(Which), default="last", help="weights of which epoch")
+    parser.add_argument("--json", action="store_true", help="as data")
+    taken = parser.taken()
+    found = evaluate(taken.run, taken.which, taken.options)
+    if taken.json:
+        print(json.dumps({key: None if value != value else value for key, value in found.items()}, indent=2))
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, title=f"{found['which']} weights, after epoch {found['epoch']}")
+    for name, value in found.items():
+        if isinstance(value, float):
+            table.add_row(name, f"{value:.3f}" if math.isfinite(value) else str(value))
+    table.add_row("images", f"{found['images']:,}")
+    table.add_row("data", found["data"]["source"])
+    said = []
+    if found["same_data"] is False:
+        said.append("these are not the data that the run was trained and evaluated on")
+    if found["changed"]:
+        said.append(f"CHANGED PROTOCOL: {', '.join(found['changed'])}; not as the run evaluates")
+    console.show(table, *said)

@@ -1,0 +1,91 @@
+"""The commands. ``attnbench train`` is ``python train.py``; every command takes the same Hydra overrides."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, say
+
+USAGE = """\
+attnbench: which channel attention works, where in the network, and at what cost.
+
+  attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
+  attnbench show [key=value ...]         where attention goes: the tree of sites
+  attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
+  attnbench speed attention=none,se,eca ...   training and inference speed, members in turn, and peak memory
+  attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
+  attnbench compare PATTERN [--by KEY]   what differs between runs: mean and deviation over seeds, a plot
+  attnbench figure [ID ...] [--runs ...] the papers' figures, and accuracy against cost of any runs
+  attnbench eval RUN [--which best]      a run's weights once more over its validation split
+  attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
+  attnbench data check DIR               what is wrong with a data set, before a run finds it
+  attnbench data shard SRC DST           an image folder as a few large files with checksums
+  attnbench predict RUN image ...        pictures with the boxes and masks that a run's detector finds
+
+Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
+  attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
+  attnbench train -m attention=eca attention.kernel_size=3,5,7,9,adaptive seed=0,1,2
+"""
+
+
+def main() -> None:
+    """The entry point of ``attnbench``."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    sys.argv = [f"attnbench {words[0]}", *words[1:]]
+    guarded(lambda: command(words[0])())
+
+
+def guarded(run: Callable[[], object]) -> None:
+    """Run a command; what goes wrong becomes one line and an exit code."""
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else nobody shall hear it, as after nohup
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        run()
+    except (Exception, KeyboardInterrupt) as error:
+        failure = _failure(error)
+        if "debug=true" in sys.argv:
+            import traceback
+
+            traceback.print_exception(failure.__cause__ or error)
+        say(failure)
+        sys.exit(failure.code)
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error.__cause__, Failure):  # Hydra's words around ours
+        return error.__cause__
+    if isinstance(error, KeyboardInterrupt):
+        return EARLY
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        from attnbench.config.composition import translate
+
+        return translate(error, sys.argv[1:])
+    first = (str(error).splitlines() or [""])[0]
+    return Failure(f"unexpected {type(error).__name__}: {first}", "attnbench", "debug=true shows the traceback")
+
+
+COMMANDS = (*("train", "show", "count", "speed", "table", "compare", "figure", "eval", "export", "data", "predict"),)
+
+
+def command(word: str) -> Callable[[], object]:
+    """The command of a name; its module is imported now and not before.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if word not in COMMANDS:
+        close = get_close_matches(word, COMMANDS, 1)
+        todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
+        raise ConfigError(f"{word} is no command", "command line", todo)
+    function: Callable[[], object] = importlib.import_module(f"attnbench.cli.{word}").main
+    return function

@@ -1,0 +1,46 @@
+"""``attnbench show``: where attention goes, as a tree of sites."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from attnbench.cli.parser import overriding
+from attnbench.config.composition import Config
+from attnbench.models.complexity import Complexity, SiteCount
+from attnbench.models.inspection import Setting, inspect, title
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+
+def main() -> None:
+    """``attnbench show key=value ...``: the tree of sites."""
+    words = overriding("show", "Where attention goes: the tree of sites.")
+    taken = words.taken()
+    composed, size, _, setting = inspect(taken.overrides)
+    from rich.console import Console
+
+    Console().print(_tree(composed, size, setting))
+
+
+def _tree(composed: Config, size: Complexity, setting: Setting) -> Tree:
+    from rich.tree import Tree
+
+    added = f"{len(size.sites)} sites, {size.attention_params:+,} params, {size.attention_macs:+,} MACs"
+    root = Tree(f"[bold]{title(composed, setting)}[/bold]: {added}", highlight=False)
+    for stage, in_stage in groupby(size.sites, key=lambda site: site.stage):
+        sites = list(in_stage)
+        branch = root.add(f"stage {stage}: {len(sites)} sites, {sum(s.params for s in sites):+,} params")
+        for block, in_block in groupby(sites, key=lambda site: site.block):
+            lines = [_line(site, block) for site in in_block]
+            leaf = branch.add(f"[cyan]{block}[/cyan]  {lines[0]}" if len(lines) == 1 else f"[cyan]{block}[/cyan]")
+            for line in lines if len(lines) > 1 else ():
+                leaf.add(line)
+    return root
+
+
+def _line(site: SiteCount, block: str) -> str:
+    channels = f"{site.in_channels} -> {site.out_channels}"
+    words = [site.path.removeprefix(block + "."), site.role, channels, site.detail]
+    return f"{'  '.join(filter(None, words))}  {site.params:+,} params  {site.macs:+,} MACs"

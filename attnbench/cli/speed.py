@@ -1,0 +1,361 @@
+"""``attnbench speed``: what attention costs in training and inference, in images a second and in memory.
+
+All members live in one process and take turns, so that the ratios hold on a machine that is never quiet. Images are
+noise that lies on the device: what is measured is the network. Beside it stand the two ceilings of the machine: how
+fast the products alone could go, and how fast the maps alone could be read and written, operation by operation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.base import benchmark, console
+from attnbench.base.benchmark import Comparison, Median, wall_seconds
+from attnbench.base.errors import ConfigError, OutOfMemory
+from attnbench.cli.parser import overriding
+from attnbench.config import catalog, composition
+from attnbench.config.composition import Config
+from attnbench.launch import sweep
+from attnbench.models import complexity, factory, fused
+from attnbench.models.folding import folded
+from attnbench.runs.probe import Noise
+from attnbench.training import setup
+from attnbench.training.feed import Feed
+from attnbench.training.runtime import Process, Runtime
+from attnbench.training.step import Update
+
+BATCHES = {"cpu": 16, "cuda": 256}  # of 224x224 pixels, where the command line names none
+REPETITIONS = 15
+MEMORY_TURNS = 7
+
+
+@dataclass(frozen=True)
+class Member:
+    """A configuration's network on the device, and its two kinds of call.
+
+    Attributes:
+        label: the overrides that tell it from the others.
+        batch: images of a call.
+        own_bytes: of weights, gradients and the optimizer's state.
+        macs: multiply-adds of an image.
+        bounded: whether that and ``map_bytes`` are what every call computes.
+        map_bytes: what an image's maps come to, each written once and read once by what follows.
+    """
+
+    label: str
+    batch: int
+    train: Callable[[], None]
+    infer: Callable[[], None]
+    own_bytes: Callable[[], int]
+    macs: int
+    map_bytes: int
+    bounded: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A member's line. Ratios are to the first member: above 1 is faster.
+
+    A detector has no ceilings: how many regions it computes is not the same in training, in inference and as counted.
+    """
+
+    label: str
+    batch_size: int
+    train: Median
+    infer: Median
+    train_ratio: Median
+    infer_ratio: Median
+    peak_memory_bytes: int
+    memory_ratio: float
+    macs: int
+    flop_ceiling: float | None
+    byte_ceiling: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers; the intervals beside the medians."""
+        pairs = {"train_images_per_s": self.train, "infer_images_per_s": self.infer}
+        pairs |= {"train_ratio": self.train_ratio, "infer_ratio": self.infer_ratio}
+        numbers: dict[str, Any] = {"label": self.label, "batch_size": self.batch_size}
+        for name, value in pairs.items():
+            numbers |= {name: value.median, f"{name}_interval": [value.low, value.high]}
+        ceilings = {"flop_ceiling_images_per_s": self.flop_ceiling, "byte_ceiling_images_per_s": self.byte_ceiling}
+        memory = {"peak_memory_bytes": self.peak_memory_bytes, "memory_ratio": self.memory_ratio}
+        return {**numbers, **memory, "macs": self.macs, **ceilings}
+
+
+def main() -> None:
+    """``attnbench speed attention=none,se,eca backbone=resnet50 [key=value ...]``."""
+    words = overriding("speed", "Training and inference speed and memory, members in turn; the first one is 1.")
+    words.add_argument("--repetitions", type=int, default=REPETITIONS, help="calls of each kind a member is timed for")
+    words.add_argument("--json", action="store_true", help="as data")
+    taken = words.taken()
+    if taken.repetitions < 1:
+        raise ConfigError("--repetitions is no number from 1 on", "command line", "15 gives an interval")
+    labels, configs = members(taken.overrides)
+    named = any(word.startswith("batch_size=") for word in taken.overrides)
+    lines = measure(labels, configs, taken.overrides, taken.repetitions, batch_named=named)
+    if taken.json:
+        print(json.dumps([line.as_dict() for line in lines], indent=2))
+    else:
+        report(lines, configs[0])
+
+
+def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
+    """The members of a command line, ``attention=none,se`` being two, each with what tells it from the others."""
+    with composition.prepared():
+        lines = sweep.expand(list(overrides))
+        configs = [composition.compose(line) for line in lines]
+    common = set.intersection(*(set(line) for line in lines))
+    different = [[word for word in line if word not in common] for line in lines]
+    if all(len(line) == 1 for line in different) and len({line[0].partition("=")[0] for line in different}) == 1:
+        different = [[line[0].partition("=")[2]] for line in different]
+    return [" ".join(words) or configs[0].choices["attention"] for words in different], configs
+
+
+def measure(
+    labels: Sequence[str], configs: Sequence[Config], overrides: Sequence[str], repetitions: int, *, batch_named: bool
+) -> list[Measured]:
+    """Every member's speed and memory, on the device of the first one.
+
+    Raises:
+        ConfigError: the members do not share a device.
+        OutOfMemory: they do not fit together.
+    """
+    runtimes: list[Runtime] = [one.build("runtime") for one in configs]
+    if len({runtime.device for runtime in runtimes}) > 1:
+        raise ConfigError("members on several devices", "runtime.device", "compare on one")
+    with runtimes[0].start() as first:
+        try:
+            made = [
+                member(label, one, Process(runtime, first.device, None), list(overrides), batch_named)
+                for label, one, runtime in zip(labels, configs, runtimes, strict=True)
+            ]
+            return _measured(made, first, repetitions)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory("out of memory", "batch_size", "use a smaller one, or fewer members") from error
+
+
+def member(label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool) -> Member:
+    """Build a member's network, its optimizer and a batch of noise."""
+    classes, size = catalog.setting(composed, overrides)
+    small = (size if isinstance(size, int) else min(size)) < 64
+    batch = composed.tree["batch_size"] if batch_named or small else BATCHES[process.device.type]
+    torch.manual_seed(0)
+    schedule, task = composed.build("schedule"), composed.build("task")
+    model = process.place(factory.network(factory.without_weights(composed), classes)[0])
+    fused.choose(model, composed.tree["runtime"]["tail"])
+    network = process.wrap(model)
+    state = setup.train_state(model, schedule, process)
+    given = Noise(setup.noise(composed, batch, process.device, overrides))
+    noise = next(Feed(given, process, (0.5,) * 3, (0.25,) * 3).epoch(0))
+
+    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+
+    def train() -> None:
+        network.train()
+        update(noise)
+        _wait(process)
+
+    evaluated = process.wrap(folded(model, process.reduced))
+
+    @torch.no_grad()
+    def infer() -> None:
+        evaluated.eval()
+        with process.autocast():
+            evaluated(noise.images)
+        _wait(process)
+
+    sketch, _ = factory.sketch(composed, classes)
+    width = torch.finfo({"fp32": torch.float32}.get(composed.tree["runtime"]["precision"], torch.bfloat16)).bits // 8
+    return Member(
+        label=label,
+        batch=batch,
+        train=train,
+        infer=infer,
+        own_bytes=lambda: _bytes(model, state.optimizer),
+        macs=complexity.macs(sketch, size),
+        map_bytes=2 * width * maps(sketch, size),
+        bounded="detector" not in composed.choices,
+    )
+
+
+def maps(model: nn.Module, size: complexity.Size) -> int:
+    """Elements that the layers of a network put out for one image, operation by operation."""
+    numbers: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            numbers.append(output.numel())
+
+    hooks = [part.register_forward_hook(count) for part in model.modules() if not any(part.children())]
+    with torch.no_grad():
+        model.eval()(complexity.image(model, size))
+    for hook in hooks:
+        hook.remove()
+    return sum(numbers)
+
+
+def _measured(made: Sequence[Member], process: Process, repetitions: int) -> list[Measured]:
+    print(f"warming up {len(made)} members, then {repetitions} turns of each kind", file=sys.stderr)
+    memory = peak_memory(made, process)
+    kinds: dict[str, Comparison] = {
+        "train": benchmark.compare(_calls(made, "train"), repetitions=repetitions, clock=wall_seconds),
+        "infer": benchmark.compare(_calls(made, "infer"), repetitions=repetitions, clock=wall_seconds),
+    }
+    flops, bandwidth = machine(process)
+    base = _key(0, made[0])
+    lines = []
+    for i, one in enumerate(made):
+        key = _key(i, one)
+        lines.append(
+            Measured(
+                label=one.label,
+                batch_size=one.batch,
+                train=kinds["train"].rate(key, one.batch),
+                infer=kinds["infer"].rate(key, one.batch),
+                train_ratio=_per_image(kinds["train"].ratio(key, base), one, made[0]),
+                infer_ratio=_per_image(kinds["infer"].ratio(key, base), one, made[0]),
+                peak_memory_bytes=memory[i],
+                memory_ratio=memory[i] / memory[0],
+                macs=one.macs,
+                flop_ceiling=flops / (6 * one.macs) if one.bounded else None,
+                byte_ceiling=bandwidth / (3 * one.map_bytes) if one.bounded else None,
+            )
+        )
+    return lines
+
+
+def _key(i: int, one: Member) -> str:
+    return f"{i} {one.label}"
+
+
+def _calls(made: Sequence[Member], kind: str) -> dict[str, Callable[[], None]]:
+    return {_key(i, one): getattr(one, kind) for i, one in enumerate(made)}
+
+
+def _per_image(ratio: Median, one: Member, base: Member) -> Median:
+    scale = one.batch / base.batch
+    return Median(ratio.median * scale, ratio.low * scale, ratio.high * scale)
+
+
+def peak_memory(made: Sequence[Member], process: Process) -> list[int]:
+    """Bytes at the worst moment of a training step, with the member's weights and optimizer but no other member's.
+
+    On a CPU it is the growth of the process (Linux; 0 elsewhere), a little above what tensors alone take and some
+    percent apart from one step to the next: so members take turns, and the median is given.
+    """
+    for one in made:
+        one.train()
+        one.train()  # the optimizer's state is there
+    turns = [[_peak(one, process) for one in made] for _ in range(MEMORY_TURNS)]
+    return [int(statistics.median(peaks)) for peaks in zip(*turns, strict=True)]
+
+
+def _peak(one: Member, process: Process) -> int:
+    if process.device.type == "cuda":
+        before = torch.cuda.memory_allocated(process.device)
+        torch.cuda.reset_peak_memory_stats(process.device)
+        one.train()
+        grown = torch.cuda.max_memory_allocated(process.device) - before
+    else:
+        grown = _growth(one.train)
+    return grown + one.own_bytes()
+
+
+def _growth(call: Callable[[], None]) -> int:
+    """How far a call lets the process grow at its peak, from where all free memory is given back."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists() or not reset.exists():
+        return 0
+    ctypes.CDLL(None).malloc_trim(0)
+    reset.write_text("5")  # the peak starts anew
+    before = _line(status, "VmRSS")
+    call()
+    return _line(status, "VmHWM") - before
+
+
+def _line(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def _bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    state = [value for entry in optimizer.state.values() for value in entry.values() if isinstance(value, Tensor)]
+    tensors = [*model.parameters(), *model.buffers(), *state]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def machine(process: Process) -> tuple[float, float]:
+    """What the device reaches in the member's precision: multiply-adds and additions a second, bytes a second."""
+    device = process.device
+    n, block = (8192, 2**28) if device.type == "cuda" else (1024, 2**26)
+    with process.autocast():
+        a, b = torch.randn(2, n, n, device=device)
+        if torch.is_autocast_enabled(device.type):
+            a, b = (x.to(torch.get_autocast_dtype(device.type)) for x in (a, b))
+    source = torch.zeros(block, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    calls: dict[str, Callable[[], object]] = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    waited = {name: _waiting(call, process) for name, call in calls.items()}
+    seconds = benchmark.compare(waited, repetitions=5, clock=wall_seconds).seconds
+    return 2 * n**3 / statistics.median(seconds["product"]), 2 * block / statistics.median(seconds["copy"])
+
+
+def _waiting(call: Callable[[], object], process: Process) -> Callable[[], None]:
+    def waited() -> None:
+        call()
+        _wait(process)
+
+    return waited
+
+
+def _wait(process: Process) -> None:
+    if process.device.type == "cuda":
+        torch.cuda.synchronize(process.device)
+
+
+def report(lines: Sequence[Measured], composed: Config) -> None:
+    """Print the lines as a table, with what they were measured on."""
+    from rich.table import Table
+
+    table = Table("", "train", "x", "infer", "x", "peak MiB", "x", title=_setting(lines, composed))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in lines:
+        train = f"{line.train.median:.3g}", _ratio(line.train_ratio)
+        infer = f"{line.infer.median:.3g}", _ratio(line.infer_ratio)
+        memory = f"{line.peak_memory_bytes / 2**20:.0f}", f"{line.memory_ratio:.3f}"
+        table.add_row(line.label, *train, *infer, *memory)
+    console.show(table, *_notes(lines))
+
+
+def _ratio(ratio: Median) -> str:
+    return f"{ratio.median:.3f} ({ratio.low:.3f}..{ratio.high:.3f})"
+
+
+def _notes(lines: Sequence[Measured]) -> list[str]:
+    first, ratio = lines[0], "ratio to the first, of calls of the same turn, with the interval that holds the median"
+    notes = [f"images/s, medians; x: {ratio} at 95 %."]
+    if first.flop_ceiling and first.byte_ceiling:
+        ceilings = f"{first.flop_ceiling:.0f} images/s by its products, {first.byte_ceiling:.0f} by its maps."
+        notes.append(f"Ceilings of training the first on this device, operation by operation: {ceilings}")
+    return notes
+
+
+def _setting(lines: Sequence[Measured], composed: Config) -> str:
+    from attnbench.runs.run import environment
+
+    runtime, about = composed.tree["runtime"], environment()
+    how = "compiled" if runtime["compile"] else "eager"
+    where = f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
+    return f"batch {lines[0].batch_size}, {runtime['precision']}, {how}; {where}"

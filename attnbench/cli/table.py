@@ -1,0 +1,289 @@
+"""``attnbench table``: the papers' tables, listed, counted, planned, run and reported."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnbench.base import console, files
+from attnbench.base.errors import ConfigError
+from attnbench.cli.parser import Words, count, seeds
+from attnbench.config import catalog, composition
+from attnbench.config.composition import Config
+from attnbench.launch import executor, hydra_launchers
+from attnbench.launch.progress import watcher
+from attnbench.reports import counts, formats, paper_tables, plan
+from attnbench.reports.report import Report, report
+from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attnbench.models import complexity
+
+
+def main() -> None:
+    """``attnbench table [ID ...] [--count | --plan | --run] ...``."""
+    taken = _words()
+    if taken.count:
+        _count(taken)
+    elif not taken.ids:
+        _list(taken)
+    elif taken.plan:
+        _plan(taken)
+    elif taken.run:
+        _run(taken)
+    else:
+        composer = _composer(taken)
+        _show(_reports(_asked(taken, composer), composer, {}), taken)
+
+
+def _words() -> argparse.Namespace:
+    words = Words(prog="attnbench table", description="The tables of both papers.")
+    words.add_argument("words", nargs="*", metavar="ID", help="such as sb/5; without one, a list; and key=value")
+    what = words.add_mutually_exclusive_group()
+    what.add_argument("--count", action="store_true", help="parameters and operations: printed, ours, matched")
+    what.add_argument("--plan", action="store_true", help="the runs, how they stand and about how long they take")
+    what.add_argument("--run", action="store_true", help="run what is missing, then report")
+    words.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
+    words.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
+    words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
+    words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
+    words.add_argument(
+        "--launcher", choices=hydra_launchers.names(), help="default: pool; options: hydra.launcher.KEY=VALUE"
+    )
+    words.add_argument("--slots", type=count, help="runs at a time; default: as the launcher has room for")
+    words.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
+    words.add_argument("--format", choices=formats.FORMATS, default="text")
+    words.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
+    words.add_argument("--output", type=Path, metavar="FILE", help="write there instead")
+    taken = words.taken()
+    return _sorted(taken)
+
+
+def _sorted(taken: argparse.Namespace) -> argparse.Namespace:
+    """Tables and overrides behind --rows and --scale, which take all words that follow, are still what they are."""
+    known = set(paper_tables.ids())
+    words = [*taken.words, *(w for w in (*taken.rows, *taken.scale) if w in known)]
+    taken.ids = list(dict.fromkeys(w for w in words if not _is_override(w)))
+    taken.launching = [w for w in (*taken.words, *taken.rows, *taken.scale) if _is_of_launcher(w)]
+    overrides = [w for w in (*taken.words, *taken.rows) if _is_override(w)]
+    taken.overrides = [w for w in overrides if not _is_of_launcher(w)]
+    taken.rows = [w for w in taken.rows if not _is_override(w) and w not in known]
+    taken.scale = [w for w in taken.scale if w not in known and not _is_of_launcher(w)]
+    return taken
+
+
+def _is_of_launcher(word: str) -> bool:
+    return word.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word or word.startswith("~")
+
+
+# What is asked for
+
+
+def _composer(taken: argparse.Namespace) -> Composer:
+    return Composer([*taken.scale, *taken.overrides], taken.outputs)
+
+
+def _asked(taken: argparse.Namespace, composer: Composer) -> list[Chosen]:
+    """The rows and seeds of the tables on the command line, composed.
+
+    Raises:
+        ConfigError: there is no such table or row, or a row cannot be composed.
+    """
+    tables = [_buildable(name) for name in taken.ids]
+    rows = matching(tables, taken.rows)
+    with composition.prepared():
+        return [choose(one, rows[one.id], taken.seeds, composer) for one in tables if rows[one.id]]
+
+
+def _buildable(name: str) -> paper_tables.Table:
+    one = paper_tables.load(name)
+    if missing := _missing(one):
+        raise ConfigError(f"{name} needs {missing}, which is not there yet", "command line", "choose another")
+    return one
+
+
+def _missing(one: paper_tables.Table) -> str:
+    """The task that a table needs and that cannot be composed."""
+    return one.requires if one.requires and one.requires not in composition.names("task") else ""
+
+
+def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
+    from attnbench.models import factory
+
+    return factory.counting_sketch(composed)
+
+
+# attnbench table
+
+
+def _list(taken: argparse.Namespace) -> None:
+    for word, given in (("--plan", taken.plan), ("--run", taken.run), ("--rows", taken.rows)):
+        if given:
+            raise ConfigError(f"{word} of which table", "command line", "name one, such as sb/5")
+    composer = _composer(taken)
+    every, changed = [], ""
+    done: dict[Path, bool] = {}
+    with composition.prepared(), console.waiting("composing every row of every table"):
+        for one in map(paper_tables.load, paper_tables.ids()):
+            if missing := _missing(one):
+                every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))
+                continue
+            chosen = choose(one, one.rows, taken.seeds, composer)
+            every.append(listed(chosen, done))
+            changed = changed or chosen.changed
+    if taken.format == "json":
+        about = {"changed_protocol": changed, "runs_done": sum(done.values()), "runs": len(done)}
+        _write(json.dumps({"tables": [vars(one) for one in every], **about}, indent=2) + "\n", taken)
+    else:
+        _print_list(every, sum(done.values()), len(done), changed)
+
+
+def _print_list(every: Iterable[Listed], done: int, total: int, changed: str) -> None:
+    from rich.table import Table
+
+    drawn = Table("table", "cells run", "runs done", "title", title=warning(changed) if changed else None)
+    for one in every:
+        state = ("", f"needs {one.needs}") if one.needs else _of(one)
+        drawn.add_row(one.id, *state, one.title)
+    console.show(drawn, f"{done} of {total} distinct runs done; a cell is a row with all of its seeds")
+
+
+def _of(one: Listed) -> tuple[str, str]:
+    return f"{one.cells_run} / {one.cells}", f"{one.runs_done} / {one.runs}"
+
+
+# attnbench table ID --count
+
+
+def _count(taken: argparse.Namespace) -> None:
+    if not taken.ids:
+        raise ConfigError("--count of which table", "command line", "name one, such as sb/5")
+    for name in taken.ids:
+        chosen = _buildable(name)
+        counted = counts.count(chosen, _sketch)
+        if taken.format == "json":
+            print(json.dumps(counts.as_dict(chosen, counted), indent=2))
+        else:
+            _print_counted(chosen, counted)
+
+
+def _print_counted(chosen: paper_tables.Table, counted: list[tuple[paper_tables.Row, dict[str, counts.Cell]]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    listing = Table("row", "", "printed", "ours", "matched", title=f"{chosen.title} ({chosen.source})")
+    every = [(row, name, cell) for row, cells in counted for name, cell in cells.items()]
+    notes = list(dict.fromkeys(cell.note for _, _, cell in every if cell.note))
+    for row, name, cell in every:
+        ours = f"{cell.ours:,}" if cell.ours is not None else "-"
+        remark = f" ({notes.index(cell.note) + 1})" if cell.note else ""
+        matched = Text("yes" if cell.matched else "no", "" if cell.matched else "bold") + Text(remark)
+        listing.add_row(row.label, name, f"{cell.printed} {cell.unit}", ours, matched)
+    said = [f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched"]
+    said += [f"({i}) {note}" for i, note in enumerate(notes, start=1)]
+    said += [f"- {note}" for note in chosen.notes]
+    if every:
+        console.show(listing, *said)
+    else:
+        print(*said, sep="\n")
+
+
+# attnbench table ID --plan
+
+
+def _plan(taken: argparse.Namespace) -> None:
+    chosen = _asked(taken, _composer(taken))
+    members = plan.members(chosen, _sketch)
+    time = plan.estimate(members, _probe, _images) if taken.probe else None
+    if taken.format == "json":
+        _write(json.dumps(plan.as_dict(chosen, members, time), indent=2) + "\n", taken)
+    elif taken.format == "text":
+        _write("\n".join(plan.lines(chosen, members, time)) + "\n", taken)
+    else:
+        raise ConfigError(f"a plan has no format {taken.format}", "--format", "use text or json")
+
+
+def _probe(composed: Config) -> plan.Speed:
+    from attnbench.runs.probe import seconds_per_image
+
+    name = f"{composed.choices['attention']} on {composed.choices['backbone']}"
+    print(f"probing: {name}", file=sys.stderr)
+    return plan.Speed(*seconds_per_image(composed))
+
+
+def _images(composed: Config) -> tuple[int, int] | None:
+
+    return catalog.IMAGES.get(composed.choices["dataset"])
+
+
+# attnbench table ID --run
+
+
+def _run(taken: argparse.Namespace) -> None:
+    """Run what is missing, each run built without weights first, then report; exit 1 if a member failed."""
+    chosen_launcher = hydra_launchers.chosen(_launching(taken))
+    composer = _composer(taken)
+    chosen = _asked(taken, composer)
+    members = [executor.Member(f"{p.run.label} seed {p.run.seed}", p.run.config) for p in plan.members(chosen, _sketch)]
+    for some in chosen:
+        print(some.title, file=sys.stderr)
+    executor.run(members, chosen_launcher, watcher())
+    failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
+    _show(_reports(chosen, composer, failures), taken)
+    if failures:
+        print(f"{len(failures)} of {len(members)} runs failed", file=sys.stderr)
+        sys.exit(1)
+
+
+def _launching(taken: argparse.Namespace) -> list[str]:
+    """The launcher and its options, as a sweep's command line names them."""
+    words = list(taken.launching)
+    if taken.outputs:
+        words.append(f"paths.outputs={taken.outputs}")
+    if not any(word.startswith("hydra/launcher=") for word in words):
+        words.append(f"hydra/launcher={taken.launcher or 'pool'}")
+    elif taken.launcher:
+        raise ConfigError(f"--launcher {taken.launcher} and hydra/launcher", "command line", "name one launcher")
+    if taken.slots:
+        submitit = any(word.startswith("hydra/launcher=submitit") for word in words)
+        words.append(f"hydra.launcher.{'array_parallelism' if submitit else 'slots'}={taken.slots}")
+    return words
+
+
+# attnbench table ID
+
+
+def _reports(chosen: Sequence[Chosen], composer: Composer, failures: dict[Path, str]) -> list[Report]:
+    with composition.prepared():
+        return [
+            report(some, lambda row, one=some.table: counts.cells(one, row, _sketch, composer), failures)  # type: ignore[misc]
+            for some in chosen
+        ]
+
+
+def _show(reports: Sequence[Report], taken: argparse.Namespace) -> None:
+    if taken.format == "text" and not taken.output and sys.stdout.isatty():
+        from rich.console import Console
+
+        print(formats.text(reports, Console().width, colour=True), end="")
+    else:
+        _write(formats.FORMATS[taken.format](reports), taken)
+
+
+def _write(text: str, taken: argparse.Namespace) -> None:
+    if taken.output is None:
+        print(text, end="")
+    else:
+        files.make_folder(taken.output.parent)
+        files.write(taken.output, lambda file: file.write(text.encode()))
+        print(taken.output)

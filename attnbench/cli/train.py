@@ -1,0 +1,95 @@
+"""``attnbench train``: one run, or a sweep of them with ``-m``; ``python train.py`` is the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from attnbench.base.errors import Stopped, main_process, say
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from attnbench.runs.attempt import Outcome
+
+
+def main() -> None:
+    """Train one run, or a sweep of them; what goes wrong in a single run is raised."""
+    import hydra
+
+    from attnbench.config import composition
+    from attnbench.launch import hydra_launchers
+    from attnbench.training.recorder import log_to_stderr
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
+    logging.getLogger("attnbench").setLevel(logging.INFO if main_process() else logging.ERROR)
+    log_to_stderr()
+    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # argparse wants them in one piece
+    composition.offer_timm(sys.argv[1:])
+    hydra_launchers.register()
+    alone: list[Outcome] = []
+    run = hydra.main(version_base="1.3", config_path=str(composition.folder()), config_name="train")
+    run(lambda cfg: _member(cfg, alone))()
+    for outcome in alone:
+        report(outcome)
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
+
+
+def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
+    """A run of its own, whose outcome is put into ``alone``, or a sweep's member, whose outcome is returned."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from attnbench.config.composition import check
+    from attnbench.runs.attempt import attempt
+
+    hydra = HydraConfig.get()
+    outcome = attempt(lambda: check(OmegaConf.merge({"hydra": hydra}, cfg)))  # type: ignore[arg-type]
+    if hydra.mode != RunMode.MULTIRUN:
+        alone.append(outcome)
+    elif outcome.failure:
+        say(outcome.failure)
+        if outcome.state == "stopped":  # the whole sweep
+            sys.exit(Stopped.code)
+    return outcome
+
+
+def report(outcome: Outcome) -> None:
+    """The closing table of a run.
+
+    Raises:
+        Failure: why there is none.
+    """
+    if outcome.failure:
+        raise outcome.failure
+    if not main_process():
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from attnbench.training.metrics.titles import TITLES
+    from attnbench.training.recorder import clock
+
+    result = outcome.result or {}
+    table = Table(show_header=False, title="done already" if outcome.state == "skipped" else "done")
+    for name, title in TITLES.items():
+        if name in result:
+            table.add_row(f"{title}, last epoch", f"{result[name]:.2f} %")
+        if f"best_{name}" in result:
+            table.add_row(f"{title}, best epoch", f"{result[f'best_{name}']:.2f} % (epoch {result['best_epoch']})")
+    table.add_row("time", clock(result["seconds"]))
+    if result["images_per_s"]:
+        table.add_row("training speed", f"{result['images_per_s']:.0f} images/s")
+    table.add_row("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB")
+    table.add_row("parameters", f"{result['params']:,}")
+    table.add_row("multiply-adds", f"{result['macs']:,} an image")
+    table.add_row("data", result["data"]["source"])
+    console = Console()
+    console.print(table)
+    console.print(outcome.folder, soft_wrap=True, highlight=False)

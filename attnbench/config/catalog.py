@@ -1,0 +1,37 @@
+"""What is known of data sets without their files, and the setting that a network is counted at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnbench.config.composition import Config
+
+Size = int | tuple[int, int]  # a square image's side, or height and width
+
+# What is known of a data set without its files: classes (of others: their option ``classes``); training and validation
+# images.
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000, "digits_det": 10, "voc": 20, "coco": 80}
+IMAGES = {
+    "digits": (1438, 359),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "imagenet": (1_281_167, 50_000),
+    "digits_det": (512, 128),
+    "voc": (16_551, 4_952),
+    "coco": (118_287, 5_000),
+}
+
+
+def setting(config: Config, overrides: Sequence[str]) -> tuple[int, Size]:
+    """The number of classes and the image's side, or height and width, that a network is counted at.
+
+    Those of the data set if the command line names one, itself or by an experiment; else those that the backbone
+    is made for, 1000 classes at 224 pixels or 10 at 32. A detector has its own size.
+    """
+    if "detector" in config.tree:
+        return CLASSES[config.choices["dataset"]], config.build("detector").canvas
+    if any(o.startswith(("dataset=", "dataset.", "experiment=")) for o in overrides):
+        data = config.tree["dataset"]
+        return data.get("classes") or CLASSES[config.choices["dataset"]], data.get("size", 32)
+    small = "cifar" in config.tree["backbone"]["_target_"]
+    return (10, 32) if small else (1000, 224)

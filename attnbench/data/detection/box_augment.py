@@ -1,0 +1,152 @@
+"""What training does to an image with boxes: the mirror, and SSD's augmentation.
+
+SSD's (Liu et al., arXiv:1512.02325) as the pytorch-ssd project runs it: photometric distortion, expansion, random
+sample crop, mirror, then one size. Each is a pure function of the random stream it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from random import Random
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from attnbench.data.detection.scenes import Augment, Objects
+
+FILL = 127  # of an expanded image's margin
+LEAST_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))  # None: the whole image; the last: any crop
+CROPS = 50  # tries for each overlap
+
+
+def augmentation(kind: Literal["ssd", "mirror", "none"], size: int) -> Augment | None:
+    """The augmentation of a name; ``size`` is the side of SSD's images."""
+    steps: dict[str, list[Augment]] = {
+        "ssd": [distort, expand, sample_crop, mirror, partial(resize, size=size)],
+        "mirror": [mirror],
+        "none": [],
+    }
+    return Chain(steps[kind]) if steps[kind] else None
+
+
+class Chain:
+    """Augmentations one after the other."""
+
+    def __init__(self, steps: list[Augment]) -> None:
+        self.steps = steps
+
+    def __call__(self, image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+        for step in self.steps:
+            image, objects = step(image, objects, random)
+        return image, objects
+
+
+def mirror(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+    """Half of the time left becomes right."""
+    if random.random() < 0.5:
+        return image, objects
+    boxes = objects.boxes.copy()
+    boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
+    masks = None if objects.masks is None else objects.masks[:, :, ::-1]
+    return image[:, ::-1], replace(objects, boxes=boxes, masks=masks)
+
+
+def distort(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+    """Brightness, contrast, saturation and hue, each half of the time; contrast before or after the colours."""
+    pixels = image.astype(np.float32)
+    if _half(random):
+        pixels += 64 * random.random() - 32
+    contrast_first = _half(random)
+    if contrast_first:
+        pixels = _contrast(pixels, random)
+    pixels = _colours(pixels, random)
+    if not contrast_first:
+        pixels = _contrast(pixels, random)
+    return pixels.clip(0, 255).round().astype(np.uint8), objects
+
+
+def _contrast(pixels: np.ndarray, random: Random) -> np.ndarray:
+    return pixels * (0.5 + random.random()) if _half(random) else pixels
+
+
+def _colours(pixels: np.ndarray, random: Random) -> np.ndarray:
+    """Saturation times 0.5 to 1.5 and hue turned by up to 18 degrees."""
+    saturation = 0.5 + random.random() if _half(random) else 1.0
+    hue = 36 * random.random() - 18 if _half(random) else 0.0
+    if saturation == 1.0 and hue == 0.0:
+        return pixels
+    hsv = np.array(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("HSV"), dtype=np.float32)
+    hsv[:, :, 0] = (hsv[:, :, 0] + hue * 256 / 360) % 256
+    hsv[:, :, 1] = (hsv[:, :, 1] * saturation).clip(0, 255)
+    return np.array(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"), dtype=np.float32)
+
+
+def expand(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+    """Half of the time the image is put somewhere on a grey canvas of up to four times its sides."""
+    if not _half(random):
+        return image, objects
+    height, width = image.shape[:2]
+    ratio = 1 + 3 * random.random()
+    left, top = (int(random.random() * (side * ratio - side)) for side in (width, height))
+    canvas = np.full((int(height * ratio), int(width * ratio), 3), FILL, dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    shifted = objects.boxes + np.array([left, top, left, top])
+    return canvas, replace(objects, boxes=shifted, masks=None)
+
+
+def sample_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+    """A crop with sides of 0.3 to 1 and an aspect of 1/2 to 2 that overlaps some object enough, or the whole image.
+
+    Objects whose centre is in the crop stay, their boxes clipped to it.
+    """
+    while len(objects):
+        least = LEAST_OVERLAPS[int(random.random() * len(LEAST_OVERLAPS))]
+        if least is None:
+            return image, objects
+        for _ in range(CROPS):
+            crop = _crop(image.shape[1], image.shape[0], random)
+            if crop is None or _overlaps(objects.boxes, crop).max() < least:
+                continue
+            centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
+            inside = ((centres > crop[:2]) & (centres < crop[2:])).all(1)
+            if inside.any():
+                return _cropped(image, objects[inside], crop)
+    return image, objects
+
+
+def _crop(width: int, height: int, random: Random) -> np.ndarray | None:
+    w, h = (int(side * (0.3 + 0.7 * random.random())) for side in (width, height))
+    if w == 0 or h == 0 or not 0.5 <= h / w <= 2:
+        return None
+    left, top = int(random.random() * (width - w)), int(random.random() * (height - h))
+    return np.array([left, top, left + w, top + h])
+
+
+def _overlaps(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Intersection over union of each box with a crop."""
+    sides = np.minimum(boxes[:, 2:], crop[2:]) - np.maximum(boxes[:, :2], crop[:2])
+    shared = sides.clip(0).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return shared / (areas + (crop[2:] - crop[:2]).prod() - shared)
+
+
+def _cropped(image: np.ndarray, objects: Objects, crop: np.ndarray) -> tuple[np.ndarray, Objects]:
+    left, top, right, bottom = crop
+    boxes = objects.boxes.copy()
+    boxes[:, :2] = np.maximum(boxes[:, :2], crop[:2]) - crop[:2]
+    boxes[:, 2:] = np.minimum(boxes[:, 2:], crop[2:]) - crop[:2]
+    return image[top:bottom, left:right], replace(objects, boxes=boxes, masks=None)
+
+
+def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) -> tuple[np.ndarray, Objects]:
+    """The image in ``size`` x ``size`` pixels, whatever its shape was."""
+    height, width = image.shape[:2]
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BILINEAR)
+    boxes = objects.boxes * np.array([size / width, size / height] * 2)
+    return np.array(resized), replace(objects, boxes=boxes, masks=None)
+
+
+def _half(random: Random) -> bool:
+    return random.random() < 0.5

@@ -1,0 +1,79 @@
+"""ImageNet-1k (Russakovsky et al., arXiv:1409.0575), or any image folder in its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from attnbench.base.errors import ConfigError
+from attnbench.config.options import Count, Share, checked
+from attnbench.data.dataset import CHANGED, Dataset
+from attnbench.data.image_folders.folder import Side, fingerprint, read_sides
+from attnbench.data.image_folders.shards import Shards, are_here, open_shards
+from attnbench.data.images.crops import Crops
+from attnbench.data.images.files import Files, Loose, Records
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@checked
+def imagenet(
+    *,
+    root: str,
+    size: Count = 224,
+    resize: Count = 256,
+    resize_mode: Literal["shorter", "square"] = "shorter",
+    min_area: Share = 0.08,
+) -> Dataset:
+    """Images from ``root/train/<wnid>/`` and ``root/val/<wnid>/``, or from shards, decoded as they are used.
+
+    Args:
+        root: the folder that holds ``train/`` and ``val/``, or the shards that ``attnbench data shard`` made of
+            one. Classes are the sorted folders of ``train/``.
+        size: side in pixels of the crop the network sees.
+        resize: pixels that a validation image is resized to before its centre is cropped.
+        resize_mode: ``shorter`` resizes the shorter side, keeping the aspect; ``square`` resizes
+            both.
+        min_area: smallest part of an image's area that a training crop covers.
+
+    Raises:
+        DataError: a folder is missing or empty, validation has a class that training has not, or shards are
+            unfinished or damaged.
+        ConfigError: ``resize`` is less than ``size``.
+    """
+    if resize < size:
+        what = f"resize={resize} is less than size={size}"
+        raise ConfigError(what, "dataset.resize", f"use at least {size}")
+    crops = Crops(size, resize, resize_mode, min_area)
+    return _sharded(Path(root).expanduser(), crops) or _loose(Path(root).expanduser(), crops)
+
+
+def _sharded(root: Path, crops: Crops) -> Dataset | None:
+    """The data set of a folder of shards, if it is one."""
+    if not are_here(root):
+        return None
+    found = open_shards(root)
+    records = Shards(found.train), Shards(found.val)
+    return _dataset(found.classes, (found.train.side, found.val.side), records, crops, found.changed)
+
+
+def _loose(root: Path, crops: Crops) -> Dataset:
+    classes, train, val = read_sides(root, ("val",))
+    return _dataset(classes, (train, val), (Loose(train), Loose(val)), crops, "")
+
+
+def _dataset(
+    classes: tuple[str, ...], sides: tuple[Side, Side], records: tuple[Records, Records], crops: Crops, changed: str
+) -> Dataset:
+    counts = " + ".join(str(len(side.files)) for side in sides)
+    source = f"image folder of {len(classes)} classes, {counts} images"
+    return Dataset(
+        classes=classes,
+        train=Files(records[0], crops),
+        val=Files(records[1], crops),
+        size=crops.size,
+        mean=MEAN,
+        std=STD,
+        source=f"{source}; {CHANGED}{changed}" if changed else source,
+        fingerprint=fingerprint(*sides, changed=changed),
+    )

@@ -1,0 +1,177 @@
+"""A split whose images are decoded, by worker processes, each time they are used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from attnbench.base.errors import DataError
+from attnbench.data import sampling
+from attnbench.data.dataset import Draw
+from attnbench.data.image_folders.folder import Side
+from attnbench.data.images import jpeg, pillow
+from attnbench.data.images.crops import Crops, View
+
+B = TypeVar("B")
+
+
+class Records(Protocol):
+    """Images as they are stored: ``Loose`` files, or ``Shards``.
+
+    Attributes:
+        labels: int64 (N,).
+        place: the folder they lie in.
+    """
+
+    labels: np.ndarray
+    place: Path
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an image file.
+
+        Raises:
+            DataError: they cannot be read, or are not those that were written.
+        """
+        ...
+
+    def where(self, index: int) -> str:
+        """The name of an image for a message."""
+        ...
+
+
+class Loose:
+    """Images in files of their own."""
+
+    def __init__(self, side: Side) -> None:
+        self.place = side.folder
+        # One array: a worker would come to copy a million strings by counting references to them.
+        self.names = np.array([os.fsencode(name) for name in side.files])
+        self.labels = np.array(side.labels)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """See ``Records.read``."""
+        return pillow.read_file(self.where(index))
+
+    def where(self, index: int) -> str:
+        """The file of an image."""
+        return os.path.join(self.place, os.fsdecode(self.names[index]))
+
+
+class Files:
+    """Stored images, cropped and mirrored at random for training.
+
+    Args:
+        records: the images' bytes and labels.
+        crops: how each becomes a square of the network's size.
+    """
+
+    def __init__(self, records: Records, crops: Crops) -> None:
+        self.records, self.crops = records, crops
+        self.pin_memory = False
+        jpeg.running()  # here, and not in every worker
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Put batches into pinned memory if ``device`` is a GPU; they are decoded on the CPU."""
+        self.pin_memory = torch.device(device).type == "cuda"
+        return self
+
+    def read(self, index: int, draw: Draw | None) -> np.ndarray:
+        """Decode one sample: a random crop for the epoch ``draw``, the centre for None; uint8 (size, size, 3).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        encoded = self.records.read(index)
+
+        def choose(width: int, height: int) -> View:
+            if draw is None:
+                return self.crops.evaluate(width, height)
+            return self.crops.train(width, height, sampling.stream("crop", *draw, index))
+
+        drawn = jpeg.draw(encoded, choose)
+        if drawn is None:
+            image = pillow.read_rgb(encoded, self.records.where(index))
+            drawn = pillow.draw(image, choose(*image.size))
+        return drawn
+
+    def batches(
+        self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See ``Split.batches``; each call starts its own workers, gone when the iterator is."""
+        batch = partial(self._batch, draw=draw)
+        place = self.records.place
+        return decoded(batch, steps, workers=workers, timeout=timeout, pin_memory=self.pin_memory, place=place)
+
+    def _batch(self, step: np.ndarray, draw: Draw | None) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, H, W), channels_last, and int64 (N,)."""
+        pixels = torch.from_numpy(np.stack([self.read(int(index), draw) for index in step]))
+        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.records.labels[step])
+
+
+def decoded(
+    batch: Callable[[np.ndarray], B],
+    steps: Sequence[Tensor],
+    *,
+    workers: int,
+    timeout: float,
+    pin_memory: bool,
+    place: str | Path,
+) -> Iterator[B]:
+    """The batches of some steps, each made by a worker process from its samples' numbers.
+
+    Raises:
+        DataError: a sample cannot be read, or a worker died.
+    """
+    loader: data.DataLoader[Any] = data.DataLoader(
+        _Steps(batch, steps),
+        batch_size=None,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or it would draw from the global one, as dropout does
+    )
+    try:
+        for made in loader:
+            if isinstance(made, DataError):
+                raise made
+            yield made
+    except RuntimeError as error:
+        what = f"a data worker failed: {str(error).splitlines()[0]}"
+        todo = f"see that memory and /dev/shm suffice for {workers} workers, or use fewer"
+        raise DataError(what, place, todo) from error
+
+
+class _Steps(data.Dataset[Any]):
+    """The batches of an epoch by number, or the first error.
+
+    An error travels from a worker as a value: DataLoader rewrites the message of one that is raised.
+    """
+
+    def __init__(self, batch: Callable[[np.ndarray], Any], steps: Sequence[Tensor]) -> None:
+        self.batch = batch
+        self.steps = [step.numpy() for step in steps]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.batch(self.steps[number])
+        except DataError as error:
+            return error

@@ -1,0 +1,108 @@
+"""CIFAR-10 and CIFAR-100, held in memory.
+
+A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from attnbench.base.errors import DataError
+from attnbench.config.options import Index, checked
+from attnbench.data.dataset import Dataset
+from attnbench.data.image_folders.folder import Side, contents, read_sides
+from attnbench.data.in_memory.cifar_batches import CIFAR10, CIFAR100, SIDE, Release, find_files, read_files
+from attnbench.data.in_memory.resident import Pixels, resident_dataset
+
+log = logging.getLogger("attnbench")
+
+
+@checked
+def cifar10(*, root: str, pad: Index = 4, flip: bool = True, verify: bool = True) -> Dataset:
+    """CIFAR-10: 50,000 training and 10,000 test images, 32x32 RGB, 10 classes.
+
+    Args:
+        root: holds ``cifar-10-python.tar.gz``, or what is in it, or an image folder
+            ``train/<class>/*.jpg`` and ``test/<class>/*.jpg`` (or ``val/``).
+        pad: zeros added on every side before a training crop.
+        flip: whether to mirror half of the training images.
+        verify: whether to insist on the published files, by SHA-256. It does not concern an image
+            folder.
+
+    Raises:
+        DataError: no data there, or not the published data.
+    """
+    return _cifar(CIFAR10, root, pad, flip, verify)
+
+
+@checked
+def cifar100(*, root: str, pad: Index = 4, flip: bool = True, verify: bool = True) -> Dataset:
+    """CIFAR-100: 50,000 training and 10,000 test images, 32x32 RGB, 100 fine classes.
+
+    Args:
+        root: holds ``cifar-100-python.tar.gz``, or what is in it, or an image folder
+            ``train/<class>/*.jpg`` and ``test/<class>/*.jpg`` (or ``val/``).
+        pad: zeros added on every side before a training crop.
+        flip: whether to mirror half of the training images.
+        verify: whether to insist on the published files, by SHA-256. It does not concern an image
+            folder.
+
+    Raises:
+        DataError: no data there, or not the published data.
+    """
+    return _cifar(CIFAR100, root, pad, flip, verify)
+
+
+def _cifar(release: Release, root: str, pad: int, flip: bool, verify: bool) -> Dataset:
+    folder = Path(root).expanduser()
+    if found := find_files(release, folder):
+        names, train, test = read_files(release, found, verify)
+        source = f"{release.name}, {'official files' if verify else 'unverified files'}"
+    else:
+        names, train, test, source = _from_images(release, folder)
+    if len(names) != release.classes:
+        what = f"{len(names)} classes instead of the {release.classes} of {release.name}"
+        raise DataError(what, folder, "set dataset and dataset.root to the same data set")
+    return resident_dataset(
+        train,
+        test,
+        classes=names,
+        pad=pad,
+        flip=flip,
+        mean=release.mean,
+        std=release.std,
+        source=source,
+    )
+
+
+def _from_images(release: Release, root: Path) -> tuple[tuple[str, ...], Pixels, Pixels, str]:
+    """Class names, both splits and their description, of an image folder."""
+    if not (root / "train").is_dir():
+        looked_for = f"{release.archive}, {release.folder}/ or train/<class>/*.jpg"
+        todo = f"put {looked_for} there, or set dataset.root"
+        raise DataError(f"no {release.name} here: {contents(root)}", root, todo)
+    names, train, test = read_sides(root, ("test", "val"))
+    lossy = any(not file.lower().endswith(".png") for file in train.files)
+    kind = "JPEG: lossy, not the official pixels" if lossy else "PNG, unverified"
+    return names, _decoded(train), _decoded(test), f"{release.name}, image folder ({kind})"
+
+
+def _decoded(side: Side) -> Pixels:
+    """Every image of a split; one after the other, as threads make images this small slower."""
+    log.info("decoding %d images of %s", len(side.files), side.folder)
+    images = [_read_tiny(side.folder / file) for file in side.files]
+    return Pixels(np.stack(images), np.array(side.labels))
+
+
+def _read_tiny(path: Path) -> np.ndarray:
+    """One image, uint8 (32, 32, 3)."""
+    from attnbench.data.images.pillow import read_file, read_rgb  # PIL, which the official files do not need
+
+    pixels = np.asarray(read_rgb(read_file(path), path))
+    if pixels.shape != (SIDE, SIDE, 3):
+        what = f"{pixels.shape[1]}x{pixels.shape[0]} pixels instead of {SIDE}x{SIDE}"
+        raise DataError(what, path, "use the original images")
+    return pixels

@@ -1,0 +1,123 @@
+"""Hydra launchers of our own: ``hydra/launcher=pool``, ``ray``, ``submitit_slurm`` and ``submitit_local``.
+
+Hydra takes launchers from a package called hydra_plugins alone. Ours are registered by code, under names that such a
+package would have given them, so that none has to be installed. Their options are files like all others, in
+configs/hydra/launcher/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from attnbench.base.errors import ConfigError
+from attnbench.config import composition as configuration
+from attnbench.config.builders import build, checked_node
+from attnbench.launch import executor
+from attnbench.launch.executor import Member
+from attnbench.launch.progress import watcher
+
+NODE = "hydra.launcher"
+
+
+class MemberLauncher(Launcher):
+    """Runs the members of a sweep in processes of their own."""
+
+    builder: str
+
+    def __init__(self, **options: Any) -> None:
+        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()}
+        self.launcher = _launcher({"_target_": self.builder, **plain})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+        load = hydra_context.config_loader.load_sweep_config
+        self.loaded = cache(lambda *overrides: load(config, list(overrides)))
+
+        def loaded(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+            """The sweeper composes every member too, just before it calls ``launch``."""
+            return self.loaded(*sweep_overrides)
+
+        hydra_context.config_loader.load_sweep_config = loaded  # type: ignore[method-assign]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        configs = [self.loaded(*overrides) for overrides in job_overrides]
+        names = distinct([list(overrides) for overrides in job_overrides])
+        members = [Member(name, configuration.check(config)) for name, config in zip(names, configs, strict=True)]
+        executor.run(members, self.launcher, watcher())
+        returns = []
+        for member, config, overrides in zip(members, configs, job_overrides, strict=True):
+            ended = JobReturn(overrides=list(filter_overrides(overrides)), status=JobStatus.COMPLETED)
+            ended.return_value = member.outcome
+            self.context.callbacks.on_job_end(config=config, job_return=ended)
+            returns.append(ended)
+        return returns
+
+
+class PoolLauncher(MemberLauncher):
+    builder = "attnbench.launch.pool.Pool"
+
+
+class RayLauncher(MemberLauncher):
+    builder = "attnbench.launch.ray_cluster.Ray"
+
+
+class SubmititSlurmLauncher(MemberLauncher):
+    builder = "attnbench.launch.submitit_slurm.Slurm"
+
+
+class SubmititLocalLauncher(MemberLauncher):
+    builder = "attnbench.launch.submitit_local.Local"
+
+
+# By the names that the option files give them.
+KINDS = {
+    f"hydra_plugins.attnbench.{kind.__name__}": kind
+    for kind in (PoolLauncher, RayLauncher, SubmititSlurmLauncher, SubmititLocalLauncher)
+}
+
+
+def _launcher(node: dict[str, Any]) -> executor.Launcher:
+    """The launcher of a node with its options.
+
+    Raises:
+        ConfigError: an option is unknown, of the wrong type or out of range, or this launcher cannot work here.
+    """
+    launcher: executor.Launcher = build(checked_node(node, NODE), NODE)
+    launcher.refuse()
+    return launcher
+
+
+def distinct(members: list[list[str]]) -> list[str]:
+    """Names of members: the overrides that not all of them share."""
+    common = set.intersection(*map(set, members)) if len(members) > 1 else set()
+    return [" ".join(o for o in overrides if o not in common) for overrides in members]
+
+
+def names() -> list[str]:
+    """The launchers that members run with."""
+    return configuration.names("hydra/launcher")
+
+
+def chosen(overrides: Sequence[str]) -> executor.Launcher:
+    """The launcher of a command line, such as ``hydra/launcher=ray hydra.launcher.num_gpus=0.25``.
+
+    Raises:
+        ConfigError: there is no such launcher or option, or it cannot work here.
+    """
+    node = configuration.node(NODE, overrides)
+    if node["_target_"] not in KINDS:
+        raise ConfigError("it runs members in this process", "hydra/launcher", f"there are {', '.join(names())}")
+    return _launcher({**node, "_target_": KINDS[node["_target_"]].builder})
+
+
+def register() -> None:
+    """Make the launchers known to Hydra."""
+    Plugins.instance().class_name_to_class.update(KINDS)

@@ -1,0 +1,148 @@
+"""``hydra/launcher=pool``: members on this machine, one or a pack on every GPU or on every slot of its CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from attnbench.base.cores import cores
+from attnbench.base.errors import ConfigError
+from attnbench.config.options import Count, PackSize
+from attnbench.launch.executor import Member
+from attnbench.launch.packing import objection, packs
+from attnbench.launch.process import MemberProcess
+from attnbench.runs.attempt import Outcome
+
+CPU_SLOTS = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class Pool:
+    """One process a member, or ``runtime.processes`` of them, or one for several members.
+
+    Attributes:
+        slots: processes at a time; None for as many as the GPUs hold, or two on a CPU.
+        pack: members that one process may train at once, where only their values differ; ``auto`` for as many as
+            keep all slots busy, None for one.
+    """
+
+    slots: Count | None = None
+    pack: PackSize | None = None
+
+    def refuse(self) -> None: ...
+
+    def crew(self, members: Sequence[Member]) -> PoolCrew:
+        gpus = visible_gpus() if any(member.on_gpu for member in members) else []
+        places = slots(self.slots, gpus, max(member.processes or 1 for member in members))
+        most = None if self.pack == "auto" else self.pack or 1
+        if most != 1:
+            _tell_who_is_alone(members)
+        return PoolCrew(places, most)
+
+
+def _tell_who_is_alone(members: Sequence[Member]) -> None:
+    for reason, count in Counter(filter(None, (objection(member.config) for member in members))).items():
+        print(f"not packed: {count} of {len(members)} members, {reason}", file=sys.stderr)
+
+
+@dataclasses.dataclass
+class Slot:
+    """A place for one process at a time: its environment and threads, the process and its members.
+
+    Attributes:
+        broken: members whose failure was shared, and is not taken for theirs.
+    """
+
+    environment: dict[str, str]
+    threads: int
+    members: Sequence[Member] = ()
+    process: MemberProcess | None = None
+    broken: dict[Member, Outcome] = dataclasses.field(default_factory=dict)
+
+
+def slots(count: int | None, gpus: Sequence[str], processes: int = 1) -> list[Slot]:
+    """Slots of ``processes`` GPUs each, as many as there are GPUs for unless ``count`` says otherwise; or of a CPU.
+
+    Raises:
+        ConfigError: a member needs more GPUs than there are.
+    """
+    if gpus and processes > len(gpus):
+        todo = f"there are {len(gpus)}; use fewer, or runtime.device=cpu"
+        raise ConfigError(f"a member of {processes} processes needs as many GPUs", "runtime.processes", todo)
+    number = count or (len(gpus) // processes if gpus else max(1, min(CPU_SLOTS, cores() // processes)))
+    threads = max(1, cores() // number)
+    shares = [[gpus[(i * processes + k) % len(gpus)] for k in range(processes)] if gpus else [] for i in range(number)]
+    return [Slot({"CUDA_VISIBLE_DEVICES": ",".join(share)} if gpus else {}, threads) for share in shares]
+
+
+def visible_gpus() -> list[str]:
+    """The numbers of the GPUs that may be used, found without importing torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return sorted((number for number in numbers if number.isdecimal()), key=int)
+
+
+class PoolCrew:
+    """Members in slots.
+
+    Args:
+        most: members that a process may train at once; None for no limit.
+    """
+
+    patience = 2.0
+
+    def __init__(self, places: Sequence[Slot], most: int | None = 1) -> None:
+        self.places, self.most = list(places), most
+        self.limits: dict[Member, int] = {}  # of packs, for members that came to grief in a larger one
+
+    def start(self, ready: Sequence[Member]) -> list[Member]:
+        free = [place for place in self.places if place.process is None]
+        waiting = packs(ready, len(self.places), self.most, self.limits) if free else []
+        for place, members in zip(free, waiting, strict=False):
+            place.process = MemberProcess([m.config for m in members], place.environment, place.threads)
+            place.members, now = members, time.monotonic()
+            for member in members:
+                member.began = now
+        return [member for pack in waiting[: len(free)] for member in pack]
+
+    def ended(self) -> list[Member]:
+        over = []
+        for place in self.places:
+            for number, outcome in (place.process.ended() if place.process else {}).items():
+                member = place.members[number]
+                if outcome.shared:
+                    place.broken[member] = outcome
+                else:
+                    member.outcome = outcome
+                    over.append(member)
+            if place.process and not place.process.alive:
+                over += self._smaller(place)
+                place.process, place.broken = None, {}
+        return over
+
+    def _smaller(self, place: Slot) -> list[Member]:
+        """The members of a pack that shall be tried again in a smaller one, or alone at last."""
+        if place.broken:
+            failure = next(iter(place.broken.values())).failure
+            size, limit = len(place.members), math.ceil(len(place.members) / 2)
+            self.limits |= dict.fromkeys(place.broken, limit)
+            print(f"a pack of {size} broke off: {failure}; now in packs of at most {limit}", file=sys.stderr)
+        return list(place.broken)
+
+    def stop(self) -> None:
+        for place in self.places:
+            if place.process is not None:
+                place.process.ask_to_save()
+
+    def close(self) -> None: ...

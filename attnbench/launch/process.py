@@ -1,0 +1,219 @@
+"""A member's process: forked from a warm one, out of the others' reach, asked to save by SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from attnbench.base.errors import Failure, Stopped, interrupt
+from attnbench.config.composition import Config
+from attnbench.runs.attempt import Outcome, attempt
+from attnbench.runs.folder import RunFolder
+
+POLL_SECONDS = 0.1
+
+# Imported once, in the process that the members' are forked from, and not once a member. Dynamo is what the first step
+# of any of torch's optimizers imports, compiled or not: a second and more.
+PRELOADED = [
+    "attnbench.runs.run",
+    "attnbench.training.tasks.classification",
+    "torch.utils.tensorboard",
+    "torch._dynamo",
+]
+
+
+class MemberProcess:
+    """A run, or a pack of runs, in a process of its own, which begins at once.
+
+    It has this process's working folder, and it is asked to save when this process ends, however that ends.
+
+    Args:
+        configs: the run, or the runs that it trains at once; see ``attnbench.runs.packed``.
+        environment: variables for it: the GPUs that it may see, its rank.
+        threads: of torch, for all processes of the run.
+    """
+
+    def __init__(self, configs: Sequence[Config], environment: Mapping[str, str], threads: int) -> None:
+        self.folders = [RunFolder(config.run_folder) for config in configs]
+        self.left = set(range(len(configs)))
+        self.main = environment.get("RANK", "0") == "0"
+        handle, name = tempfile.mkstemp(prefix="attnbench-", suffix=".log")
+        os.close(handle)
+        self.output = Path(name)
+        _warm()
+        context = multiprocessing.get_context("forkserver")
+        self.receiver, sender = context.Pipe(duplex=False)
+        self.open = True
+        arguments = (list(configs), dict(environment), threads, self.output, os.getcwd(), sender)
+        self.process = context.Process(target=_process, args=arguments)
+        with _nameless_main():
+            self.process.start()
+        sender.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs; its pipe says so too, where the process that it was forked from is gone."""
+        return self.open and (bool(self.left) or self.process.is_alive())
+
+    def ask_to_save(self) -> None:
+        """Ask it to save and end; asked again, to end at once."""
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def ended(self) -> dict[int, Outcome]:
+        """How its runs ended since the last question, by number; all that were left, once it has ended itself.
+
+        The end of a process that did not say it itself, killed or by ``sys.exit``, is written into status.json, and
+        what it had printed into train.log.
+        """
+        came = self._said()
+        self.left -= came.keys()
+        if not self.alive:
+            self.process.join()
+            came |= {number: self._silent(self.folders[number]) for number in sorted(self.left)}
+            self.open = False
+            self.receiver.close()
+            self.output.unlink(missing_ok=True)
+        return came
+
+    def _said(self) -> dict[int, Outcome]:
+        came: dict[int, Outcome] = {}
+        while self.open and self.receiver.poll():
+            try:
+                number, outcome = self.receiver.recv()
+                came[number] = outcome
+            except (EOFError, OSError):  # nothing, or not all of it
+                self.open = False
+        return came
+
+    def _silent(self, folder: RunFolder) -> Outcome:
+        path, code = str(folder.path), self.process.exitcode or 0
+        if code in (-signal.SIGTERM, Stopped.code):  # before it could listen, or asked twice
+            return Outcome("stopped", path, failure=Stopped("stopped without saving", path))
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        failure = Failure(how, path, "the same command continues it")
+        if self.main:
+            folder.died(failure, self.output.read_text(encoding="utf-8", errors="replace"))
+        return Outcome("failed", path, failure=failure, shared=len(self.folders) > 1)
+
+
+def attended(config: Config, environment: Mapping[str, str], threads: int, heard: Sequence[int]) -> Outcome:
+    """Run a member in a process of its own and wait for its end; each signal in ``heard`` asks it to save.
+
+    Args:
+        heard: grows while this waits; see ``signals``.
+    """
+    process, passed_on = MemberProcess([config], environment, threads), 0
+    outcomes: dict[int, Outcome] = {}
+    while process.alive:
+        if len(heard) > passed_on:
+            passed_on = len(heard)
+            process.ask_to_save()
+        time.sleep(POLL_SECONDS)
+        outcomes |= process.ended()
+    return outcomes[0]
+
+
+@contextmanager
+def signals(*kinds: signal.Signals) -> Iterator[list[int]]:
+    """The signals of some kinds that come, in a list instead of as interruptions."""
+    came: list[int] = []
+    before = [signal.signal(kind, lambda number, frame: came.append(number)) for kind in kinds]
+    try:
+        yield came
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+@cache
+def _warm() -> None:
+    """Start the process that members are forked from, deaf to what SLURM sends to every process of a job.
+
+    It shall import what this process imports, also where the package is not the one that is installed.
+    """
+    forkserver.set_forkserver_preload(PRELOADED)
+    kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
+    paths = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ.update({"PYTHONPATH": paths} if paths is not None else {})
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Hide this process's main module, which multiprocessing would import in every member, for nothing."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _process(
+    configs: list[Config], environment: dict[str, str], threads: int, output: Path, folder: str, sender: Connection
+) -> None:
+    """What a member's process does; the terminal's Ctrl-C does not reach it."""
+    signal.signal(signal.SIGTERM, interrupt)
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(environment, ATTNBENCH_CORES=str(threads))
+    log = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    threading.Thread(target=_save_when_orphaned, daemon=True).start()
+    logging.getLogger("attnbench").setLevel(logging.INFO)  # for train.log
+    outcomes: dict[int, Outcome] = {}
+
+    def ended(number: int, outcome: Outcome) -> None:
+        outcomes[number] = outcome
+        with suppress(BrokenPipeError):  # no one listens any more
+            sender.send((number, outcome))
+
+    try:
+        _attempt(configs, threads, ended)
+    except KeyboardInterrupt:
+        for number in set(range(len(configs))) - outcomes.keys():
+            path = str(configs[number].run_folder)
+            ended(number, Outcome("stopped", path, failure=Stopped("stopped before the first step", path)))
+    sys.exit(max(outcome.failure.code if outcome.failure else 0 for outcome in outcomes.values()))
+
+
+def _attempt(configs: list[Config], threads: int, ended: Callable[[int, Outcome], None]) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    if len(configs) == 1:
+        ended(0, attempt(lambda: configs[0]))
+    else:
+        from attnbench.runs import packed
+
+        packed.train(configs, ended)
+
+
+def _save_when_orphaned() -> None:
+    """Wait for the end of the process that started this one, which is not the one that it was forked from."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

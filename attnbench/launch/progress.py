@@ -1,0 +1,91 @@
+"""A sweep as it goes: a live table on a terminal, a line for every end elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attnbench.launch.executor import Member, Watcher
+from attnbench.training.metrics.titles import in_words
+from attnbench.training.recorder import clock, read_metrics
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESH_SECONDS = 1.0
+ROWS = 30  # of a table that shall fit a screen
+
+
+def watcher() -> Watcher:
+    """The one that fits where stderr goes."""
+    return LiveTable() if sys.stderr.isatty() else Lines()
+
+
+class Lines:
+    """One line on stderr when a member starts and when it ends."""
+
+    def __init__(self) -> None:
+        self.started: set[str] = set()
+        self.ended: set[str] = set()
+
+    def update(self, members: Sequence[Member]) -> None:
+        for member in members:
+            ended = member.outcome is not None and member.outcome.state != "skipped"
+            if (member.began is not None or ended) and member.name not in self.started:
+                self.started.add(member.name)
+                print(f"started: {member.name}", file=sys.stderr)
+            if member.outcome and ended and member.name not in self.ended:
+                self.ended.add(member.name)
+                what = member.outcome.failure or in_words(member.outcome.result)
+                print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
+
+    def close(self) -> None: ...
+
+
+class LiveTable:
+    """Members with their state, epoch, result so far and time left, redrawn every second."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+        self.drawn = 0.0
+        self.live.start()
+
+    def update(self, members: Sequence[Member]) -> None:
+        now = time.monotonic()
+        if now - self.drawn >= REFRESH_SECONDS:
+            self.drawn = now
+            self.live.update(drawing(members, now), refresh=True)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def drawing(members: Sequence[Member], now: float) -> Table:
+    """The table of a moment: what runs first, then what waits, then what ended."""
+    from rich.table import Table
+
+    ordered = sorted(members, key=lambda m: (m.outcome is not None, m.began is None))
+    ended = sum(m.outcome is not None for m in members)
+    table = Table("member", "state", "epoch", "result %", "left", title=f"{ended} of {len(members)} members ended")
+    for member in ordered[:ROWS]:
+        table.add_row(*row(member, now))
+    if len(ordered) > ROWS:
+        table.add_row(f"and {len(ordered) - ROWS} more")
+    return table
+
+
+def row(member: Member, now: float) -> tuple[str, str, str, str, str]:
+    """A member in five words."""
+    if member.outcome:
+        return member.name, member.outcome.state, "", in_words(member.outcome.result), ""
+    if member.began is None:
+        return member.name, "waiting", "", "", ""
+    lines = read_metrics(member.folder.path / "metrics.jsonl")
+    epochs = member.config.tree["schedule"]["epochs"]
+    left = clock((now - member.began) / len(lines) * (epochs - len(lines))) if lines else ""
+    return member.name, "running", f"{len(lines)}/{epochs}", in_words(lines[-1] if lines else None), left

@@ -1,0 +1,65 @@
+"""A sweep: `-m` over anything. One member's failure does not touch the others."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from attnbench.base import console
+from attnbench.base.errors import Failure
+from attnbench.config import composition as configuration
+from attnbench.runs.attempt import Outcome
+from attnbench.training.metrics.titles import in_words
+
+
+class Sweep(Callback):
+    """Checks all members before the first one starts, and closes with a table."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[list[str], Outcome]] = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose and check every member, so that a typo in the last one is found before the first one runs."""
+        for overrides in expand(list(config.hydra.overrides.task)):
+            try:
+                configuration.compose(overrides)
+            except Failure as failure:
+                print(f"error: {failure}", file=sys.stderr)
+                sys.exit(failure.code)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        self.members.append((list(job_return.overrides or []), job_return.return_value))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table; exit 1 if any member is not done."""
+        print_table(self.members)
+        if any(outcome.state in ("failed", "stopped") for _, outcome in self.members):
+            sys.exit(1)
+
+
+def expand(overrides: list[str]) -> list[list[str]]:
+    """The command lines of a sweep's members."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides)
+    return [list(member) for batch in BasicSweeper.split_arguments(parsed, None) for member in batch]
+
+
+def print_table(members: list[tuple[list[str], Outcome]]) -> None:
+    """One row a member: the overrides that tell it from the others, how it ended, its result or why it failed."""
+    from rich.table import Table
+
+    common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()
+    table = Table("member", "state", "result %", "folder or reason", title=" ".join(sorted(common)))
+    for overrides, outcome in members:
+        name = " ".join(o for o in overrides if o not in common)
+        table.add_row(name, outcome.state, in_words(outcome.result), str(outcome.failure or outcome.folder))
+    counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed", "stopped")}
+    console.show(table, ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))

@@ -1,0 +1,75 @@
+"""The attention branch that SE and SB share: GAP, FC, (BN,) ReLU, (dropout,) FC, (BN,) gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.config.options import Gate
+from attnbench.models.attention.squeeze import PooledAttention
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda z: torch.softmax(z, dim=1),  # over channels
+    "relu": torch.relu,
+    "none": lambda z: z,
+}
+
+
+class Gated(nn.Module):
+    """gate(z), a module of its own so that networks whose gates differ are alike but for their leaves."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, z: Tensor) -> Tensor:
+        return GATES[self.gate](z)
+
+
+class Branch(PooledAttention):
+    """a = gate(F(x)),  F(x) = [BN](W2 dropout(relu([BN](W1 gap(x))))).
+
+    (N, C_in, H, W) to a signal (N, C_out, 1, 1).
+
+    Args:
+        in_channels, hidden, out_channels: widths of the two fully connected layers.
+        gate: the function on the output; ``softmax`` runs over the channels.
+        norm: batch norm after each layer (the SB paper); else none (the SE and ECA papers).
+        bias: biases in the layers.
+        dropout: probability in the hidden layer, after its ReLU.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        *,
+        gate: Gate,
+        norm: bool = False,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(in_channels, hidden, bias=bias)
+        self.norm1 = nn.BatchNorm1d(hidden) if norm else nn.Identity()
+        self.relu = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.expand = nn.Linear(hidden, out_channels, bias=bias)
+        self.norm2 = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
+        self.gated = Gated(gate)
+
+    @property
+    def gate(self) -> str:
+        return self.gated.gate
+
+    def signal(self, pooled: Tensor) -> Tensor:
+        hidden = self.dropout(self.relu(self.norm1(self.reduce(pooled))))
+        return self.gated(self.norm2(self.expand(hidden)))
+
+    def extra_repr(self) -> str:
+        return f"gate={self.gate}"

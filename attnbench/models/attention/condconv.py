@@ -1,0 +1,41 @@
+"""Conditionally parameterized convolution: y = (sum_k r_k(x) W_k) * x, r from sigmoids (arXiv:1904.04971)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.config.options import Count, checked
+from attnbench.models.attention.convolution import dense_or_grouped
+from attnbench.models.attention.mixing import MixedConv2d
+from attnbench.models.attention.squeeze import Squeeze
+from attnbench.models.insertion import Site
+
+
+class ConditionalConvolution(nn.Module):
+    """y = (sum_k r_k(x) W_k) * x,  r(x) = sigmoid(W gap(x) + b).
+
+    (N, C_in, H, W) to (N, C, H', W'), in the place of a convolution.
+    """
+
+    def __init__(self, trunk: nn.Conv2d, kernels: int) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+        self.routing = nn.Linear(trunk.in_channels, kernels)
+        self.conv = MixedConv2d(trunk, kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x, torch.sigmoid(self.routing(self.squeeze(x))))
+
+
+@checked
+def condconv(site: Site, *, kernels: Count = 8) -> nn.Module:
+    """CondConv in the place of a site's convolution.
+
+    Args:
+        kernels: K, the paper's experts.
+
+    Raises:
+        ConfigError: the site's trunk is no convolution.
+    """
+    return ConditionalConvolution(dense_or_grouped(site, "condconv"), kernels)

@@ -1,0 +1,39 @@
+"""ECA without shared weights: y = T(x) * sigmoid(omega) (ECA paper, arXiv:1910.03151, equation 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnbench.config.options import OddInt, checked
+from attnbench.models.attention.squeeze import PooledAttention
+from attnbench.models.insertion import Attended, Site
+
+
+class LocalGate(PooledAttention):
+    """a_i = sigmoid(sum_j alpha_ij y_i+j), y = gap(x), j over k neighbours with channel i in their middle.
+
+    (N, C, H, W) to a signal (N, C, 1, 1). Every channel has its own k weights, no bias; neighbours beyond the
+    first and the last channel are zero, as in ECA.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        bound = kernel_size**-0.5  # as for ECA's convolution, which has the same fan-in
+        self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
+        self.kernel_size = kernel_size
+
+    def signal(self, pooled: Tensor) -> Tensor:
+        neighbours = F.pad(pooled, [self.kernel_size // 2] * 2).unfold(1, self.kernel_size, 1)
+        return torch.sigmoid((self.weight * neighbours).sum(2))
+
+
+@checked
+def eca_ns(site: Site, *, kernel_size: OddInt = 3) -> nn.Module:
+    """ECA-NS on the output of a site.
+
+    Args:
+        kernel_size: k, the channels that each gate sees.
+    """
+    return Attended(site.trunk, LocalGate(site.out_channels, kernel_size), reads="output", combine="mul")

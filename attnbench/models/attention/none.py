@@ -1,0 +1,10 @@
+"""No attention: the stock backbone."""
+
+from __future__ import annotations
+
+from attnbench.config.options import checked
+
+
+@checked
+def none() -> None:
+    """Nothing is inserted, whatever the placement."""

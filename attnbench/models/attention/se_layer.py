@@ -1,0 +1,24 @@
+"""Layer-wise SE: y = T(x) * sigmoid(F(x)), scaled attention (SB paper, arXiv:2103.13080, equation 1)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attnbench.config.options import Count, Fraction, Gate, checked
+from attnbench.models.attention.branch import Branch
+from attnbench.models.attention.sb import hidden_units
+from attnbench.models.insertion import Attended, Site
+
+
+@checked
+def se_layer(site: Site, *, gate: Gate = "sigmoid", hidden: Count = 1, dropout: Fraction = 0.0) -> nn.Module:
+    """Layer-wise SE reads the input of a site and scales its output; F is SB's branch, without lambda.
+
+    Args:
+        gate: the function on the branch's output; the paper tries tanh and others and sees them fail.
+        hidden: multiplies the hidden layer's width.
+        dropout: probability in the hidden layer.
+    """
+    units = hidden_units(site, hidden)
+    branch = Branch(site.in_channels, units, site.out_channels, gate=gate, norm=True, dropout=dropout)
+    return Attended(site.trunk, branch, reads="input", combine="mul")

@@ -1,0 +1,275 @@
+"""Parameters, multiply-adds and activations, and the ways in which the papers count operations.
+
+Multiply-adds are those of convolutions and matrix products, as torch's own counter finds them in whatever is
+computed. The papers count otherwise; ``COUNTERS`` names their ways:
+
+    macs       multiply-adds of convolutions and matrix products
+    sb         the SB paper's (Table 1): multiplications; macs, and one for each element that a gate multiplies
+    thop2019   the ECA paper's (Tables 2 and 3): a layer counter of early 2019. Convolutions their multiply-adds, linear
+               layers (2 in - 1) out, batch norm 4 an input element, ReLU 1 an element but only in a module's last use,
+               global pooling for attention (window + 1) an output, pools of side k: k an output (max) or k + 1
+               (average); functions that are no modules are free. The head's pool counts as AvgPool2d(7).
+    thop2019_late  the same counter from August 2019 on: activations and max pooling are free
+    detection  the ECA paper's (Table 4): convolutions their multiply-adds and one an output for a bias, batch norm 2
+               and ReLU 1 an element in every use, pools 1 an input element, linear layers in x out, transposed
+               convolutions as convolutions over their output; of a detector, 1000 regions and 100 masks included
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnbench.models.attention.squeeze import Squeeze
+from attnbench.models.insertion import Attended, Site
+
+Rule = Callable[[Any, Any, Any], int]  # module, input, output
+Size = int | tuple[int, int]  # an image's side, or its height and width
+
+
+@dataclass(frozen=True)
+class SiteCount:
+    """What stands at a site: the site's facts, what attention added there, and the attention's own size in words."""
+
+    path: str
+    block: str
+    role: str
+    stage: int
+    in_channels: int
+    out_channels: int
+    params: int
+    macs: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """A network's size for one image.
+
+    Attributes:
+        params: numbers that are learned; not running statistics.
+        macs: multiply-adds.
+        activations: elements that convolutions and linear layers put out.
+        attention_params, attention_macs: the part that the plain network does not have.
+        sites: where attention stands.
+    """
+
+    params: int
+    macs: int
+    activations: int
+    attention_params: int
+    attention_macs: int
+    sites: list[SiteCount]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: Size) -> Complexity:
+    """The size of a network and of the attention in it.
+
+    Args:
+        model: with attention.
+        plain: the same backbone without.
+        sites: what ``insert`` returned for the model.
+        size: side of the image, or its height and width.
+    """
+    ours, stock = _macs_by_module(model, size), _macs_by_module(plain, size)
+    return Complexity(
+        params=params(model),
+        macs=ours[""],
+        activations=activations(model, size),
+        attention_params=params(model) - params(plain),
+        attention_macs=ours[""] - stock[""],
+        sites=[_at_site(model, plain, site, ours, stock) for site in sites],
+    )
+
+
+def _at_site(model: nn.Module, plain: nn.Module, site: Site, ours: dict[str, int], stock: dict[str, int]) -> SiteCount:
+    """What stands at a site, less what stood there and what it took in."""
+    module = model.get_submodule(site.path)
+    before = [site.path, *site.absorbs]
+    return SiteCount(
+        site.path,
+        site.block,
+        site.role,
+        site.stage,
+        site.in_channels,
+        site.out_channels,
+        params(module) - sum(params(plain.get_submodule(path)) for path in before),
+        ours.get(site.path, 0) - sum(stock.get(path, 0) for path in before),
+        detail(module),
+    )
+
+
+def params(model: nn.Module) -> int:
+    """Numbers that are learned: weights, biases, norm scales and shifts; not running statistics."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def trainable(model: nn.Module) -> int:
+    """Numbers that training moves: those of frozen stages are not among them."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def macs(model: nn.Module, size: Size) -> int:
+    """Multiply-adds for one image, in evaluation mode."""
+    return _macs_by_module(model, size)[""]
+
+
+def activations(model: nn.Module, size: Size) -> int:
+    """Elements that convolutions and linear layers put out for one image."""
+    rules: dict[type, Rule] = dict.fromkeys(LAYERS, lambda module, x, y: y.numel())
+    return sum(_by_rule(model, size, rules, every_use=True))
+
+
+def detail(module: nn.Module) -> str:
+    """The size of an attention in words: ECA's kernel, the hidden width of a branch."""
+    words = []
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d):
+            words.append(f"k {part.kernel_size[0]}" if part.groups == 1 else f"{part.groups} groups")
+        elif isinstance(hidden := getattr(part, "reduce", None), (nn.Linear, nn.Conv2d)):
+            words.append(f"hidden {hidden.weight.shape[0]}")
+    return ", ".join(dict.fromkeys(words))
+
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def _convolution(module: Any, x: Tensor, y: Tensor) -> int:
+    return y.numel() * module.weight[0].numel()  # one product for each weight of the filter that made the element
+
+
+def _side(x: Tensor) -> int:
+    return x.shape[-1]
+
+
+THOP2019: dict[type, Rule] = {
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Linear: lambda module, x, y: (2 * module.in_features - 1) * y.numel(),
+    nn.BatchNorm1d: lambda module, x, y: 4 * x.numel(),
+    nn.BatchNorm2d: lambda module, x, y: 4 * x.numel(),
+    nn.ReLU: lambda module, x, y: x.numel(),
+    nn.ReLU6: lambda module, x, y: x.numel(),
+    nn.MaxPool2d: lambda module, x, y: module.kernel_size * y.numel(),
+    nn.AvgPool2d: lambda module, x, y: (module.kernel_size + 1) * y.numel(),
+    nn.AdaptiveAvgPool2d: lambda module, x, y: (_side(x) + 1) * y.numel(),
+    Squeeze: lambda module, x, y: x.numel() + y.numel(),
+}
+
+# From August 2019 on the same counter passes over activations and max pooling.
+THOP2019_LATE = {kind: rule for kind, rule in THOP2019.items() if kind not in (nn.ReLU, nn.ReLU6, nn.MaxPool2d)}
+
+DETECTION: dict[type, Rule] = {
+    nn.Conv1d: _convolution,
+    nn.Conv2d: lambda module, x, y: _convolution(module, x, y) + (y.numel() if module.bias is not None else 0),
+    nn.ConvTranspose2d: lambda module, x, y: y.numel() * module.weight[:, 0].numel() + y.numel(),
+    nn.Linear: lambda module, x, y: module.in_features * y.numel(),
+    nn.BatchNorm2d: lambda module, x, y: 2 * x.numel(),
+    nn.ReLU: lambda module, x, y: x.numel(),
+    nn.MaxPool2d: lambda module, x, y: x.numel(),
+    nn.AdaptiveAvgPool2d: lambda module, x, y: x.numel(),
+    Squeeze: lambda module, x, y: x.numel(),
+}
+
+# By name, so that torchvision need not be imported: its proposal head has a ReLU as a module where the paper's toolkit
+# spells it as a function, which counts nothing.
+DETECTION_HEADS: dict[str, Rule] = {"RPNHead": lambda module, x, y: -sum(feature.numel() for feature in x)}
+
+
+def _thop2019(model: nn.Module, size: Size) -> int:
+    return sum(_by_rule(model, size, THOP2019, every_use=False))
+
+
+def _thop2019_late(model: nn.Module, size: Size) -> int:
+    return sum(_by_rule(model, size, THOP2019_LATE, every_use=False))
+
+
+def _detection(model: nn.Module, size: Size) -> int:
+    return sum(_by_rule(model, size, {**DETECTION, **DETECTION_HEADS}, every_use=True))
+
+
+def _multiplications(model: nn.Module, size: Size) -> int:
+    """Multiply-adds, and the broadcast products of gates; the sums and the shifts of SB are not multiplications."""
+    rules: dict[type, Rule] = {Attended: lambda module, x, y: y.numel() if module.combine == "mul" else 0}
+    return macs(model, size) + sum(_by_rule(model, size, rules, every_use=True))
+
+
+COUNTERS: dict[str, Callable[[nn.Module, Size], int]] = {
+    "macs": macs,
+    "sb": _multiplications,
+    "thop2019": _thop2019,
+    "thop2019_late": _thop2019_late,
+    "detection": _detection,
+}
+
+
+def sb_overhead(cin: int, hidden: int, cout: int, height: int, width: int) -> dict[str, int]:
+    """Multiplications and additions of one SB branch, as the SB paper's equations 10 to 17 have them.
+
+    Pooling, two fully connected layers and the joining of the signal; norms and activations are left out.
+    """
+    return {
+        "multiplies": cin + cin * hidden + hidden * cout + cout,
+        "adds": cin * height * width + cin * hidden + hidden * cout + cout * height * width,
+    }
+
+
+def _macs_by_module(model: nn.Module, size: Size) -> dict[str, int]:
+    """Multiply-adds in each module, by its dotted name; the whole under the empty name."""
+    with _evaluated(model), FlopCounterMode(display=False) as counter:
+        model(image(model, size))
+    root = type(model).__name__
+    by_module = {"": counter.get_total_flops() // 2}
+    for name, operations in counter.get_flop_counts().items():
+        if name.startswith(root + "."):
+            by_module[name.removeprefix(root + ".")] = sum(operations.values()) // 2
+    return by_module
+
+
+def _by_rule(model: nn.Module, size: Size, rules: Mapping[Any, Rule], *, every_use: bool) -> list[int]:
+    """Operations of modules of the given types, or names of types, of every use of a module or of its last."""
+    counts: dict[nn.Module, list[int]] = {}
+
+    def rule(module: nn.Module) -> Rule | None:
+        return rules.get(type(module)) or rules.get(type(module).__name__)
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        taken = rule(module)
+        assert taken
+        operations = taken(module, inputs[0], output)
+        counts[module] = [*(counts.get(module, []) if every_use else []), operations]
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if rule(m)]
+    try:
+        with _evaluated(model):
+            model(image(model, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [operations for uses in counts.values() for operations in uses]
+
+
+def image(model: nn.Module, size: Size) -> Tensor:
+    """An image of nothing on a model's device, (1, 3, H, W)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

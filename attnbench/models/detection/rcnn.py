@@ -1,0 +1,145 @@
+"""Faster R-CNN (Ren et al., arXiv:1506.01497) and Mask R-CNN (He et al., arXiv:1703.06870) with a feature pyramid."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from attnbench.config.options import Count, Index
+from attnbench.models.detection.detector import Dense
+from attnbench.models.detection.features import Features
+
+RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
+REGION, MASK_REGION = 7, 14  # places a side of a region's features, for boxes and for masks
+COUNTED_REGIONS, COUNTED_MASKS = 1000, 100  # regions that a network is counted with
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class FasterRCNN:
+    """The options of ``detector=faster_rcnn``.
+
+    Attributes:
+        short_side, long_side: an image is resized to the first, unless its longer side were to exceed the second.
+        anchor_size: side in pixels of the anchors on the finest map; each coarser map has them twice as large.
+        channels: of the pyramid, and of the mask head.
+        hidden: width of the box head.
+        proposals: regions kept in evaluation; twice as many in training.
+        samples: regions of an image that the box head learns from.
+        frozen_stages: of the backbone, the stem with them; 0 trains all.
+        norm: ``frozen`` keeps the statistics of the backbone's batch norms; scale and shift are trained.
+        backbone_from: the folder of a classification run whose weights the backbone starts from.
+    """
+
+    short_side: Count = 800
+    long_side: Count = 1333
+    anchor_size: Count = 32
+    channels: Count = 256
+    hidden: Count = 1024
+    proposals: Count = 1000
+    samples: Count = 512
+    frozen_stages: Index = 1
+    norm: Literal["trained", "frozen"] = "frozen"
+    backbone_from: str | None = None
+
+    masks = False
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """800 x 1280 for a short side of 800: most photographs are close to 5:8, and the paper counts so."""
+        return self.short_side, self.short_side * 8 // 5
+
+    def network(self, body: nn.Module, num_classes: int) -> nn.Module:
+        pyramid = Pyramid(body, self.channels)
+        return TwoStage(pyramid, **self._parts(pyramid, num_classes + 1))
+
+    def settle(self, network: nn.Module) -> None:
+        network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
+
+    def _parts(self, pyramid: Pyramid, classes: int) -> dict[str, Any]:
+        """The arguments of torchvision's network; what is not here is as torchvision has it."""
+        sizes = tuple((self.anchor_size * 2**level,) for level in range(pyramid.levels + 1))
+        return {
+            "min_size": self.short_side,
+            "max_size": self.long_side,
+            "rpn_anchor_generator": AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
+            "rpn_pre_nms_top_n_train": 2 * self.proposals,
+            "rpn_pre_nms_top_n_test": self.proposals,
+            "rpn_post_nms_top_n_train": 2 * self.proposals,
+            "rpn_post_nms_top_n_test": self.proposals,
+            "box_batch_size_per_image": self.samples,
+            "box_roi_pool": pyramid.pooling(REGION),
+            "box_head": TwoMLPHead(self.channels * REGION**2, self.hidden),
+            "box_predictor": FastRCNNPredictor(self.hidden, classes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class MaskRCNN(FasterRCNN):
+    """The options of ``detector=mask_rcnn``: those of ``faster_rcnn``."""
+
+    masks = True
+
+    def network(self, body: nn.Module, num_classes: int) -> nn.Module:
+        pyramid, wide = Pyramid(body, self.channels), self.channels
+        return TwoStageWithMasks(
+            pyramid,
+            **self._parts(pyramid, num_classes + 1),
+            mask_roi_pool=pyramid.pooling(MASK_REGION),
+            mask_head=MaskRCNNHeads(wide, (wide,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(wide, wide, num_classes + 1),
+        )
+
+
+class Pyramid(Features):
+    """A backbone's feature maps, all of the same width, each with what the coarser ones know; and a coarser one."""
+
+    def __init__(self, body: nn.Module, channels: int) -> None:
+        super().__init__(body)
+        self.levels, self.out_channels = len(self.channels), channels
+        self.fpn = FeaturePyramidNetwork(self.channels, channels, extra_blocks=LastLevelMaxPool())
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        maps: OrderedDict[str, Tensor] = self.fpn(super().forward(images))
+        return maps
+
+    def pooling(self, side: int) -> MultiScaleRoIAlign:
+        """What cuts regions out of the maps, each as ``side`` x ``side`` places."""
+        return MultiScaleRoIAlign([str(level) for level in range(self.levels)], side, 2)
+
+
+class _Regions(Dense):
+    """What the two networks have in common."""
+
+    backbone: Pyramid
+    rpn: Any
+    roi_heads: Any
+
+    def dense(self, images: Tensor) -> list[Tensor]:
+        """The heads' outputs for the maps, and for regions of nothing: as many as a network is counted with."""
+        maps = self.backbone(images)
+        wide, heads = self.backbone.out_channels, self.roi_heads
+        regions = images.new_zeros(COUNTED_REGIONS, wide, REGION, REGION)
+        outputs = [*self.rpn.head(list(maps.values())), *heads.box_predictor(heads.box_head(regions))]
+        if heads.has_mask():
+            regions = images.new_zeros(COUNTED_MASKS, wide, MASK_REGION, MASK_REGION)
+            outputs.append(heads.mask_predictor(heads.mask_head(regions)))
+        return outputs
+
+
+class TwoStage(_Regions, TorchvisionFasterRCNN):
+    """torchvision's Faster R-CNN, sampling, losses and suppression included."""
+
+
+class TwoStageWithMasks(_Regions, TorchvisionMaskRCNN):
+    """torchvision's Mask R-CNN."""

@@ -1,0 +1,133 @@
+"""SSD-Lite (Liu et al., arXiv:1512.02325; Sandler et al., arXiv:1801.04381) as the pytorch-ssd project lays it out.
+
+Two feature maps of the backbone and four of extra blocks, six boxes at each place of a map, separable convolutions as
+heads. The SB paper trains it on VOC with MobileNetV2 at 300x300: maps of 19, 10, 5, 3, 2 and 1 places a side.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
+from torchvision.models.detection.ssdlite import SSDLiteHead
+from torchvision.models.mobilenetv2 import InvertedResidual
+
+from attnbench.config.options import Count, Index
+from attnbench.models.detection.detector import IMAGENET, Dense
+from attnbench.models.detection.features import Features
+
+EXTRAS = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))  # channels and expansion of the blocks behind the backbone
+STEPS = (16, 32, 64, 100, 150, 300)  # pixels between places of each map at SIZE
+SIZE = 300
+SCALES = tuple(at / SIZE for at in (60, 105, 150, 195, 240, 285, 330))  # sides of the boxes, parts of the image
+RATIOS = (2, 3)
+HALF = ([127 / 255] * 3, [128 / 255] * 3)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class SSD:
+    """The options of ``detector=ssd``.
+
+    Attributes:
+        size: side of the square that every image is resized to.
+        normalize: ``half`` is (x - 127) / 128, as the cited project has it; ``imagenet`` is torchvision's, for weights
+            that were trained with it.
+        frozen_stages: of the backbone, the stem with them; 0 trains all.
+        norm: ``frozen`` keeps the statistics of the backbone's batch norms.
+        backbone_from: the folder of a classification run whose weights the backbone starts from.
+    """
+
+    size: Count = SIZE
+    normalize: Literal["half", "imagenet"] = "half"
+    frozen_stages: Index = 0
+    norm: Literal["trained", "frozen"] = "trained"
+    backbone_from: str | None = None
+
+    masks = False
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    def network(self, body: nn.Module, num_classes: int) -> SingleShot:
+        backbone = Extended(body)
+        mean, std = HALF if self.normalize == "half" else IMAGENET
+        priors = Priors(backbone.strides, self.size)
+        head = _head(backbone.out_channels, priors.num_anchors_per_location(), num_classes + 1)
+        sides = (self.size, self.size)
+        return SingleShot(backbone, priors, sides, num_classes + 1, image_mean=mean, image_std=std, head=head)
+
+    def settle(self, network: nn.Module) -> None:
+        network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
+
+
+class SingleShot(Dense, TorchvisionSSD):
+    """torchvision's SSD, matching, losses and suppression included."""
+
+    def dense(self, images: Tensor) -> dict[str, Tensor]:
+        """Class logits (N, boxes, classes) and box offsets (N, boxes, 4)."""
+        heads: dict[str, Tensor] = self.head(list(self.backbone(images).values()))
+        return heads
+
+
+class Extended(Features):
+    """A backbone's two coarsest maps, and four more by extra blocks, each of half the resolution."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__(body, levels=2)
+        norm = partial(nn.BatchNorm2d)
+        blocks, channels = [], self.channels[-1]
+        for wide, expansion in EXTRAS:
+            blocks.append(InvertedResidual(channels, wide, 2, expansion, norm_layer=norm))
+            channels = wide
+        self.extra = nn.ModuleList(blocks)
+        _xavier(self.extra)
+        self.out_channels = [*self.channels, *(wide for wide, _ in EXTRAS)]
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        maps = super().forward(images)
+        last = maps[str(len(maps) - 1)]
+        for block in self.extra:
+            last = block(last)
+            maps[str(len(maps))] = last
+        return maps
+
+
+class Priors(DefaultBoxGenerator):
+    """The boxes of pytorch-ssd: two squares and four rectangles a place, centres and sides kept inside the image.
+
+    Its maps at 300 pixels are not quite as far apart as they are coarse (a map of 19 places has one every 16 pixels);
+    other sizes and strides are laid out evenly.
+    """
+
+    def __init__(self, strides: list[int], size: int) -> None:
+        steps = list(STEPS) if size == SIZE and strides == [16, 32] else None
+        super().__init__([list(RATIOS)] * len(STEPS), scales=list(SCALES), steps=steps)
+
+    def _grid_default_boxes(self, *args: Any, **options: Any) -> Tensor:
+        boxes: Tensor = super()._grid_default_boxes(*args, **options)
+        return boxes.clamp(0, 1)
+
+
+def _head(channels: list[int], boxes: list[int], classes: int) -> SSDLiteHead:
+    """Separable convolutions on every map but the last, which has one place: a 1x1 convolution."""
+    head = SSDLiteHead(channels, boxes, classes, nn.BatchNorm2d)
+    for part, columns in ((head.classification_head, classes), (head.regression_head, 4)):
+        part.module_list[-1] = nn.Conv2d(channels[-1], boxes[-1] * columns, 1)
+    _xavier(head)
+    return head
+
+
+def _xavier(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            torch.nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                torch.nn.init.zeros_(layer.bias)

@@ -1,0 +1,156 @@
+"""A network as it is evaluated: batch norm inside the convolutions, signals known before the maps that they change."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+from collections import Counter
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from attnbench.models.attention.squeeze import PooledAttention
+from attnbench.models.insertion import COMBINE, Attended, reference
+from attnbench.models.ops import fused_norm
+
+log = logging.getLogger("attnbench")
+
+IN_PLACE = {"mul": operator.imul, "add": operator.iadd}  # of a map that nobody else has
+PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # what autocast computes in its precision; by exact type
+
+
+def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of a network for evaluation without gradients: the same outputs up to rounding, in fewer passes.
+
+    By its running statistics each batch norm u = a z + b becomes a part of the convolution that it follows, also
+    where SB's shift or a gate stands between them (`Shifted`). A gate that sees gap(u) of a pointwise convolution is
+    known before u is (`Foreseen`). A network that cannot be traced is returned as it is, in evaluation mode.
+
+    Args:
+        dtype: of the autocast in which the copy is called. Weights are kept in it, where autocast would bring them
+            into it for each batch.
+    """
+    network = copy.deepcopy(model).eval()
+    for module in network.modules():
+        if isinstance(module, Attended):
+            module.backend = reference
+    try:
+        calls = [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
+    except Exception as error:  # the network's own code runs on what has no values, and may fail in any way
+        log.debug("%s is evaluated with its batch norms: it cannot be traced (%s)", type(model).__name__, error)
+        return model.eval()
+    times = Counter(call.target for call in calls)
+    for norm in [call for call in calls if fused_norm.is_plain(network.get_submodule(str(call.target)))]:
+        if times[norm.target] == 1:
+            _fold(network, norm, times)
+    for module in network.modules():
+        if dtype is not None and type(module) in PRODUCTS:
+            module.to(dtype)
+    return network
+
+
+class _Tracer(fx.Tracer):
+    """Sees into sites, but not into their attention."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = module_qualified_name.endswith(".attention") or type(m).__module__.startswith("attnbench.attention.")
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+def _fold(network: nn.Module, norm: fx.Node, times: Counter[object]) -> None:
+    """Take one batch norm into what it reads, if nothing else reads that."""
+    source = cast(fx.Node, norm.args[0])
+    between = source.target in COMBINE.values()
+    layer = cast(fx.Node, source.args[0]) if between else source
+    alone = len(source.users) == len(layer.users) == times[layer.target] == 1
+    if layer.op != "call_module" or not alone or type(network.get_submodule(str(layer.target))) is not nn.Conv2d:
+        return
+    path, name = str(layer.target), str(norm.target)
+    conv, batch_norm = cast(nn.Conv2d, network.get_submodule(path)), cast(nn.BatchNorm2d, network.get_submodule(name))
+    if not between:
+        network.set_submodule(path, fuse_conv_bn_eval(conv, batch_norm))
+    elif _is_shiftable(site := network.get_submodule(path.removesuffix(".trunk"))):
+        network.set_submodule(path.removesuffix(".trunk"), Shifted(conv, cast(Attended, site), batch_norm))
+    else:
+        return
+    network.set_submodule(name, nn.Identity())
+    if not between:
+        _foresee(network, path, name.partition(".trunk")[0])
+
+
+def _is_shiftable(site: nn.Module) -> bool:
+    if not isinstance(site, Attended) or not isinstance(site.attention, PooledAttention):
+        return False
+    return site.reads == "input" and site.combine in ("mul", "add")
+
+
+def _foresee(network: nn.Module, conv: str, path: str) -> None:
+    """Let the gate of a site see the input of the pointwise convolution before it, where that is the smaller map."""
+    site, layer = network.get_submodule(path), cast(nn.Conv2d, network.get_submodule(conv))
+    if not (isinstance(site, Attended) and _is_foreseeable(site, layer)):
+        return
+    if conv.startswith(f"{path}."):
+        network.set_submodule(path, Foreseen(layer, site))
+    else:
+        network.set_submodule(conv, Foreseen(layer, site))
+        network.set_submodule(path, nn.Identity())
+
+
+def _is_foreseeable(site: Attended, conv: nn.Conv2d) -> bool:
+    if not isinstance(site.attention, PooledAttention) or site.reads != "output" or site.combine == "replace":
+        return False
+    pointwise = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    parts = list(site.trunk) if isinstance(site.trunk, nn.Sequential) else [site.trunk]
+    alone = all(part is conv or isinstance(part, nn.Identity) for part in parts)
+    return pointwise and alone and conv.in_channels < conv.out_channels
+
+
+class Foreseen(nn.Module):
+    """u = W h + b, y = u s or u + s with s = signal(W gap(h) + b), which is gap(u).
+
+    Args:
+        conv: W and b, pointwise, (N, C, H, W) to (N, C', H, W).
+        site: the attention, and how its signal meets u.
+    """
+
+    def __init__(self, conv: nn.Conv2d, site: Attended) -> None:
+        super().__init__()
+        self.conv, self.attention, self.combine = conv, cast(PooledAttention, site.attention), site.combine
+
+    def forward(self, h: Tensor) -> Tensor:
+        # Not by the convolution, whose weights would be brought into the layout of large maps for each batch.
+        pooled = F.linear(fused_norm.pool(h), self.conv.weight.flatten(1), self.conv.bias)
+        s = self.attention.signal(pooled)[:, :, None, None]
+        u = self.conv(h)
+        return IN_PLACE[self.combine](u, s.to(u.dtype))
+
+
+class Shifted(nn.Module):
+    """y = a (W x + s) + b = (a W) x + (a s + b): the signal is a bias for each sample; or y = (a W) x s + b.
+
+    Args:
+        conv: W, (N, C, H, W) to (N, C', H', W').
+        site: the attention, which reads x, and how its signal meets W x.
+        norm: a and b, of a batch norm by its running statistics.
+    """
+
+    def __init__(self, conv: nn.Conv2d, site: Attended, norm: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.combine = cast(PooledAttention, site.attention), site.combine
+        a, b = fused_norm.running_coefficients(cast(fused_norm.Norm, norm))
+        self.conv = copy.deepcopy(conv)
+        self.conv.weight = nn.Parameter(conv.weight * a[:, None, None, None])
+        self.conv.bias = nn.Parameter(conv.bias * a) if conv.bias is not None else None
+        self.a, self.b = nn.Buffer(a.detach()), nn.Buffer(b.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.attention.signal(fused_norm.pool(x))
+        u = self.conv(x)
+        if self.combine == "mul":
+            return torch.addcmul(self.b.to(u.dtype)[:, None, None], u, s.to(u.dtype)[:, :, None, None])
+        u += (self.a * s + self.b).to(u.dtype)[:, :, None, None]
+        return u

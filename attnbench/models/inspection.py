@@ -1,0 +1,35 @@
+"""What a network is before it is trained: its parameters, operations and sites, counted on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnbench.config import catalog, composition
+from attnbench.config.composition import Config
+from attnbench.models import complexity, factory
+from attnbench.models.complexity import Complexity, Size
+
+Setting = tuple[int, Size]  # classes, and the side of an image or its height and width
+
+
+def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], Setting]:
+    """The size of the network that a command line makes.
+
+    Returns:
+        The configuration, the size, each counter's operations, and the number of classes and the image's side.
+    """
+    composed = composition.compose(overrides)
+    classes, size = catalog.setting(composed, overrides)
+    model, sites = factory.sketch(composed, classes)
+    plain, _ = factory.sketch(composed.without_attention(), classes)
+    operations = {name: counter(model, size) for name, counter in complexity.COUNTERS.items()}
+    return composed, complexity.measure(model, plain, sites, size), operations, (classes, size)
+
+
+def title(composed: Config, setting: Setting) -> str:
+    """What was counted: ``eca at block on resnet50, 1000 classes, 224x224``."""
+    c = composed.choices
+    where = f"{c['attention']} at {c['placement']} on " if c["attention"] != "none" else ""
+    height, width = (setting[1], setting[1]) if isinstance(setting[1], int) else setting[1]
+    detector = f"{c['detector']} with " if "detector" in c else ""
+    return f"{detector}{where}{c['backbone']}, {setting[0]} classes, {height}x{width}"

@@ -1,0 +1,190 @@
+"""S networks of one shape as one network, by exchanging its leaves.
+
+Modules without weights of their own stay as they are: they work on each sample by itself. Layers whose weights can be
+stacked take the forms of ``ops/packed.py``; for any other module with weights the networks take turns. Whether that
+makes up the S networks is not believed but tried: ``mistake``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.models.attention.branch import GATES, Gated
+from attnbench.models.attention.sb import ShiftAndBalance
+from attnbench.models.insertion import Attended, reference
+from attnbench.models.ops.packed import Packed, PackedConv, PackedDropout, PackedLinear, PackedNorm, Turns
+
+TOLERANCE = 1e-6  # between one network alone and among others, in float64: far above rounding, far below a mistake
+
+
+class PackedShift(Packed):
+    """SB's signal with each network's lambda; see ``ShiftAndBalance``."""
+
+    lambda_: Tensor
+    squeeze: nn.Module
+    branch: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.signal(self.squeeze(x))[:, :, None, None]
+
+    def signal(self, pooled: Tensor) -> Tensor:
+        return (self.lambda_.flatten(1)[:, None] * self.apart(self.branch.signal(pooled))).flatten(0, 1)
+
+
+class PackedGate(Packed):
+    """Each network's gate; see ``Gated``."""
+
+    def __init__(self, members: Sequence[Any], generators: Sequence[torch.Generator]) -> None:
+        super().__init__(members, generators)
+        self.gates = [GATES[member.gate] for member in members]
+
+    def forward(self, z: Tensor) -> Tensor:
+        if len(set(self.gates)) == 1:
+            return self.gates[0](z)
+        return torch.cat([gate(mine) for gate, mine in zip(self.gates, z.chunk(len(self.gates)), strict=True)])
+
+
+# By exact type: a subclass may do other things.
+PACKED: dict[type[nn.Module], type[Packed]] = {
+    nn.Conv1d: PackedConv,
+    nn.Conv2d: PackedConv,
+    nn.Linear: PackedLinear,
+    nn.BatchNorm1d: PackedNorm,
+    nn.BatchNorm2d: PackedNorm,
+    nn.Dropout: PackedDropout,
+    Gated: PackedGate,
+    ShiftAndBalance: PackedShift,
+}
+
+
+class Stack:
+    """Networks of one shape as one; their parameters and buffers become slices of its.
+
+    Args:
+        models: the networks, on one device.
+        generators: each network's own source of random numbers, on that device.
+
+    Attributes:
+        network: from (S N, ...) inputs, the first network's first, to (S N, ...) outputs.
+        in_turns: the types of modules for which the networks take turns, by dotted name.
+
+    Raises:
+        ValueError: two layers of a network share a weight.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> None:
+        self.models, self.generators = tuple(models), tuple(generators)
+        self.in_turns: dict[str, str] = {}
+        self.network = self._packed(self.models, "")
+        leaves = [leaf for leaf in self.network.modules() if isinstance(leaf, Packed)]
+        self.shared = [
+            (whole, [getattr(member, name) for member in leaf.members])
+            for leaf in leaves
+            for name, whole in leaf.named_parameters(recurse=False)
+        ]
+        if len({id(parameters[0]) for _, parameters in self.shared}) < len(self.shared):
+            raise ValueError("two layers share a weight, which cannot be a slice of two")
+
+    def _packed(self, members: Sequence[nn.Module], path: str) -> nn.Module:
+        kind = type(members[0])
+        if kind in PACKED and getattr(members[0], "padding_mode", "zeros") == "zeros":
+            packed: nn.Module = PACKED[kind](members, self.generators)
+        elif _is_structure(members):
+            packed = copy.copy(members[0])
+            packed._modules = {}
+            if isinstance(packed, Attended):
+                packed.backend = reference  # the others know stock batch norm
+        else:
+            self.in_turns[path.lstrip(".")] = kind.__name__
+            return Turns(members, self.generators)
+        for name, child in members[0]._modules.items():
+            below = None if child is None else self._packed([m._modules[name] for m in members], f"{path}.{name}")  # type: ignore[misc]
+            packed._modules[name] = below
+        return packed
+
+    def hand_out(self) -> None:
+        """Add the gradients that the stacked weights have got to those of the networks' own, and forget them."""
+        for whole, parameters in self.shared:
+            if whole.grad is not None:
+                for parameter, mine in zip(parameters, whole.grad.unbind(), strict=True):
+                    parameter.grad = mine if parameter.grad is None else parameter.grad + mine
+                whole.grad = None
+
+
+def _is_structure(members: Sequence[nn.Module]) -> bool:
+    """Whether modules do nothing but call others and functions, in the same way: they can be one for all networks."""
+    first = members[0]
+    owns = any(t is not None for t in (*first._parameters.values(), *first._buffers.values()))
+    return not owns and not hasattr(first, "set_progress") and all(_plain(m) == _plain(first) for m in members)
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are numbers, words or collections of them."""
+    return {k: v for k, v in vars(module).items() if k[0] != "_" and _is_plain(v)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str))
+
+
+def mistake(models: Sequence[nn.Module], images: Tensor) -> str:
+    """What is wrong with networks packed, beside the same ones alone, after a step on a few images; "" for nothing.
+
+    Args:
+        models: networks of one shape, in training; copies of them are tried.
+        images: (S, N, ...), for each network its own.
+    """
+    alone, packed = [_exact(model) for model in models], [_exact(model) for model in models]
+    images, device = images.double(), images.device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            expected = torch.cat([_seeded(s, model)(images[s]) for s, model in enumerate(alone)])
+        stack = Stack(packed, [torch.Generator(device).manual_seed(s) for s in range(len(models))])
+        got = stack.network(images.flatten(0, 1))
+        for outputs in (expected, got):
+            outputs.square().mean().backward()
+        stack.hand_out()
+    except Exception as error:  # whatever a network that was not written for this stumbles over
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    if not _close(expected, got):
+        return "its outputs differ"
+    for one, other in zip(alone, packed, strict=True):
+        for (name, a), (_, b) in zip(_learned(one), _learned(other), strict=True):
+            if not _close(a, b):
+                return f"{name} differs"
+    return ""
+
+
+def _exact(model: nn.Module) -> nn.Module:
+    """A copy in float64, as it is written, without dropout: its draws need not be the same on all devices."""
+    model = copy.deepcopy(model).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, Attended):
+            module.backend = reference
+    return model
+
+
+def _seeded(seed: int, model: nn.Module) -> nn.Module:
+    torch.manual_seed(seed)
+    return model
+
+
+def _learned(model: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
+    """Gradients and statistics."""
+    yield from ((name, parameter.grad) for name, parameter in model.named_parameters())
+    yield from model.named_buffers()
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return bool((a - b).double().norm() <= TOLERANCE * (1 + a.double().norm()))

@@ -1,0 +1,322 @@
+"""The same weights under other names: timm's own SE and ECA slots, the released ECA-Nets, files of any of them.
+
+A network of ours keeps its stock names and gets two words in at every site: ``layer1.0.bn2.trunk.weight`` and
+``layer1.0.bn2.attention.conv.weight``. Others have a module of its own for the attention of a block's output:
+
+    timm             layer1.0.se.fc1.weight, layer1.0.se.fc1.bias, layer1.0.se.conv.weight
+    ECA-Net ResNets  layer1.0.eca.conv.weight         (github.com/BangguWu/ECANet, models/eca_resnet.py)
+    its MobileNetV2  features.2.conv.4.conv.weight    (models/eca_mobilenetv2.py: the last module of the branch)
+
+Every conversion writes our own tensors in the other layout, compares, and only then copies: either all of the weights
+or, with one line that says which keys are at fault, none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.base.errors import ConfigError, StorageError
+from attnbench.models.attention.branch import Branch
+from attnbench.models.attention.eca import EfficientChannelAttention
+from attnbench.models.insertion import Attended
+from attnbench.models.placement import known_blocks
+
+Weights = Mapping[str, Tensor]
+
+LISTED = 5  # keys of each kind that an error names
+
+# What a wrapper (DataParallel or DDP, torch.compile) puts before every name.
+PREFIXES = ("module.", "_orig_mod.")
+
+# Under which of these a checkpoint keeps its state dict, if it is not one itself.
+WRAPS = ("state_dict", "model")
+
+# Ours to timm's, inside an SE; ECA has conv.weight everywhere.
+TIMM_SE = {
+    "reduce.weight": "fc1.weight",
+    "reduce.bias": "fc1.bias",
+    "expand.weight": "fc2.weight",
+    "expand.bias": "fc2.bias",
+}
+AT_SITE = re.compile(r"(?P<site>.+?)\.(?P<part>trunk|attention)\.(?P<name>.+)")
+SE_WEIGHT = re.compile(r".*\.se\.fc[12]\.weight")
+SE_BIAS = re.compile(r".*\.se\.fc[12]\.bias")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU, without what a wrapper added to its names.
+
+    Args:
+        path: ``.safetensors``, or anything of torch's (also of old versions) that ``weights_only`` admits: a state
+            dict, or a checkpoint that holds one as ``state_dict`` or ``model``.
+
+    Raises:
+        StorageError: no such file, or no state dict in it.
+    """
+    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    while isinstance(content, Mapping) and (key := next((w for w in WRAPS if isinstance(content.get(w), Mapping)), "")):
+        content = content[key]
+    tensors = isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values())
+    if not tensors:
+        raise StorageError("no state dict in this file", path, f"it may be wrapped in {' or '.join(WRAPS)}")
+    return stripped(content)
+
+
+def stripped(weights: Weights) -> dict[str, Tensor]:
+    """Weights under the network's own names: without ``module.`` and ``_orig_mod.`` before all of them.
+
+    A moving average's count of updates goes, too.
+    """
+    plain = {key: value for key, value in weights.items() if key != "n_averaged"}
+    while prefix := next((p for p in PREFIXES if plain and all(key.startswith(p) for key in plain)), ""):
+        plain = {key.removeprefix(prefix): value for key, value in plain.items()}
+    return plain
+
+
+def load(model: nn.Module, weights: Weights, where: object) -> None:
+    """Load weights under the model's own names; all of them or none.
+
+    Args:
+        where: the file they are from, for the error.
+
+    Raises:
+        StorageError: they do not fit; it names missing and unexpected keys and wrong shapes, five of each.
+    """
+    _copy(model.state_dict(), weights, where)
+
+
+def to_timm(model: nn.Module, theirs: nn.Module) -> None:
+    """Copy our weights into a timm network with its own SE or ECA slots; equal weights give equal logits.
+
+    Where our SE has no biases, timm's become zero.
+
+    Args:
+        model: a ResNet of torchvision's or timm's names with SE or ECA at its blocks' output.
+        theirs: such as ``timm.create_model("resnet50", block_args={"attn_layer": "se"})``. Its trunk must be of the
+            same design: names and shapes are compared, but a stride has neither.
+
+    Raises:
+        ConfigError: timm has no slot that computes what ours does there, or its slot is of a kind that ours is not.
+        StorageError: keys or shapes differ, as with another hidden width (timm rounds it to a multiple of 8) or k.
+    """
+    ours = _as_timm(model)
+    _refuse_other_slots(theirs)
+    expected = theirs.state_dict()
+    _copy(expected, _with_biases(ours, expected), "timm's network")
+
+
+def from_timm(model: nn.Module, theirs: nn.Module) -> None:
+    """Copy the weights of a timm network with its own SE or ECA slots into ours; the way back of `to_timm`.
+
+    Raises:
+        ConfigError, StorageError: as `to_timm`; also biases of timm's that are not zero where our SE has none.
+    """
+    ours = _as_timm(model)
+    _refuse_other_slots(theirs)
+    _copy(ours, _with_biases(theirs.state_dict(), ours), "timm's network")
+
+
+def load_released(model: nn.Module, source: Path | Weights) -> None:
+    """Load a state dict in the layout of the released ECA-Nets into our ResNet or MobileNetV2 with ECA.
+
+    Args:
+        model: such as ``create_model("resnet50", "eca", attention_kwargs={"kernel_size": [3, 5, 5, 7]})``, which is
+            what the released ECA-Net50 needs.
+        source: the file, or its state dict.
+
+    Raises:
+        ConfigError: the model has another attention than ECA, or has it elsewhere than at its blocks' output.
+        StorageError: it does not fit; for another k the line says which kernel sizes the weights have.
+    """
+    weights = read(source) if isinstance(source, Path) else stripped(source)
+    slots = {path: _released_slot(model, path) for path in _sites(model)}
+    if other := [path for path in slots if not isinstance(_attended(model, path).attention, EfficientChannelAttention)]:
+        raise ConfigError(f"the attention at {other[0]} is not ECA", "attention", "the released networks have eca")
+    expected = _renamed(model, slots)
+    ours, theirs = (_kernel_sizes(model, slots, some) for some in (expected, weights))
+    todo = f"build the network with attention.kernel_size={theirs}" if theirs and ours != theirs else ""
+    _copy(expected, weights, source if isinstance(source, Path) else "ECA-Net's layout", todo)
+
+
+def listed(keys: Iterable[str]) -> str:
+    """The first five and how many more there are: ``a, b, c, d, e and 3 more``."""
+    names = list(keys)
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, as one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
+    except Exception as error:  # torch raises whatever it stumbles over
+        raise StorageError(f"no weights that can be loaded safely: {first_line(error)}", path) from error
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
+    except SafetensorError as error:
+        raise StorageError(f"no safetensors file: {first_line(error)}", path) from error
+
+
+def _sites(model: nn.Module) -> list[str]:
+    """The paths of a model's attention, all of which gates a block's output by SE or ECA.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    paths = [path for path, module in model.named_modules() if isinstance(module, Attended)]
+    for path in paths:
+        if reason := _peculiarity(model, path):
+            todo = "use se or eca with gate=sigmoid, norm=false at placement=block"
+            raise ConfigError(f"other layouts have no slot for the attention at {path}: {reason}", "attention", todo)
+    return paths
+
+
+def _peculiarity(model: nn.Module, path: str) -> str:
+    """Why an attention is none that others have a slot for; empty if it is one."""
+    module = _attended(model, path)
+    attention = module.attention
+    if module.reads != "output" or module.combine != "mul" or not _plain(attention):
+        return f"it is {type(attention).__name__}({attention.extra_repr()}), {module.extra_repr()}"
+    parent, _, leaf = path.rpartition(".")
+    norms = [name for name, _ in model.get_submodule(parent).named_children() if re.fullmatch(r"(bn)?\d+", name)]
+    last = max(norms, key=lambda name: int(name.removeprefix("bn")), default="")
+    return "" if leaf == last else f"{leaf} is not the last norm of {parent}"
+
+
+def _plain(attention: nn.Module) -> bool:
+    """Whether it is ECA, or SE of two layers with a ReLU between and a sigmoid after them."""
+    if isinstance(attention, Branch):
+        norms = (attention.norm1, attention.norm2)
+        return attention.gate == "sigmoid" and all(isinstance(norm, nn.Identity) for norm in norms)
+    return isinstance(attention, EfficientChannelAttention)
+
+
+def _attended(model: nn.Module, path: str) -> Attended:
+    module = model.get_submodule(path)
+    assert isinstance(module, Attended)
+    return module
+
+
+def _as_timm(model: nn.Module) -> dict[str, Tensor]:
+    """Our own tensors, not copies of them, under timm's names and in its shapes."""
+    slots = {path: f"{path.rpartition('.')[0]}.se" for path in _sites(model)}
+    return {
+        key: value[:, :, None, None] if SE_WEIGHT.fullmatch(key) else value  # a layer (out, in) as a 1x1 convolution
+        for key, value in _renamed(model, slots).items()
+    }
+
+
+def _released_slot(model: nn.Module, path: str) -> str:
+    """Where the official networks have the ECA of a block: after the last norm, in a Sequential or by name."""
+    parent, _, leaf = path.rpartition(".")
+    return f"{parent}.{int(leaf) + 1 if isinstance(model.get_submodule(parent), nn.Sequential) else 'eca'}"
+
+
+def _renamed(model: nn.Module, slots: Mapping[str, str]) -> dict[str, Tensor]:
+    """The state dict with every site's attention under its slot's name, and its trunk under the stock one.
+
+    Args:
+        slots: a site's path to the name of its slot.
+    """
+    renamed = {}
+    for key, value in model.state_dict().items():
+        match = AT_SITE.fullmatch(key)
+        if match and match["site"] in slots:
+            site, part, name = match.groups()
+            key = f"{site}.{name}" if part == "trunk" else f"{slots[site]}.{TIMM_SE.get(name, name)}"
+        renamed[key] = value
+    return renamed
+
+
+def _kernel_sizes(model: nn.Module, slots: Mapping[str, str], weights: Weights) -> list[int]:
+    """k for each stage, read from the shapes of weights in the released layout; empty if they do not tell."""
+    stages = {f"{name}.": stage for name, stage, _ in known_blocks(model)}
+    found: dict[int, set[int]] = {stage: set() for stage in stages.values()}
+    for path, slot in slots.items():
+        stage = next(stage for block, stage in stages.items() if path.startswith(block))
+        weight = weights.get(f"{slot}.conv.weight")
+        found[stage].add(weight.shape[-1] if weight is not None and weight.ndim == 3 else 0)
+    one_each = all(len(sizes) == 1 and 0 not in sizes for sizes in found.values())
+    return [size for sizes in found.values() for size in sizes] if one_each else []
+
+
+def _refuse_other_slots(theirs: nn.Module) -> None:
+    """Refuse slots of timm's that have the names of SE or ECA and compute something else."""
+    for path, slot in theirs.named_modules():
+        if path.endswith(".se") and not isinstance(slot, nn.Identity) and not _plain_slot(slot):
+            kind = type(slot).__name__
+            raise ConfigError(f"timm's {path} is {kind}, not plain SE or ECA", "attn_layer", "use se or eca")
+
+
+def _plain_slot(slot: nn.Module) -> bool:
+    from timm.layers import EcaModule, SEModule, Sigmoid
+
+    if not isinstance(slot, (SEModule, EcaModule)) or not isinstance(slot.gate, (nn.Sigmoid, Sigmoid)):
+        return False
+    if isinstance(slot, EcaModule):
+        return slot.conv2 is None
+    return isinstance(slot.bn, nn.Identity) and isinstance(slot.act, nn.ReLU) and not slot.add_maxpool
+
+
+def _with_biases(given: Weights, expected: Weights) -> dict[str, Tensor]:
+    """What is given, made to have SE's biases where they are expected: a missing bias is zero, and a zero one nothing.
+
+    Raises:
+        StorageError: there is no place for a bias that is not zero.
+    """
+    differ = sorted(key for key in expected.keys() ^ given.keys() if SE_BIAS.fullmatch(key))
+    lost = [key for key in differ if key in given and given[key].any()]
+    if lost:
+        todo = "build the SE with attention.bias=true"
+        raise StorageError(f"biases that are not zero and an SE without: {listed(lost)}", "timm's network", todo)
+    plain = {key: value for key, value in given.items() if key not in differ}
+    return plain | {key: torch.zeros_like(expected[key]) for key in differ if key in expected}
+
+
+def _copy(expected: Weights, given: Weights, where: object, todo: str = "") -> None:
+    """Copy weights into tensors of the same names and shapes, all or none.
+
+    Counts of batches that the given weights lack, as those of torch before 0.4.1, stay as they are.
+
+    Raises:
+        StorageError: names or shapes differ.
+    """
+    missing = [key for key in expected if key not in given and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in given if key not in expected]
+    both = [key for key in expected if key in given]
+    shapes = [
+        f"{key} {_shape(given[key])} for {_shape(expected[key])}"
+        for key in both
+        if given[key].shape != expected[key].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
+    if found := [f"{kind} {listed(keys)}" for kind, keys in kinds.items() if keys]:
+        what = f"the weights do not fit: {'; '.join(found)}"
+        raise StorageError(what, where, todo or "build the network that they are of")
+    with torch.no_grad():
+        for key in both:
+            expected[key].copy_(given[key])
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,242 @@
+"""Any set of runs beside one another: what differs, means and deviations over seeds, paired differences.
+
+Numbers come from result.json alone. Runs are grouped by configuration; what differs is found, not told. Each group is
+compared, seed by seed, with the one without attention, or with the first one. Configurations that differ are never
+averaged: ``by`` says what a picture has on its axis, and the rest of what differs becomes curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from attnbench.base.errors import ConfigError, DataError
+from attnbench.reports.report import source_of
+from attnbench.reports.statistics import Paired, paired, spread
+from attnbench.runs import results
+from attnbench.runs.results import ABSENT, Run
+from attnbench.training.metrics.titles import TITLES
+
+METHOD = ("attention", "placement")  # keys of what is compared; the others are the setting it is compared in
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one configuration.
+
+    Attributes:
+        values: by the keys that tell the groups apart.
+        scores: the metric by seed.
+        missing: seeds that other groups have and this one has not.
+        baseline: the label of the group that it is compared with; empty for that group itself.
+        against: the difference to the baseline; None for the baseline itself, and where no seed is shared.
+    """
+
+    values: dict[str, Any]
+    runs: list[Run]
+    scores: dict[int, float]
+    mean: float
+    std: float | None
+    missing: list[int]
+    baseline: str = ""
+    against: Paired | None = None
+
+    @property
+    def label(self) -> str:
+        return label(self.values)
+
+    def at(self, key: str) -> Any:
+        """A value of the group's configuration."""
+        return self.runs[0].value(key)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several groups beside one another.
+
+    Attributes:
+        keys: what tells the groups apart.
+        axis: the one of them that a picture has on its axis.
+        common: what all runs share, in words.
+        notes: what a reader has to know to trust it.
+        unfinished: runs without a result, with the reason.
+    """
+
+    metric: str
+    keys: list[str]
+    axis: str
+    groups: list[Group]
+    common: str
+    notes: list[str] = field(default_factory=list)
+    unfinished: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return f"{metric_name(self.metric)}: {self.common}"
+
+
+def label(values: dict[str, Any]) -> str:
+    """``eca kernel_size=3``: an attention by its name, other keys with their last part."""
+    words = [
+        str(value) if key in results.NAMED else f"{key.rpartition('.')[2]}={text(value)}"
+        for key, value in values.items()
+        if value != ABSENT
+    ]
+    return " ".join(words) or "all runs"
+
+
+def text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+NAMES = {
+    "top1": "top-1 accuracy after the last epoch (%)",
+    "top5": "top-5 accuracy after the last epoch (%)",
+    "best_top1": "top-1 accuracy of the best epoch (%), chosen on the images it is measured on",
+    **{name: f"{title} after the last epoch (%)" for name, title in TITLES.items() if not name.startswith("top")},
+    "params": "parameters",
+    "macs": "multiply-adds an image",
+    "images_per_s": "training speed (images/s)",
+    "seconds": "training time (s)",
+    "peak_memory_bytes": "peak memory (bytes)",
+}
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words, with its unit."""
+    return NAMES.get(metric, metric)
+
+
+def compare(
+    runs: Sequence[Run], *, by: str | None = None, metric: str = "top1", baseline: str | None = None
+) -> Comparison:
+    """Group runs by what differs between them, and set each group against its baseline.
+
+    Args:
+        by: the key on the axis; by default the last one that differs.
+        metric: a number of result.json.
+        baseline: ``key=value`` of the groups to compare with; by default those without attention, else the first.
+
+    Raises:
+        ConfigError: nothing differs by ``by``, or there is no such baseline.
+        DataError: no run is done, or none has the metric.
+    """
+    done, notes = _without_repeats([run for run in runs if run.result])
+    unfinished = [(str(run.folder), run.state) for run in runs if not run.result]
+    if not done:
+        states = ", ".join(sorted({state for _, state in unfinished})) or "there are none"
+        raise DataError(f"none of {len(runs)} runs is done", runs[0].folder if runs else "", states)
+    results.refuse_other_metric(done, metric)
+    keys, along = results.differing(done)
+    axis = _axis(done, keys, by)
+    shown = [key for key in keys if key != axis] + ([axis] if axis else [])
+    groups = _groups(done, shown, metric)
+    groups = _against(groups, keys, axis if by else "", baseline)
+    notes += [f"{key} differs along with {', '.join(keys)}" for key in along if key != axis]
+    return Comparison(metric, shown, axis, groups, _common(done, shown), notes + provenance(done), unfinished)
+
+
+def _without_repeats(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+    """Of several runs of one configuration and seed the first; the others are named."""
+    first: dict[Any, Run] = {}
+    notes = []
+    for run in runs:
+        kept = first.setdefault((run.identity, run.seed), run)
+        if kept is not run:
+            notes.append(f"{run.folder} is not counted: the same run as {kept.folder}")
+    return list(first.values()), notes
+
+
+def _axis(runs: Sequence[Run], keys: Sequence[str], by: str | None) -> str:
+    if by is None:
+        return keys[-1] if keys else ""
+    varied = sorted({key for run in runs for key in run.values if len({str(r.value(key)) for r in runs}) > 1})
+    if by not in varied:
+        todo = f"there are {', '.join(varied) or 'none'}"
+        raise ConfigError(f"{by} does not differ between these runs", "--by", todo)
+    return by
+
+
+def _groups(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Group]:
+    """The configurations, those without attention first, else ordered by their values."""
+    seeds = sorted({run.seed for run in runs})
+    kinds: dict[Any, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (_order(run, keys), run.seed)):
+        kinds.setdefault(run.identity, []).append(run)
+    groups = []
+    for members in kinds.values():
+        scores = {run.seed: float(run.result[metric]) for run in members if results.is_number(run.result.get(metric))}
+        if scores:
+            over_seeds = spread(list(scores.values()))
+            assert over_seeds is not None
+            values = {key: members[0].value(key) for key in keys}
+            missing = [seed for seed in seeds if seed not in scores]
+            groups.append(Group(values, members, scores, over_seeds.mean, over_seeds.std, missing))
+    return groups
+
+
+def _order(run: Run, keys: Sequence[str]) -> list[Any]:
+    return [run.value("attention") != "none", *(rank(run.value(key)) for key in keys)]
+
+
+def rank(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, then words; lists by their length."""
+    if results.is_number(value):
+        return 0, float(value), ""
+    return (1, len(value), str(value)) if isinstance(value, list) else (2 if value != ABSENT else -1, 0.0, str(value))
+
+
+def _against(groups: list[Group], keys: Sequence[str], axis: str, baseline: str | None) -> list[Group]:
+    """Each group with its difference to the baseline of its setting."""
+    method = [key for key in keys if key.split(".")[0] in METHOD] or ([axis] if axis else list(keys))
+    setting = [key for key in keys if key not in method]
+    chosen: dict[Any, Group] = {}
+    for group in groups:
+        if _is_baseline(group, baseline):
+            chosen.setdefault(tuple(str(group.at(key)) for key in setting), group)
+    if baseline and not chosen:
+        raise ConfigError(f"no group has {baseline}", "--baseline", f"write one of {', '.join(keys)} as key=value")
+    if not baseline:  # the first of each setting that has no plain network
+        for group in groups:
+            chosen.setdefault(tuple(str(group.at(key)) for key in setting), group)
+    return [_set_against(group, chosen.get(tuple(str(group.at(key)) for key in setting))) for group in groups]
+
+
+def _is_baseline(group: Group, baseline: str | None) -> bool:
+    if baseline is None:
+        return bool(group.at("attention") == "none")
+    key, _, value = baseline.partition("=")
+    return text(group.at(key)) == value
+
+
+def _set_against(group: Group, base: Group | None) -> Group:
+    if base is None or base is group:
+        return group
+    return replace(group, baseline=base.label, against=paired(group.scores, base.scores))
+
+
+def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
+    """The setting that all runs share, in words."""
+    words = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
+    epochs = sorted({run.result.get("epochs") for run in runs}, key=str)
+    seeds = sorted({run.seed for run in runs})
+    words += [f"{'/'.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    return ", ".join(words) + f" (seeds {', '.join(map(str, seeds))})"
+
+
+def provenance(runs: Sequence[Run]) -> list[str]:
+    """Commits, devices and data, each with its number of runs."""
+    notes = []
+    for name, values in (
+        ("commit", [run.environment.get("commit") for run in runs]),
+        ("device", [run.environment.get("device") for run in runs]),
+        ("data", [source_of(run.result) for run in runs]),
+    ):
+        counts = {value: values.count(value) for value in values if value}
+        if len(counts) > 1:
+            listed = ", ".join(f"{value} ({count} runs)" for value, count in counts.items())
+            notes.append(f"{len(counts)} kinds of {name}: {listed}")
+        elif counts:
+            notes.append(f"{name} {next(iter(counts))}")
+    return notes

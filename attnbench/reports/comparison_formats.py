@@ -1,0 +1,114 @@
+"""A comparison of runs as CSV, Markdown and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attnbench.base import files
+from attnbench.reports.comparison import Comparison, Group, text
+from attnbench.reports.figures import saving, sweep
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row for each group, as the CSV file has it: numbers in full, an empty cell where there is none."""
+    return [
+        {
+            **{key: text(value) for key, value in group.values.items()},
+            "metric": comparison.metric,
+            "mean": group.mean,
+            "std": _cell(group.std),
+            "n": len(group.scores),
+            "seeds": " ".join(map(str, group.scores)),
+            "missing_seeds": " ".join(map(str, group.missing)),
+            "baseline": group.baseline,
+            "difference": _cell(group.against.mean if group.against else None),
+            "low": _cell(group.against.low if group.against else None),
+            "high": _cell(group.against.high if group.against else None),
+            "pairs": group.against.n if group.against else "",
+            "runs": " ".join(str(run.folder) for run in group.runs),
+        }
+        for group in comparison.groups
+    ]
+
+
+def _cell(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
+def as_csv(comparison: Comparison) -> str:
+    table = rows(comparison)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return file.getvalue()
+
+
+HEADS = ("mean ± std", "n", "difference [95 %]")
+
+
+def cells(comparison: Comparison, group: Group) -> list[str]:
+    """A group's line in a printed table."""
+    several = len(bases(comparison)) > 1
+    return [
+        *(text(value) for value in group.values.values()),
+        number(group.mean) + (f" ± {number(group.std)}" if group.std is not None else ""),
+        str(len(group.scores)) + (f" (no seed {', '.join(map(str, group.missing))})" if group.missing else ""),
+        _difference(group) + (f" to {group.baseline}" if several and group.baseline else ""),
+    ]
+
+
+def bases(comparison: Comparison) -> list[str]:
+    """What groups are compared with."""
+    return list(dict.fromkeys(group.baseline for group in comparison.groups if group.baseline))
+
+
+def _difference(group: Group) -> str:
+    against = group.against
+    if against is None:
+        return "no common seed" if group.baseline else ""
+    words = f"{against.mean:+,.3f}"
+    if against.low is not None and against.high is not None:
+        return f"{words} [{against.low:+,.3f}, {against.high:+,.3f}]"
+    return f"{words} (one pair, no interval)"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.3f}"
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What stands below a table."""
+    lines = ["± is the sample standard deviation over n seeds; without it n is 1."]
+    if bases(comparison):
+        what = "Differences are paired by seed, with a Student-t 95 % confidence interval"
+        lines.append(f"{what}, to {'; '.join(bases(comparison))}.")
+    return [*lines, *comparison.notes, *(f"not finished: {folder}: {why}" for folder, why in comparison.unfinished)]
+
+
+def as_markdown(comparison: Comparison) -> str:
+    heads = [*comparison.keys, *HEADS]
+    lines = [f"# {comparison.title}", "", _line(heads), _line("---" for _ in heads)]
+    lines += [_line(cells(comparison, group)) for group in comparison.groups]
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks(comparison))]) + "\n"
+
+
+def _line(words: Iterable[str]) -> str:
+    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """compare.csv, compare.md and compare.png in a folder."""
+    files.make_folder(folder)
+    contents = {
+        "compare.csv": as_csv(comparison).encode(),
+        "compare.md": as_markdown(comparison).encode(),
+        "compare.png": saving.png(sweep.along(comparison), comparison.title, dpi=200),
+    }
+    for name, content in contents.items():
+        files.write(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    return [folder / name for name in contents]

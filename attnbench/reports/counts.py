@@ -1,0 +1,102 @@
+"""Printed parameters and operations against ours: printed | ours | matched, with the reason where it cannot match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from torch import nn
+
+from attnbench.config.composition import Config, compose, prepared
+from attnbench.models import complexity
+from attnbench.reports.paper_tables import Column, Row, Table
+
+Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # the network on the meta device, its images' size
+Composed = Callable[[Sequence[str]], Config]  # the configuration of a row's overrides
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed count and ours.
+
+    Attributes:
+        printed: as the paper has it.
+        ours: exact, in plain units; None where there is nothing to count.
+        unit: of the print.
+        matched: whether ours rounds to the print.
+        note: why not, or how it comes about.
+    """
+
+    printed: str
+    ours: int | None
+    unit: str
+    matched: bool
+    note: str = ""
+
+
+def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, Cell]]]:
+    """All counted cells of a table, row by row."""
+    with prepared():
+        return [(row, cells(table, row, sketch, composed)) for row in table.rows]
+
+
+def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, Cell]]]) -> dict[str, Any]:
+    """The form of ``attnbench table ID --count --json``."""
+    rows = [
+        {
+            "label": row.label,
+            "overrides": row.overrides,
+            "cells": {name: vars(cell) for name, cell in cells.items()},
+            "note": row.note.get("*", ""),
+        }
+        for row, cells in counted
+    ]
+    return {"id": table.id, "title": table.title, "source": table.source, "notes": table.notes, "rows": rows}
+
+
+def rounds_to(ours: int, printed: str, per: float) -> bool:
+    """Whether a count in plain units, divided by ``per``, rounds to the printed digits."""
+    digits = Decimal(printed)
+    return (Decimal(ours) / Decimal(per)).quantize(digits, ROUND_HALF_UP) == digits
+
+
+def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) -> dict[str, Cell]:
+    """The counted cells of a row, by column."""
+    counted = {}
+    for name, column in table.columns.items():
+        if column.counter and name in row.printed:
+            ours = _ours(row, row.counter.get(name, column.counter), sketch, composed)
+            counted[name] = _cell(row, name, column, ours)
+    return counted
+
+
+def _cell(row: Row, name: str, column: Column, ours: int | None) -> Cell:
+    printed, note, unit = row.printed[name], row.note.get(name, ""), row.unit.get(name, column.unit)
+    if name in row.counts and not _is_number(printed):  # a formula: its sum over the network is known
+        return Cell(printed, ours, unit, ours == row.counts[name], note)
+    matched = ours is not None and rounds_to(ours, printed, row.per.get(name, column.per))
+    return Cell(printed, ours, unit, matched, note)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _ours(row: Row, counter: str, sketch: Sketch, compose: Composed) -> int | None:
+    """The number that a counter gives for a row's network."""
+    if row.overrides is None:
+        return None
+    composed = compose(row.overrides)
+    model, size = sketch(composed)
+    if counter == "params":
+        return complexity.params(model)
+    if counter == "trainable":
+        return complexity.trainable(model)
+    if counter == "module_params":
+        return complexity.params(model) - complexity.params(sketch(composed.without_attention())[0])
+    if counter == "sb_added":
+        plain, _ = sketch(composed.without_attention())
+        return complexity.COUNTERS["sb"](model, size) - complexity.COUNTERS["sb"](plain, size)
+    return complexity.COUNTERS[counter](model, size)

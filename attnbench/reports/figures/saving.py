@@ -1,0 +1,92 @@
+"""A picture as files: PNG and PDF, and an image that TensorBoard shows."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.base import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+DPI = 110
+COLOURS = 256
+RGB = 3  # as TensorBoard numbers it
+
+
+def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
+    """A picture's pixels in 256 colours, the same for the same picture; what it is of is written into it."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    drawn, file, written = io.BytesIO(), io.BytesIO(), PngInfo()
+    picture.savefig(drawn, format="png", dpi=dpi)
+    written.add_itxt("Description", about)
+    pixels = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)  # a third of the bytes
+    pixels.save(file, "png", optimize=True, pnginfo=written)
+    return file.getvalue()
+
+
+def pdf(picture: Picture, about: str = "") -> bytes:
+    """A picture's lines, the same for the same picture."""
+    file = io.BytesIO()
+    unknown: Any = None  # when and by what, so that only the picture counts
+    about_it = {"Subject": about, "CreationDate": unknown, "Creator": unknown, "Producer": unknown}
+    picture.savefig(file, format="pdf", metadata=about_it)
+    return file.getvalue()
+
+
+def save(picture: Picture, name: str, about: str, folder: Path, board: Path) -> list[Path]:
+    """Write a picture as PNG and PDF, and for TensorBoard.
+
+    Args:
+        name: of the figure, ``eca/1``: ``eca-1.png`` and the tag ``eca/1``.
+        about: what it shows, kept inside the files.
+        folder: where PNG and PDF go.
+        board: the log folder that TensorBoard shows.
+
+    Returns:
+        PNG and PDF.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    stem = name.replace("/", "-")
+    pixels = png(picture, about)
+    written = {folder / f"{stem}.png": pixels, folder / f"{stem}.pdf": pdf(picture, about)}
+    files.make_folder(folder)
+    for path, content in written.items():
+        files.write(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    _show(pixels, name, stem, board)
+    return list(written)
+
+
+def _show(pixels: bytes, tag: str, stem: str, board: Path) -> None:
+    """An event file with the picture; an earlier one of the same figure goes."""
+    files.make_folder(board)
+    earlier = list(board.glob(f"events.out.tfevents.*.{stem}"))
+    now = time.time()
+    path = board / f"events.out.tfevents.{now:.6f}.{stem}"  # by time: TensorBoard reads a folder's files in that order
+    files.write(path, lambda file: file.write(_events(pixels, tag, now)))
+    for old in earlier:
+        with files.changing(old):
+            old.unlink(missing_ok=True)
+
+
+def _events(pixels: bytes, tag: str, now: float) -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    width, height = struct.unpack(">II", pixels[16:24])  # of the PNG's header
+    image = Summary.Image(encoded_image_string=pixels, width=width, height=height, colorspace=RGB)
+    drawn = Event(wall_time=now, step=0, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+    file = io.BytesIO()
+    records = RecordWriter(file)
+    for event in (Event(wall_time=now, file_version="brain.Event:2"), drawn):
+        records.write(event.SerializeToString())
+    return file.getvalue()

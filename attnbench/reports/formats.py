@@ -1,0 +1,285 @@
+"""A report as text, Markdown, CSV, LaTeX, HTML or JSON. The title, with what was changed in it, stands in each."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from attnbench.reports.paper_tables import Column
+from attnbench.reports.report import BEST, COMPARED, MEASURED, Cell, Line, Report, Trace, as_dict, remarks
+from attnbench.reports.statistics import Paired
+
+WIDTH = 400  # columns of a table that is not for a terminal
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A report in words: a heading for each column, and the rows."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def grid(made: Report) -> Grid:
+    headings, makers = ["row"], [lambda line: line.label]
+    for name, column in made.chosen.table.columns.items():
+        for heading, words in _columns(name, column, made):
+            headings.append(heading)
+            makers.append(words)
+    return Grid(headings, [[words(line) for words in makers] for line in made.lines])
+
+
+Words = Callable[[Line], str]
+
+
+def _columns(name: str, column: Column, made: Report) -> list[tuple[str, Words]]:
+    """The columns that one of the paper's becomes."""
+
+    def of(words: Callable[[Cell], str]) -> Words:
+        return lambda line: words(line.cells[name]) if name in line.cells else ""
+
+    printed = (f"{name} {column.unit} printed", of(_printed))
+    if column.counter:
+        return [printed, (f"{name} ours", of(_counted))]
+    if name not in MEASURED:
+        return [printed]
+    measured = [printed, (f"{name} ours", of(_ours)), (f"{name} difference", of(_difference))]
+    if name in BEST:
+        measured.append((f"{name} best epoch", of(_best)))
+    if name == COMPARED[0] and any(line.baseline for line in made.lines):
+        measured.append((f"{name} to baseline [95 %]", lambda line: _paired(line, name)))
+    return measured
+
+
+def _printed(cell: Cell) -> str:
+    return f"{cell.printed} ± {cell.printed_std}" if cell.printed_std else cell.printed
+
+
+def _counted(cell: Cell) -> str:
+    if not isinstance(cell.ours, int):
+        return ""
+    inexact = f"{cell.ours / cell.per:.{_digits(cell)}f} ({cell.ours:,})" if cell.per != 1 else f"{cell.ours:,}"
+    return inexact if cell.matched else f"{inexact} not as printed"
+
+
+def _ours(cell: Cell) -> str:
+    if cell.ours is None:
+        return cell.state
+    gap = "" if cell.state == "done" else f"; {cell.state}"
+    return f"{_spread(cell.ours, cell.std, cell.n, _digits(cell))}{gap}"
+
+
+def _best(cell: Cell) -> str:
+    return _spread(cell.best.mean, cell.best.std, cell.best.n, _digits(cell)) if cell.best else ""
+
+
+def _spread(mean: float, std: float | None, n: int, digits: int) -> str:
+    return f"{mean:.{digits}f} (n=1)" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f} (n={n})"
+
+
+def _difference(cell: Cell) -> str:
+    return "" if cell.difference is None else f"{cell.difference:+.{_digits(cell)}f}"
+
+
+def _paired(line: Line, name: str) -> str:
+    if line.baseline is None:
+        return ""
+    if name not in line.paired:
+        return f"no pair with {line.baseline}"
+    return f"{_interval(line.paired[name], _digits(line.cells[name]))} to {line.baseline}"
+
+
+def _interval(paired: Paired, digits: int) -> str:
+    if paired.low is None:
+        return f"{paired.mean:+.{digits}f} (n=1)"
+    return f"{paired.mean:+.{digits}f} [{paired.low:+.{digits}f}, {paired.high:+.{digits}f}] (n={paired.n})"
+
+
+def _digits(cell: Cell) -> int:
+    return len(cell.printed.partition(".")[2]) or 2
+
+
+def _notes(made: Report) -> list[str]:
+    """The remarks, the table's notes and those of its cells, each with the rows that it is about."""
+    about: dict[str, list[str]] = {}
+    for line in made.lines:
+        for note in dict.fromkeys([line.note, *(cell.note for cell in line.cells.values())]):
+            if note:
+                about.setdefault(note, []).append(line.label)
+    noted = [f"{', '.join(labels)}: {note}" for note, labels in about.items()]
+    return [*remarks(made), *made.chosen.table.notes, *noted]
+
+
+def _traced(label: str, trace: Trace) -> list[str]:
+    """Where a run lies and what made it, in words."""
+    value = "" if trace.value is None else f"{trace.value:.3f}"
+    state = f"{trace.state}: {trace.reason}" if trace.reason else trace.state
+    return [label, str(trace.seed), state, value, trace.folder, trace.commit or "", trace.device or ""]
+
+
+TRACED = ["row", "seed", "state", "result", "folder", "commit", "device"]
+
+
+def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) -> str:
+    """Tables for a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False, soft_wrap=False)
+    for made in reports:
+        words = grid(made)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in words.headings:
+            table.add_column(heading, overflow="fold")
+        for row in words.rows:
+            table.add_row(*map(_plain, row))
+        console.print(made.title, style="bold", markup=False)
+        console.print(table)
+        for note in _notes(made):
+            console.print(f"- {note}", markup=False)
+    written = console.file
+    assert isinstance(written, io.StringIO)
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+
+
+def _plain(cell: str) -> str:
+    from rich.markup import escape
+
+    return escape(cell)
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    parts = []
+    for made in reports:
+        words = grid(made)
+        parts += [f"## {made.title}", "", *_piped(words.headings, words.rows), ""]
+        parts += [f"- {note}" for note in _notes(made)]
+        parts += ["", "Runs:", "", *_piped(TRACED, [_traced(*found) for found in made.traces]), ""]
+    return "\n".join(parts)
+
+
+def _piped(headings: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+CSV = (
+    "table", "title", "changed_protocol", "row", "column", "unit", "printed", "printed_std", "ours", "std", "n",
+    "seeds", "state", "difference", "best_epoch_mean", "best_epoch_std", "baseline", "paired_difference",
+    "paired_low", "paired_high", "paired_n", "note",
+)  # fmt: skip
+
+
+def comma_separated(reports: Sequence[Report]) -> str:
+    """A line for each cell, numbers in full."""
+    written = io.StringIO()
+    writer = csv.DictWriter(written, CSV, lineterminator="\n")
+    writer.writeheader()
+    for made in reports:
+        for line in made.lines:
+            for name, cell in line.cells.items():
+                writer.writerow(_flat(made, line, name, cell))
+    return written.getvalue()
+
+
+def _flat(made: Report, line: Line, name: str, cell: Cell) -> dict[str, object]:
+    paired = line.paired.get(name)
+    values = {key: getattr(cell, key) for key in ("unit", "printed", "printed_std", "ours", "std", "state", "note")}
+    return values | {
+        "table": made.chosen.table.id,
+        "title": made.title,
+        "changed_protocol": made.chosen.changed,
+        "row": line.label,
+        "column": name,
+        "n": cell.n if cell.runs else "",
+        "seeds": " ".join(str(trace.seed) for trace in cell.runs if trace.value is not None),
+        "difference": cell.difference,
+        "best_epoch_mean": cell.best and cell.best.mean,
+        "best_epoch_std": cell.best and cell.best.std,
+        "baseline": line.baseline,
+        "paired_difference": paired and paired.mean,
+        "paired_low": paired and paired.low,
+        "paired_high": paired and paired.high,
+        "paired_n": paired and paired.n,
+    }
+
+
+def latex(reports: Sequence[Report]) -> str:
+    """Tables for the package booktabs."""
+    parts = ["% \\usepackage{booktabs}"]
+    for made in reports:
+        words = grid(made)
+        rows = [f"{' & '.join(map(_tex, row))} \\\\" for row in words.rows]
+        parts += [
+            *(f"% {note}" for note in _notes(made)),
+            "\\begin{table}",
+            f"\\caption{{{_tex(made.title)}}}",
+            f"\\begin{{tabular}}{{{'l' * len(words.headings)}}}",
+            "\\toprule",
+            f"{' & '.join(map(_tex, words.headings))} \\\\",
+            "\\midrule",
+            *rows,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\par\\footnotesize",
+            *(f"{_tex(note)}. " for note in remarks(made)),
+            "\\end{table}",
+        ]
+    return "\n".join([*parts, ""])
+
+
+TEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\^{}"}
+TEX |= {"±": "$\\pm$", "<": "$<$", ">": "$>$", "[": "{[}"}
+
+
+def _tex(words: str) -> str:
+    return "".join(TEX.get(c, c) for c in words)
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;margin:1rem 0}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ccc;text-align:left;font-variant-numeric:tabular-nums}"
+    ".changed{color:#a00}footer{color:#555;font-size:.9em}"
+)
+
+
+def page(reports: Sequence[Report]) -> str:
+    """One page that needs no other file."""
+    parts = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">']
+    parts += [f"<title>{html.escape('; '.join(made.title for made in reports))}</title>"]
+    parts += [f"<style>{STYLE}</style></head><body>"]
+    for made in reports:
+        words = grid(made)
+        changed = ' class="changed"' if made.chosen.changed else ""
+        parts += [f"<h2{changed}>{html.escape(made.title)}</h2>", *_rows(words.headings, words.rows), "<footer><ul>"]
+        parts += [f"<li>{html.escape(note)}</li>" for note in _notes(made)]
+        parts += ["</ul>", *_rows(TRACED, [_traced(*found) for found in made.traces]), "</footer>"]
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def _rows(headings: list[str], rows: list[list[str]]) -> list[str]:
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    body = [f"<tr>{line}</tr>" for line in lines]
+    return ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody></table>"]
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """One table as an object, several as a list."""
+    made = [as_dict(report) for report in reports]
+    return json.dumps(made[0] if len(made) == 1 else made, indent=2) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Report]], str]] = {
+    "text": text,
+    "md": markdown,
+    "csv": comma_separated,
+    "latex": latex,
+    "html": page,
+    "json": as_json,
+}

@@ -1,0 +1,321 @@
+"""What a table's runs came to, beside what is printed. A report reads results; it never trains."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from attnbench.base import files
+from attnbench.config.composition import Config
+from attnbench.data.dataset import CHANGED
+from attnbench.reports import counts
+from attnbench.reports.paper_tables import Row
+from attnbench.reports.rows import Chosen, baseline, seeded, seeds_there
+from attnbench.reports.statistics import Paired, Spread, paired, spread
+from attnbench.runs.status import Standing, standing
+from attnbench.training.metrics.titles import TITLES
+
+# What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
+MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s", "infer_fps": "val_images_per_s"}
+BEST = {"top1": "best_top1", "AP": "best_AP", "mAP": "best_mAP"}
+COMPARED = ("top1", "top5", "AP", "AP50", "mAP", "mask_AP")  # columns with paired differences
+
+EPOCHS = (
+    "results are the last epoch's, as the papers' are; the column of best epochs is the mean of each run's best "
+    "one, which was chosen on the validation images, and is no match for a printed number"
+)
+STATISTICS = (
+    "± is the sample standard deviation over seeds; differences to a baseline are paired by seed, with a 95 % "
+    "confidence interval by Student's t"
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where a value comes from: a run's folder, seed and value, and what made it."""
+
+    folder: str
+    seed: int
+    state: str
+    reason: str = ""
+    value: float | None = None
+    best: float | None = None
+    epochs: int | None = None
+    commit: str | None = None
+    device: str | None = None
+    config_hash: str = ""
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a report.
+
+    Attributes:
+        printed, printed_std: as the paper has them.
+        unit: of the print, and of every number here but ``ours`` of a count.
+        ours: the mean of a measured column, the exact count in plain units of a counted one.
+        std, n: of the measured values.
+        best: mean, std and n of the runs' best epochs.
+        difference: ours - printed.
+        state: ``done`` if every seed is there, ``counted``, or what is missing, in words.
+        runs: one for each seed.
+        matched: whether a count rounds to the print.
+    """
+
+    printed: str = ""
+    printed_std: str = ""
+    unit: str = ""
+    ours: float | int | None = None
+    std: float | None = None
+    n: int = 0
+    best: Spread | None = None
+    difference: float | None = None
+    state: str = ""
+    note: str = ""
+    runs: list[Trace] = field(default_factory=list)
+    per: float = 1.0
+    matched: bool | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a report: its cells by column, and its differences to the baseline by column."""
+
+    label: str
+    overrides: list[str] | None
+    cells: dict[str, Cell]
+    baseline: str | None = None
+    paired: dict[str, Paired] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table as far as it has been run."""
+
+    chosen: Chosen
+    lines: list[Line]
+
+    @property
+    def title(self) -> str:
+        return self.chosen.title
+
+    @property
+    def traces(self) -> list[tuple[str, Trace]]:
+        """Every run with its row's label, once, and with its value of the column that rows are compared by."""
+        found: dict[tuple[str, int], tuple[str, Trace]] = {}
+        for line in self.lines:
+            for name in sorted(line.cells, key=lambda name: name not in COMPARED):
+                for trace in line.cells[name].runs:
+                    found.setdefault((line.label, trace.seed), (line.label, trace))
+        return list(found.values())
+
+
+Standings = dict[int, tuple[Path, Standing]]  # by seed
+
+
+def report(chosen: Chosen, counted: Callable[[Row], dict[str, counts.Cell]], failed: Mapping[Path, str]) -> Report:
+    """Read what there is.
+
+    Args:
+        chosen: the rows and seeds.
+        counted: the cells of parameters and operations of a row.
+        failed: reasons of failures that could not be written into the run's folder.
+    """
+    lines = []
+    for row, composed in chosen.rows:
+        found = _standings(chosen, composed, failed)
+        cells = _cells(chosen, row, found, counted(row))
+        label = baseline(chosen.table, row)
+        other = _standings(chosen, chosen.baselines.get(label or ""), {})
+        differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
+        kept = {c: d for c, d in differences.items() if d and c in COMPARED}
+        lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
+    made = Report(chosen, lines)
+    data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := changed_images(trace.data)))
+    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines)
+
+
+def changed_images(source: str) -> str:
+    """What was done to the images of a run that the paper's setting does not do."""
+    return source.partition(CHANGED)[2].partition(", fingerprint")[0]
+
+
+def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str]) -> Standings:
+    """How the runs of a row stand: those that there should be and, unless seeds were named, those there are."""
+    if composed is None:
+        return {}
+    seeds = chosen.seeds if chosen.exact else sorted({*chosen.seeds, *seeds_there(composed)})
+    paths = {seed: seeded(composed, seed).run_folder for seed in seeds}
+    found = {seed: (path, standing(path)) for seed, path in paths.items()}
+    for seed, (path, stands) in found.items():
+        if path in failed and stands.state != "done":
+            found[seed] = (path, Standing("failed", failed[path]))
+    return {seed: f for seed, f in found.items() if seed in chosen.seeds or f[1].state == "done"}
+
+
+def _values(found: Standings, key: str) -> dict[int, float]:
+    values = {seed: stands.result.get(key) for seed, (_, stands) in found.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.Cell]) -> dict[str, Cell]:
+    cells = {}
+    for name, column in chosen.table.columns.items():
+        unit = row.unit.get(name, column.unit)
+        if name in counted:
+            cells[name] = _count(counted[name], row.per.get(name, column.per))
+        elif not column.counter:
+            cells[name] = _measurement(row, name, unit, found, len(chosen.seeds))
+    return cells
+
+
+def _count(cell: counts.Cell, per: float) -> Cell:
+    difference = cell.ours / per - float(cell.printed) if cell.ours is not None and _is_number(cell.printed) else None
+    return Cell(
+        cell.printed, unit=cell.unit, ours=cell.ours, difference=difference, state="counted", note=cell.note, per=per,
+        matched=cell.matched,
+    )  # fmt: skip
+
+
+def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) -> Cell:
+    note = " ".join(filter(None, (row.note.get(key) for key in (name, f"{name}_std"))))
+    empty = Cell(row.printed.get(name, ""), row.printed.get(f"{name}_std", ""), unit, note=note)
+    if name not in MEASURED:
+        return replace(empty, state="not measured by a run")
+    if row.overrides is None:
+        return replace(empty, state="quoted only")
+    values = _values(found, MEASURED[name])
+    ours = spread(list(values.values()))
+    return replace(
+        empty,
+        ours=ours.mean if ours else None,
+        std=ours.std if ours else None,
+        n=len(values),
+        best=spread(list(_values(found, BEST[name]).values())) if name in BEST else None,
+        difference=ours.mean - float(empty.printed) if ours and _is_number(empty.printed) else None,
+        state=_gaps(found, values, wanted),
+        runs=[_trace(seed, *stands, MEASURED[name], BEST.get(name, "")) for seed, stands in found.items()],
+    )
+
+
+def _gaps(found: Standings, values: Mapping[int, float], wanted: int) -> str:
+    """``done``, ``not run``, or which seeds are there and what became of the others."""
+    if values and len(values) == len(found):
+        return "done"
+    others: dict[str, list[int]] = defaultdict(list)
+    for seed, (_, stands) in found.items():
+        if seed not in values:
+            state = stands.state if stands.state != "done" else "nothing measured"
+            others[f"{state}: {stands.reason}" if stands.reason else state].append(seed)
+    if not values and set(others) <= {"not run"}:
+        return "not run"
+    there = [f"{len(values)} of {max(wanted, len(found))} seeds: {_listed(list(values))}"] if values else []
+    return "; ".join([*there, *(f"{what} (seed {_listed(seeds)})" for what, seeds in others.items())])
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _trace(seed: int, path: Path, stands: Standing, key: str, best: str) -> Trace:
+    made = files.read_json(path / "env.json") or {}
+    result = stands.result
+    return Trace(
+        str(path),
+        seed,
+        stands.state,
+        stands.reason,
+        result.get(key),
+        result.get(best),
+        result.get("epochs"),
+        made.get("commit"),
+        made.get("device"),
+        path.parent.name.rpartition("-")[2],
+        source_of(result),
+    )
+
+
+def source_of(result: Mapping[str, Any]) -> str:
+    """What the pixels of a run are, and which ones: two runs on other data never read alike."""
+    data = result.get("data", {})
+    source, fingerprint = data.get("source", ""), data.get("fingerprint", "")
+    return f"{source}, fingerprint {fingerprint[:8]}" if fingerprint else source
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def as_dict(made: Report) -> dict[str, Any]:
+    """The form of ``attnbench table ID --json``."""
+    table = made.chosen.table
+    return {
+        "id": table.id,
+        "title": made.title,
+        "source": table.source,
+        "changed_protocol": made.chosen.changed,
+        "seeds": made.chosen.seeds,
+        "paper_seeds": table.seeds,
+        "notes": table.notes,
+        "remarks": remarks(made),
+        "rows": [_row(line) for line in made.lines],
+    }
+
+
+def _row(line: Line) -> dict[str, Any]:
+    cells = {}
+    for name, cell in line.cells.items():
+        about = asdict(cell)
+        about.pop("per")
+        if cell.state != "counted":
+            about.pop("matched")
+            about["mean"] = cell.ours
+        cells[name] = about
+    compared = {
+        name: {"mean": d.mean, "ci95": None if d.low is None else [d.low, d.high], "n": d.n, "seeds": d.seeds}
+        for name, d in line.paired.items()
+    }
+    differences = {"baseline": line.baseline, **compared} if line.baseline else {}
+    overrides = line.overrides
+    return {"label": line.label, "overrides": overrides, "cells": cells, "paired": differences, "note": line.note}
+
+
+def remarks(made: Report) -> list[str]:
+    """What stands below every report: how much of it was run, by what and on what, and how to read it."""
+    lines = provenance(made)
+    if made.chosen.changed:
+        lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
+    columns = made.chosen.table.columns
+    if "train_fps" in columns:
+        lines.append(
+            "train_fps and infer_fps are of our runs' training and evaluation on their own device, input included; "
+            "no print of another one compares"
+        )
+    lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
+    return [*lines, EPOCHS, STATISTICS]
+
+
+def provenance(made: Report) -> list[str]:
+    """How much of a report was run, by what and on what."""
+    traces = [trace for _, trace in made.traces]
+    done = [trace for trace in traces if trace.state == "done"]
+    paper, seeds = made.chosen.table.seeds, made.chosen.seeds
+    lines = [f"runs: {len(done)} done of {len(traces)}; seeds {_listed(seeds)} (the paper: {paper} a row)"]
+    for what, values in (
+        ("commits", [trace.commit or "unknown" for trace in done]),
+        ("devices", [trace.device or "unknown" for trace in done]),
+        ("data sources", [trace.data or "unknown" for trace in done]),
+        ("epochs", [str(trace.epochs) for trace in done]),
+    ):
+        if values:
+            lines.append(f"{what}: " + "; ".join(f"{value} ({_runs(n)})" for value, n in Counter(values).items()))
+    return lines
+
+
+def _runs(n: int) -> str:
+    return "1 run" if n == 1 else f"{n} runs"

@@ -1,0 +1,110 @@
+"""How fast a configuration trains here: a few real steps of the training loop, on images of noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnbench.config import catalog
+from attnbench.config.composition import Config
+from attnbench.data.dataset import Batch
+from attnbench.models import factory, fused
+from attnbench.training import engine, setup
+from attnbench.training.feed import Feed
+from attnbench.training.recorder import NullRecorder
+from attnbench.training.runtime import Process
+from attnbench.training.state import Checkpoints, Timer
+
+STEPS = 3  # measured, after one that warms up
+SECONDS = 5.0  # after which no further step begins
+PIXELS = 2**17  # of a step on a CPU: 128 images of 32x32
+
+
+class Enough(Exception):
+    """The steps are done."""
+
+
+class Noise:
+    """One batch of noise without end."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.samples = len(batch.images) * len(self)
+
+    def __len__(self) -> int:
+        return 1000
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+
+class Stopwatch(engine.Saver):
+    """Stands where checkpoints are saved, and looks at the clock instead."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(Checkpoints(Path(), {}), Timer(None, 1.0), process, "")  # never asked to write
+        self.times: list[float] = []
+
+    def after_step(self, state: Any) -> None:
+        if self.process.device.type == "cuda":
+            torch.cuda.synchronize(self.process.device)
+        self.times.append(time.perf_counter())
+        if len(self.times) > STEPS or (len(self.times) > 1 and self.times[-1] - self.times[0] > SECONDS):
+            raise Enough
+
+    @property
+    def seconds(self) -> float:
+        """The median time of a step after the first one."""
+        steps = sorted(after - before for before, after in zip(self.times, self.times[1:], strict=False))
+        return steps[len(steps) // 2]
+
+
+def seconds_per_image(config: Config) -> tuple[float, int]:
+    """The time of an image in a training step, and the batch at which it was measured.
+
+    On a CPU the batch is cut to what takes little time, on a GPU only to what fits.
+    """
+    _, size = catalog.setting(config, ["dataset="])
+    pixels = size**2 if isinstance(size, int) else size[0] * size[1]
+    batch: int = config.tree["batch_size"]
+    with config.build("runtime").start() as process:
+        if process.device.type == "cpu":
+            batch = max(2, min(batch, PIXELS // pixels))
+        while True:
+            try:
+                return _timed(config, process, batch) / batch, batch
+            except torch.OutOfMemoryError:
+                if batch <= 2:
+                    raise
+                batch //= 2
+
+
+def _timed(config: Config, process: Process, batch: int) -> float:
+    """Seconds of a step."""
+    torch.manual_seed(0)
+    schedule, task = config.build("schedule"), config.build("task")
+    classes, _ = catalog.setting(config, ["dataset="])
+    model = process.place(factory.network(factory.without_weights(config), classes)[0])
+    fused.choose(model, config.tree["runtime"]["tail"])
+    feed = Feed(Noise(setup.noise(config, batch, process.device)), process, (0.5,) * 3, (0.25,) * 3)
+    watch = Stopwatch(process)
+    with suppress(Enough):
+        engine.fit(
+            setup.train_state(model, schedule, process),
+            process.wrap(model),
+            task,
+            feed,
+            dict,
+            schedule=schedule,
+            batch_size=batch,
+            process=process,
+            recorder=NullRecorder(),
+            saver=watch,
+        )
+    return watch.seconds

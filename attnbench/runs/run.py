@@ -1,0 +1,319 @@
+"""One run, from a checked configuration to result.json."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from attnbench import __version__
+from attnbench.base import files
+from attnbench.base.errors import Failure, OutOfMemory, Stopped, StorageError
+from attnbench.config.composition import Config, deviations
+from attnbench.data.dataset import Dataset
+from attnbench.models import complexity, factory, fused
+from attnbench.models.insertion import Site
+from attnbench.runs.folder import RunFolder
+from attnbench.training import engine, setup
+from attnbench.training.feed import Feed
+from attnbench.training.recorder import FolderRecorder, NullRecorder, gauges, read_metrics
+from attnbench.training.runtime import Process, Runtime, rank
+from attnbench.training.state import Checkpoints, Timer, TrainState, load_weights, set_rng_state
+
+log = logging.getLogger("attnbench")
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+Opened = Callable[[Config, Runtime], AbstractContextManager[tuple[Dataset, Process]]]
+
+
+@contextmanager
+def alone(config: Config, runtime: Runtime) -> Iterator[tuple[Dataset, Process]]:
+    """A data set and a process of its own."""
+    data: Dataset = config.build("dataset")
+    with runtime.start() as process:
+        yield data, process
+
+
+def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
+    """Train, continue or repeat the run of a configuration and write its result.
+
+    Args:
+        opened: gives it data and a process; in a pack the runs share them.
+
+    Returns:
+        The contents of result.json.
+
+    Raises:
+        Failure: its kind gives the exit code; the folder's status.json says the same.
+    """
+    runtime = refuse(config)
+    folder = RunFolder(config.run_folder)
+    with _held(folder, config), _reported(folder), opened(config, runtime) as (data, process):
+        return _train(config, folder, data, process)
+
+
+def refuse(config: Config) -> Runtime:
+    """Raise ConfigError for a placement that cannot be or a device that is not there, before anything is made."""
+    factory.sketch(config, num_classes=10)
+    factory.refuse_other_backbone(config)
+    runtime: Runtime = config.build("runtime")
+    runtime.check()
+    return runtime
+
+
+def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:
+    schedule = config.build("schedule")
+    task: engine.Task = config.build("task", class_names=data.classes)
+    checkpoints = Checkpoints(folder.checkpoints, config.identity | {"data": data.fingerprint})
+    torch.manual_seed(config.seed)
+    model, sites = factory.network(config, len(data.classes))
+    saved = checkpoints.load()
+    if saved:
+        load_weights(model, saved["model"])
+    model = process.place(model)
+    fused.choose(model, config.tree["runtime"]["tail"])
+    network = process.wrap(model)
+    state = setup.train_state(model, schedule, process)
+    torch.manual_seed(config.seed * 1000 + process.rank)
+    feed, val = setup.feeds(config, data, process)
+    if saved:
+        _resume(state, saved, len(feed), process)
+    if process.main:
+        files.write_json(folder.path / "classes.json", list(data.classes))
+    recorder = _recorder(config, folder, state, task, feed, sites, process)
+    saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
+    with process.signals(), closing(recorder):
+        try:
+            engine.fit(
+                state,
+                network,
+                task,
+                feed,
+                lambda: engine.evaluation(state, task, val, process),
+                schedule=schedule,
+                batch_size=config.tree["batch_size"],
+                process=process,
+                recorder=recorder,
+                saver=saver,
+            )
+        except Stopped:
+            saver.save(state)
+            raise
+    result = _result(config, folder, data, state, task, process)
+    if process.main:
+        checkpoints.settle()  # a run that was killed in its last save has no other
+        folder.write("result.json", result)
+        folder.status("done")
+    return result
+
+
+def _resume(state: TrainState, saved: dict[str, Any], steps: int, process: Process) -> None:
+    state.load_state_dict(saved)
+    engine.pace(state, state.epoch + max(0, state.step - 1) / steps, state.lr)  # as the last step left it
+    state.resumed_from_step = state.epoch * steps + state.step
+    if len(saved["rng"]) == process.world_size:
+        set_rng_state(saved["rng"][process.rank])
+    else:
+        log.warning(
+            "the checkpoint is of %d processes, this is %d: dropout draws anew", len(saved["rng"]), process.world_size
+        )
+    if process.main:
+        log.info("resumed from step %d (epoch %d, step %d)", state.resumed_from_step, state.epoch + 1, state.step)
+
+
+def _checkpoint_pace(config: Config) -> tuple[int | None, float]:
+    runtime = config.tree["runtime"]
+    return runtime["checkpoint_steps"], runtime["checkpoint_minutes"]
+
+
+def _recorder(
+    config: Config,
+    folder: RunFolder,
+    state: TrainState,
+    task: engine.Task,
+    feed: Feed,
+    sites: list[Site],
+    process: Process,
+) -> FolderRecorder | NullRecorder:
+    if not process.main:
+        return NullRecorder()
+    listing = describe_sites(state.model, sites)
+    for line in listing:
+        log.info("%s", line)
+    return FolderRecorder(
+        folder.path,
+        name=_name(config),
+        epoch=state.epoch,
+        step=state.step,
+        steps=len(feed),
+        samples=feed.samples,
+        hparams={**_options(config), "seed": config.seed},
+        texts={"config": yaml.safe_dump(config.tree, sort_keys=False), "sites": "\n".join(listing)},
+        every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
+        gauges=lambda: gauges(state.model),
+        pictures=task.pictures,
+    )
+
+
+def _name(config: Config) -> str:
+    """What tells the run from others of its options, for a reader: ``kernel_size=3,epochs=2``."""
+    words = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in deviations(config).items()]
+    return ",".join(words).replace("/", "_")
+
+
+def _plain(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """What distinguishes runs in the HParams tab: the options taken, and the values that decide a result."""
+    values = {k: v for k, v in config.identity.items() if not k.endswith("_target_")}
+    return {**config.choices, **values}
+
+
+def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
+    """One line a stage: how many sites at which roles, and what is there."""
+    lines = []
+    for stage in sorted({site.stage for site in sites}):
+        here = [site for site in sites if site.stage == stage]
+        roles = ", ".join(dict.fromkeys(site.role for site in here))
+        details = dict.fromkeys(complexity.detail(model.get_submodule(site.path)) for site in here)
+        lines.append(f"attention at stage {stage}: {len(here)} sites ({roles})  {'; '.join(details)}".rstrip())
+    return lines
+
+
+def _result(
+    config: Config, folder: RunFolder, data: Dataset, state: TrainState, task: engine.Task, process: Process
+) -> dict[str, Any]:
+    sketch, _ = factory.sketch(config, len(data.classes))
+    metrics = read_metrics(folder.path / "metrics.jsonl") if process.main else []
+    last = metrics[-1] if metrics else {}
+    speeds = {name: [line[name] for line in metrics if name in line] for name in ("images_per_s", "val_images_per_s")}
+    return {
+        "status": "done",
+        **{key: last[key] for key in task.results if key in last},
+        **{f"best_{key}": value for key, value in state.best.items()},
+        "epochs": state.epoch,
+        "params": complexity.params(sketch),
+        "macs": complexity.macs(sketch, setup.counted_size(config, data)),
+        **{name: statistics.median(values) if values else None for name, values in speeds.items()},
+        "seconds": state.seconds,
+        "peak_memory_bytes": _peak_memory(process),
+        "resumed_from_step": state.resumed_from_step,
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "choices": config.choices,
+        "data": {"source": data.source, "fingerprint": data.fingerprint},
+        "world_size": process.world_size,
+        "packed": process.packed,
+        "state_sha256": state.digest(),
+    }
+
+
+def _peak_memory(process: Process) -> int:
+    """Bytes at the worst moment: of the device, or of this process on the CPU."""
+    if process.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(process.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def _held(folder: RunFolder, config: Config) -> Iterator[None]:
+    """Hold the folder and write what is known before the first step; the main process alone does."""
+    if rank() != 0:
+        yield
+        return
+    with folder.hold():
+        if config.tree["resume"] == "never":
+            folder.clear()
+        folder.status("running")
+        record = {"choices": config.choices, "hash": config.hash, **config.tree}
+        text = yaml.safe_dump(record, sort_keys=False)
+        files.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
+        folder.write("env.json", environment())
+        with folder.logged():
+            yield
+
+
+@contextmanager
+def _reported(folder: RunFolder) -> Iterator[None]:
+    """Turn what goes wrong into a Failure, and leave it in status.json and train.log."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        failure = classify(error)
+        if rank() == 0:
+            trace = "".join(traceback.format_exception(error))
+            status = "stopped" if isinstance(failure, Stopped) else "failed"
+            with suppress(StorageError):  # the disk may be what failed
+                folder.status(status, error=str(failure), code=failure.code, traceback=trace)
+            for handler in log.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, trace, (), None))
+        raise failure from error
+
+
+def classify(error: BaseException) -> Failure:
+    """The failure that an exception means to a user."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped("stopped by a signal", todo="the same command continues")
+    text = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return OutOfMemory("out of memory", "batch_size", "use a smaller batch_size, or schedule.accumulate=2")
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        where = error.filename or "paths.outputs"
+        return StorageError(f"cannot write: {error.strerror}", where, "make space or choose paths.outputs")
+    first = text.splitlines()[0] if text else ""
+    return Failure(f"unexpected {type(error).__name__}: {first}", "train.log", "debug=true shows the traceback")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and commit, for whoever wants to know what made a result."""
+    return {
+        "attnbench": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "command": sys.argv,
+    }
+
+
+def _processor() -> str:
+    """The processor's name, which Linux keeps where Python does not look."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "cpu"
+
+
+def _commit() -> str | None:
+    """The commit of a checkout, marked ``-dirty`` with local changes; None outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,163 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attnbench.base.errors import Stopped
+from attnbench.data.dataset import Batch
+from attnbench.models.folding import folded
+from attnbench.training.feed import Feed
+from attnbench.training.optim import Schedule
+from attnbench.training.recorder import Recorder
+from attnbench.training.runtime import Process
+from attnbench.training.state import Checkpoints, Timer, TrainState, rng_state
+from attnbench.training.step import Update, recorded
+
+
+class Task(Protocol):
+    """What the network is trained for."""
+
+    metric: str  # the one that decides which epoch is best
+    results: tuple[str, ...]  # those of the last epoch that a run is known by
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The loss to minimise, a scalar: the batch's mean times its weight."""
+        ...
+
+    def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
+        """Metrics over the validation split, each sample counted once."""
+        ...
+
+    def pictures(self) -> Mapping[str, np.ndarray]:
+        """What the last evaluation shows to the eye, uint8 (H, W, 3) by name."""
+        ...
+
+
+def fit(
+    state: TrainState,
+    network: nn.Module,
+    task: Task,
+    train: Feed,
+    evaluate: Callable[[], Mapping[str, float]],
+    *,
+    schedule: Schedule,
+    batch_size: int,
+    process: Process,
+    recorder: Recorder,
+    saver: Saver,
+) -> None:
+    """Train from where the state stands to the schedule's last epoch.
+
+    Args:
+        state: what is trained, and how far it has come.
+        network: the state's model as it is called (compiled, in DDP).
+        evaluate: metrics of the state as it is.
+
+    Raises:
+        NonFiniteError: the loss or a weight is NaN or infinite.
+        Stopped: a signal asked for it; the state is between two steps.
+    """
+    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+    step = recorded(update, schedule.per) if process.runtime.graph else update
+    for epoch in range(state.epoch, schedule.epochs):
+        clock = Clock(state, train)
+        recorder.begin(epoch, schedule.epochs, state.step, len(train))
+        network.train()
+        for batch in train.epoch(epoch, start=state.step):
+            progress = epoch + state.step / len(train)
+            pace(state, progress, schedule.rate(progress, batch_size))
+            state.loss_sum += step(batch)
+            if state.average is not None:
+                state.average.update_parameters(state.model)
+            state.step += 1
+            recorder.step(state)
+            saver.after_step(state)
+        state.loss_sum = process.mean(state.loss_sum)
+        speed = clock.read()
+        metrics = {"train_loss": state.mean_loss(), "lr": state.lr, **evaluate(), **speed}
+        recorder.epoch(epoch, metrics)
+        saver.after_epoch(state, metrics)
+
+
+def pace(state: TrainState, progress: float, rate: float) -> None:
+    """Bring everything that depends on the epoch to ``progress``: the learning rate, and modules that anneal."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    for anneal in state.annealing:
+        anneal(progress)
+
+
+class Clock:
+    """Training speed over the steps of one epoch that this process does."""
+
+    def __init__(self, state: TrainState, train: Feed) -> None:
+        self.state, self.train = state, train
+        self.first, self.waited = state.step, train.seconds_waiting
+        self.began = time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """Images a second over all processes, and the share of time spent waiting for data."""
+        seconds = time.perf_counter() - self.began
+        steps = self.state.step - self.first
+        if steps == 0:  # continued after the last step
+            return {}
+        images = self.train.samples * steps / len(self.train)
+        waited = self.train.seconds_waiting - self.waited
+        return {"images_per_s": images / seconds, "data_time_share": waited / seconds}
+
+
+class Saver:
+    """Decides, with the other processes, when the main one writes a checkpoint."""
+
+    def __init__(self, checkpoints: Checkpoints, timer: Timer, process: Process, metric: str) -> None:
+        self.checkpoints, self.timer, self.process, self.metric = checkpoints, timer, process, metric
+        self.began = time.monotonic()
+
+    def after_step(self, state: TrainState) -> None:
+        """Save if it is time to.
+
+        Raises:
+            Stopped: any process got a signal.
+        """
+        stop, due = self.process.any(self.process.stop_requested, self.process.main and self.timer.due(state.step))
+        if stop:
+            raise Stopped("stopped by a signal", todo="the same command continues")
+        if due:
+            self.save(state)
+
+    def after_epoch(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Go on to the next epoch and save; keep the weights if no epoch was better."""
+        if metrics[self.metric] > state.best.get(self.metric, float("-inf")):
+            state.best = {self.metric: metrics[self.metric], "epoch": state.epoch + 1}
+            if self.process.main:
+                self.checkpoints.save_best(state.evaluated.state_dict(), state.best)
+        state.next_epoch()
+        self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Write the state and every process's random generators as the last checkpoint."""
+        now = time.monotonic()
+        state.seconds, self.began = state.seconds + now - self.began, now
+        state.loss_sum = self.process.mean(state.loss_sum)
+        rng = self.process.gather(rng_state())
+        if self.process.main:
+            self.checkpoints.save(state.state_dict(rng))
+        self.timer.restart()
+
+
+@torch.no_grad()
+def evaluation(state: TrainState, task: Task, val: Feed, process: Process) -> dict[str, float]:
+    """The task's metrics of the weights that are evaluated, and the images a second, their reading included."""
+    process.share_buffers(state.evaluated)
+    network = folded(state.evaluated, process.reduced)
+    began = time.perf_counter()
+    with process.autocast():
+        metrics = task.evaluate(network, val.epoch(0), process)
+    return {**metrics, "val_images_per_s": val.samples / (time.perf_counter() - began)}

@@ -1,0 +1,98 @@
+"""PASCAL VOC's average precision: the eleven points of 2007, and the area under the curve of 2010 on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from attnbench.training.metrics.detections import Found
+
+Rule = Literal["11point", "area"]
+
+
+def voc_ap(images: Sequence[Found], classes: int, overlap: float = 0.5) -> dict[str, float]:
+    """``mAP`` by the 11-point rule and ``mAP_area`` by the area, in percent, over the classes that have objects.
+
+    Args:
+        images: every image once.
+        classes: how many there are, without the background.
+        overlap: the intersection over union from which on an object is found.
+    """
+    ordered = sorted(images, key=lambda image: image.image)
+    curves = [curve(ordered, label, overlap) for label in range(1, classes + 1)]
+    there = [one for one in curves if one is not None]
+    rules: dict[str, Rule] = {"mAP": "11point", "mAP_area": "area"}
+    return {
+        name: 100 * float(np.mean([average_precision(*one, rule) for one in there])) if there else 0.0
+        for name, rule in rules.items()
+    }
+
+
+def curve(images: Sequence[Found], label: int, overlap: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """Recall and precision of a class after each detection in the order of scores; None for a class without objects.
+
+    Each detection is judged by the object that it overlaps most. It is right if that is enough and no better one has
+    found the object before; it counts for nothing if the object is difficult; else it is wrong.
+    """
+    objects = sum(int(((image.true_labels == label) & ~image.difficult & ~image.crowd).sum()) for image in images)
+    if not objects:
+        return None
+    scored = [verdict for image in images for verdict in _verdicts(image, label, overlap)]
+    scored.sort(key=lambda verdict: -verdict[0])
+    right = np.cumsum([verdict[1] == "right" for verdict in scored])
+    wrong = np.cumsum([verdict[1] == "wrong" for verdict in scored])
+    return right / objects, right / np.maximum(right + wrong, 1)
+
+
+def _verdicts(image: Found, label: int, overlap: float) -> list[tuple[float, str]]:
+    """The score of each detection of a class in an image, and whether it is right, wrong or nothing."""
+    truth = image.true_boxes[image.true_labels == label]
+    exempt = (image.difficult | image.crowd)[image.true_labels == label]
+    mine = image.labels == label
+    boxes, scores = image.boxes[mine], image.scores[mine]
+    overlaps = iou(boxes, truth)
+    found: set[int] = set()
+    verdicts = []
+    for i in np.argsort(-scores, kind="stable"):
+        best = int(overlaps[i].argmax()) if len(truth) else -1
+        if best < 0 or overlaps[i, best] < overlap:
+            verdict = "wrong"
+        elif exempt[best]:
+            verdict = "nothing"
+        else:
+            verdict = "wrong" if best in found else "right"
+            found.add(best)
+        verdicts.append((float(scores[i]), verdict))
+    return verdicts
+
+
+def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (n, 4) with others (m, 4): (n, m)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = (high - low).clip(0).prod(2)
+    areas, other_areas = ((some[:, 2:] - some[:, :2]).prod(1) for some in (boxes, others))
+    return shared / (areas[:, None] + other_areas[None, :] - shared)
+
+
+def average_precision(recall: np.ndarray, precision: np.ndarray, rule: Rule) -> float:
+    """The average precision of a curve, in [0, 1]."""
+    return RULES[rule](recall, precision)
+
+
+def _eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
+    """The mean of the best precision at a recall of at least 0, 0.1, ..., 1."""
+    points = [precision[recall >= at - 1e-12].max(initial=0.0) for at in np.linspace(0, 1, 11)]
+    return float(np.mean(points))
+
+
+def _area(recall: np.ndarray, precision: np.ndarray) -> float:
+    """The area under the curve, its precision made monotonic from the right."""
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    steps = np.diff(recall, prepend=0.0)
+    return float((steps * best).sum())
+
+
+RULES = {"11point": _eleven_points, "area": _area}

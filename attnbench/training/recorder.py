@@ -1,0 +1,318 @@
+"""What a run writes down while it trains: metrics.jsonl, gauges.jsonl, TensorBoard, a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attnbench.base import files
+from attnbench.training.metrics.titles import TITLES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("attnbench")
+
+LINE_SECONDS = 15.0  # between two plain lines inside an epoch
+LONGEST = 120  # characters of a run's name in TensorBoard; file systems take 255 bytes
+
+
+class Progress(Protocol):
+    """What a recorder reads of the training state; see ``attnbench.training.state.TrainState``."""
+
+    step: int
+
+    @property
+    def lr(self) -> float: ...
+
+    def mean_loss(self) -> float:
+        """The epoch's mean loss, at the price of waiting for the device."""
+        ...
+
+
+class Recorder(Protocol):
+    """What the training loop tells."""
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """An epoch begins or continues after ``step`` of its ``steps``."""
+        ...
+
+    def step(self, state: Progress) -> None:
+        """A step is done."""
+        ...
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch is done and evaluated."""
+        ...
+
+    def close(self) -> None:
+        """Nothing follows."""
+        ...
+
+
+class NullRecorder:
+    """Off the main process nothing is written."""
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
+    def step(self, state: Progress) -> None: ...
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class FolderRecorder:
+    """Writes to a run's folder and to the terminal.
+
+    Args:
+        folder: the run's folder.
+        name: what TensorBoard's list of runs says besides the folder; may be empty.
+        epoch, step: where the run continues; what an earlier start wrote beyond that is dropped.
+        steps: of an epoch.
+        samples: images of an epoch, over all processes.
+        hparams: the options of the run for TensorBoard's HParams tab.
+        texts: named texts for TensorBoard: the composed configuration, the resolved sites.
+        every: steps between two looks at the loss.
+        gauges: what the attention learned, read after each epoch; see ``gauges``.
+        pictures: what the last evaluation shows, uint8 (H, W, 3) by name, looked at after each epoch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        epoch: int,
+        step: int,
+        steps: int,
+        samples: int,
+        hparams: Mapping[str, Any],
+        texts: Mapping[str, str],
+        every: int,
+        gauges: Callable[[], Mapping[str, Any]],
+        pictures: Callable[[], Mapping[str, np.ndarray]],
+    ) -> None:
+        self.path, self.gauges_path = folder / "metrics.jsonl", folder / "gauges.jsonl"
+        self.every, self.steps, self.samples, self.gauges = every, steps, samples, gauges
+        self.pictures = pictures
+        _keep(self.path, epoch)
+        if self.gauges_path.exists():
+            _keep(self.gauges_path, epoch)
+        self.writer = _writer(folder / "tb", name, epoch * steps + step, hparams, texts)
+        self.progress = _Bar() if sys.stderr.isatty() else _Lines()
+        self.done = 0
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        self.done = epoch * steps
+        self.progress.begin(epoch, epochs, step, steps, self.samples / steps)
+
+    def step(self, state: Progress) -> None:
+        at = self.done + state.step
+        if at % self.every == 0:
+            loss = state.mean_loss()
+            self.progress.loss = f"{loss:.3f}"
+            self.writer.add_scalar("train/loss", loss, at)
+            self.writer.add_scalar("train/lr", state.lr, at)
+        self.progress.step(state.step)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch; a line of gauges."""
+        line = {"epoch": epoch + 1, **metrics}
+        _append(self.path, line)
+        if read := self.gauges():
+            _append(self.gauges_path, {"epoch": epoch + 1, **read})
+        for name, tag in TAGS.items():
+            if name in metrics:
+                self.writer.add_scalar(tag, metrics[name], epoch + 1)
+        for name, picture in self.pictures().items():
+            self.writer.add_image(f"val/{name}", picture, epoch + 1, dataformats="HWC")
+        self.writer.flush()
+        self.progress.epoch(line)
+
+    def close(self) -> None:
+        self.progress.close()
+        self.writer.close()
+
+
+TAGS = {
+    **{name: f"val/{name}" for name in TITLES},
+    "val_loss": "val/loss",
+    "images_per_s": "perf/images_per_s",
+    "data_time_share": "perf/data_time_share",
+}
+
+
+def log_to_stderr() -> None:
+    """Show what the run says, as it is and nowhere else."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a metrics file; a last line that was cut off does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:
+            log.warning("metrics line cut off (%s); dropped", path)
+    return parsed
+
+
+def gauges(model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+    """What modules show of what they learn, such as the lambda of SB: by name, by module, over its channels.
+
+    A module shows it with a method ``gauges()`` that returns tensors by name.
+    """
+    shown: dict[str, dict[str, dict[str, float]]] = {}
+    for path, module in model.named_modules():
+        for name, tensor in getattr(module, "gauges", dict)().items():
+            shown.setdefault(name, {})[path] = _summary(tensor.detach().float())
+    return shown
+
+
+def _summary(values: Tensor) -> dict[str, float]:
+    spread = values.std(correction=0)
+    numbers = {"mean": values.mean(), "std": spread, "min": values.min(), "max": values.max()}
+    return {name: round(number.item(), 6) for name, number in numbers.items()}
+
+
+def _keep(path: Path, epochs: int) -> None:
+    """Drop the lines of a file that are of later epochs, or cut off."""
+    kept = [line for line in read_metrics(path) if line["epoch"] <= epochs]
+    files.write(path, lambda file: file.write("".join(map(_jsonl, kept)).encode()))
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with files.changing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(_jsonl(line))
+
+
+def _jsonl(line: Mapping[str, Any]) -> str:
+    return json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+
+
+def _writer(folder: Path, name: str, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str]) -> SummaryWriter:
+    """An event file with the run's hparams in it.
+
+    TensorBoard calls a run by the folder of its events, and takes the columns of its HParams tab from the first run
+    that declares any (as ``add_hparams`` does). None is declared here: it then finds them in all runs, together with
+    which of them differ.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+    threading.excepthook = _excepthook
+    if step == 0:  # what an earlier start drew is not this run's
+        shutil.rmtree(folder, ignore_errors=True)
+    writer = SummaryWriter(str(folder / name[:LONGEST]), purge_step=step or None)
+    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in hparams.items()}
+    _, *session = hparams_summaries(plain, {})
+    for summary in session:
+        writer._get_file_writer().add_summary(summary)
+    for name, text in texts.items():
+        writer.add_text(name, "```\n" + text + "\n```")
+    return writer
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    """Leave out the traceback of TensorBoard's thread on a full disk: its next call raises the same in ours."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
+class _Lines:
+    """Progress as plain lines: one an epoch, and one every few seconds inside a long one."""
+
+    def __init__(self) -> None:
+        self.loss = "-"  # not looked at yet
+        self.shown = time.monotonic()
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
+        self.epoch_number, self.epochs, self.first, self.steps, self.batch = epoch, epochs, step, steps, batch
+        self.began = time.monotonic()
+
+    def step(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self.shown > LINE_SECONDS:
+            self.shown = now
+            rate = (step - self.first) * self.batch / (now - self.began)
+            left = (self.steps * (self.epochs - self.epoch_number) - step) * self.batch / rate
+            log.info(
+                "epoch %d/%d step %d/%d loss %s %.0f images/s %s left",
+                self.epoch_number + 1, self.epochs, step, self.steps, self.loss, rate, clock(left),
+            )  # fmt: skip
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        self.shown = time.monotonic()
+        log.info("epoch %d/%d %s", line["epoch"], self.epochs, describe(line))
+
+    def close(self) -> None: ...
+
+
+class _Bar:
+    """Progress as one bar over the whole run, with a line above it for each epoch."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.loss = "-"  # not looked at yet
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]}  {task.fields[rate]:.0f} images/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task: Any = None
+
+    def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
+        self.name, self.base, self.batch = f"{epoch + 1}/{epochs}", epoch * steps, batch
+        self.first, self.began = step, time.monotonic()
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=epochs * steps, epoch=self.name, loss=self.loss, rate=0.0)
+
+    def step(self, step: int) -> None:
+        rate = (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.began)
+        self.bar.update(
+            self.task, completed=self.base + step, epoch=self.name, loss=self.loss, rate=rate
+        )  # fmt: skip
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        self.bar.print(f"epoch {line['epoch']} {describe(line)}", highlight=False)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+FORMS = {
+    "train_loss": "loss {:.3f}",
+    **{name: TITLES[name] + " {:.2f} %" for name in ("mAP", "AP", "AP50", "mask_AP", "top1", "top5")},
+    "images_per_s": "{:.0f} images/s",
+}
+
+
+def describe(line: Mapping[str, Any]) -> str:
+    """The metrics of an epoch in words."""
+    return "  ".join(form.format(line[key]) for key, form in FORMS.items() if key in line)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

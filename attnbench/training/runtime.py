@@ -1,0 +1,255 @@
+"""How a run is executed: device, precision, processes, signals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from attnbench.base.allocator import keep_large_blocks
+from attnbench.base.cores import cores
+from attnbench.base.errors import ConfigError, Stopped
+from attnbench.config.options import Count, Device, Positive, Precision, Tail, Workers
+
+log = logging.getLogger("attnbench")
+
+SAME_SIGNAL = 1.0  # seconds
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class Runtime:
+    """The options of the group ``runtime``.
+
+    Attributes:
+        device: ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+        precision: of the forward pass; ``fp16`` scales the loss.
+        compile: compile the network.
+        tail: how attention is computed; all ways are equal up to rounding, see ``attnbench.models.fused``.
+        graph: record a training step once as a CUDA graph and replay it, where that can be; see
+            ``attnbench.training.step``.
+        channels_last: keep images and weights as NHWC in memory.
+        processes: of one run, a GPU each; None for one, or one for each GPU that a launcher gives. Under torchrun
+            there are as many as it started.
+        workers: processes that decode images; ``auto`` is one for each core that this process may use, and there are
+            never more.
+        deterministic: only algorithms that give the same bits each time.
+        sync_bn: batch norm over all processes.
+        checkpoint_minutes, checkpoint_steps: when to save inside an epoch.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "fp32"
+    compile: bool = False
+    tail: Tail = "auto"
+    graph: bool = False
+    channels_last: bool = True
+    processes: Count | None = None
+    workers: Workers = "auto"
+    deterministic: bool = False
+    sync_bn: bool = False
+    checkpoint_minutes: Positive = 10.0
+    checkpoint_steps: Count | None = None
+
+    def check(self) -> None:
+        """Refuse what this machine cannot do.
+
+        Raises:
+            ConfigError: there is no such device, or not one for each process, or batch norm over processes is asked
+                for without CUDA.
+        """
+        cuda = self._enough_for_all() if self.missing else _device(self.device).type == "cuda"
+        if self.sync_bn and not cuda:
+            raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
+
+    @property
+    def missing(self) -> int:
+        """How many processes are still to be started for this run; 0 if this one is all, or torchrun's."""
+        return (self.processes or 1) if (self.processes or 1) > 1 and "WORLD_SIZE" not in os.environ else 0
+
+    def _enough_for_all(self) -> bool:
+        """Whether there is a GPU for each process, looked up without taking one; False on the CPU."""
+        there = torch.cuda.device_count()
+        if self.device == "cpu" or (self.device == "auto" and not there):
+            return False
+        if ":" in self.device:
+            raise ConfigError(f"{self.device} is one GPU", "runtime.device", f"{self.processes} processes need cuda")
+        if there < self.missing:
+            todo = f"there are {there}; use fewer, or runtime.device=cpu"
+            raise ConfigError(f"{self.processes} processes need a GPU each", "runtime.processes", todo)
+        return True
+
+    @contextmanager
+    def start(self) -> Iterator[Process]:
+        """This process, joined with the others that torchrun started, if it did."""
+        device = _device(self.device)
+        if device.type == "cpu":
+            keep_large_blocks()
+        torch.backends.cudnn.benchmark = not self.deterministic
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(self.deterministic)
+        control = _join(device)
+        try:
+            yield Process(self, device, control)
+        finally:
+            torch.use_deterministic_algorithms(False)
+            if control is not None:
+                dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number among those of the run."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("there is no CUDA device", "runtime.device", "use runtime.device=cpu or auto")
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        if index >= torch.cuda.device_count():
+            raise ConfigError(f"there is no cuda:{index}", "runtime.device", f"there are {torch.cuda.device_count()}")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _join(device: torch.device) -> Any:
+    """The group for control messages, over gloo so that it never waits for the GPU; None in a single process."""
+    if world_size() == 1:
+        return None
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.new_group(backend="gloo")
+
+
+class Process:
+    """One process of a run, and what it shares with the others.
+
+    Attributes:
+        stop_requested: a signal asks the run to stop.
+        packed: how many runs this process trains at once.
+    """
+
+    packed = 1
+
+    def __init__(self, runtime: Runtime, device: torch.device, control: Any) -> None:
+        self.runtime = runtime
+        self.device = device
+        self.control = control
+        self.rank, self.world_size = rank(), world_size()
+        self.main = self.rank == 0
+        self.stop_requested = False
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode images, no more than there are cores."""
+        most, asked = cores(), self.runtime.workers
+        if asked != "auto" and asked > most and self.main:
+            log.info("runtime.workers=%d: using %d, one for each core", asked, most)
+        return most if asked == "auto" else min(asked, most)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.runtime.channels_last else torch.contiguous_format
+
+    @property
+    def reduced(self) -> torch.dtype | None:
+        """The precision that autocast brings products to; None for fp32."""
+        dtype = DTYPES[self.runtime.precision]
+        return None if dtype == torch.float32 else dtype
+
+    def autocast(self) -> torch.autocast:
+        """The forward pass's precision, always there, switched off for fp32."""
+        return torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """The loss scaler, always there, switched off for all but fp16."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.runtime.precision == "fp16")
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Bring a model to the device, in its memory format."""
+        if self.runtime.sync_bn:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as the training step calls it: compiled in place, inside DDP if there are other processes."""
+        if self.runtime.compile:
+            model.compile()
+        if self.world_size == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.control is not None:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        return self.total(tensor.clone()) / self.world_size
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Which of the flags are set in any process."""
+        if self.control is None:
+            return list(flags)
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
+        return [bool(v) for v in votes]
+
+    def gather(self, value: Any) -> list[Any]:
+        """A value of every process, by rank."""
+        if self.control is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's batch norm statistics, so that all evaluate the same network."""
+        if self.control is not None:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask for a stop after the current step; another one stops at once.
+
+        Within a second it is the same one: SLURM sends it to all processes, and torchrun passes it on to ours.
+        """
+        asked = math.inf
+
+        def ask(number: int, frame: object) -> None:
+            nonlocal asked
+            if time.monotonic() > asked + SAME_SIGNAL:
+                os._exit(Stopped.code)
+            self.stop_requested, asked = True, min(asked, time.monotonic())
+
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(kind, ask) for kind in kinds]
+        try:
+            yield
+        finally:
+            for kind, handler in zip(kinds, before, strict=True):
+                signal.signal(kind, handler)

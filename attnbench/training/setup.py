@@ -1,0 +1,63 @@
+"""What a configuration trains with: batches of its data, and a training state before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnbench.config.catalog import Size, setting
+from attnbench.config.composition import Config
+from attnbench.data.dataset import Batch, Dataset
+from attnbench.data.loader import Loader
+from attnbench.training.feed import Feed
+from attnbench.training.optim import Schedule
+from attnbench.training.runtime import Process
+from attnbench.training.state import TrainState, moving_average
+
+
+def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
+    """Training and validation batches on the process's device."""
+    common: dict[str, Any] = {
+        "batch_size": config.tree["batch_size"],
+        "seed": config.seed,
+        "rank": process.rank,
+        "world_size": process.world_size,
+        "workers": process.workers,
+    }
+    train = Loader(data.train.to(process.device), train=True, **common)
+    val = Loader(data.val.to(process.device), train=False, **common)
+    return Feed(train, process, data.mean, data.std), Feed(val, process, data.mean, data.std)
+
+
+def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:
+    """A state before its first step, for a model that is on its device."""
+    return TrainState(
+        model=model,
+        optimizer=schedule.optimizer(model),
+        scaler=process.scaler(),
+        average=moving_average(model, schedule.ema_decay),
+        loss_sum=torch.zeros((), device=process.device),
+    )
+
+
+def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[str] = ("dataset=",)) -> Batch:
+    """Images of noise with any targets, as they come to the network's feed, in the size of ``setting``."""
+    classes, size = setting(config, overrides)
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, classes, (batch,), device=device)
+    if "detector" not in config.tree:
+        return Batch(images, labels, 1.0)
+    box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]], device=device)
+    mask = torch.zeros(1, height, width, dtype=torch.uint8, device=device)
+    mask[:, height // 4 : height // 2, width // 4 : width // 2] = 1
+    targets = [{"boxes": box, "labels": label[None] + 1, "masks": mask} for label in labels]
+    return Batch(list(images), targets, 1.0)
+
+
+def counted_size(config: Config, data: Dataset) -> Size:
+    """The image's side, or height and width, that a run's network is counted at."""
+    return config.build("detector").canvas if "detector" in config.tree else data.size

@@ -1,0 +1,63 @@
+"""Image classification: cross-entropy, top-1 and top-5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from attnbench.config.options import Fraction
+from attnbench.data.dataset import Batch
+from attnbench.training.runtime import Process
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
+class Classification:
+    """The options of ``task=classification``.
+
+    Attributes:
+        label_smoothing: the part of each target that is spread over all classes.
+        class_names: of the data set, which supplies them.
+    """
+
+    label_smoothing: Fraction = 0.0
+    class_names: tuple[str, ...] = ()
+
+    metric = "top1"
+    results = ("top1", "top5")
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy of a batch, times the batch's weight."""
+        logits = network(batch.images)
+        assert isinstance(batch.targets, Tensor)
+        return F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing) * batch.weight
+
+    def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
+        """Top-1 and top-5 in percent and the mean loss, each sample counted once over all processes."""
+        sums = torch.zeros(4, dtype=torch.float64, device=process.device)
+        for batch in batches:
+            assert isinstance(batch.targets, Tensor)
+            sums += tally(network(batch.images), batch.targets)
+        top1, top5, loss, count = process.total(sums).tolist()
+        return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """None: a label is not seen in an image."""
+        return {}
+
+
+def tally(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sums over a batch: right in the first place, right in the first five, loss, samples. Float64 (4,).
+
+    Logits that are not finite are right nowhere, so that a network that broke never scores.
+    """
+    logits = logits.float()
+    ranked = logits.topk(min(5, logits.shape[1])).indices
+    hits = (ranked == targets[:, None]) & logits.isfinite().all(1, keepdim=True)
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, torch.tensor(len(targets), device=loss.device)]).double()

@@ -1,0 +1,68 @@
+"""Object detection and instance segmentation: the detector's own losses, and average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from attnbench.base.draw_boxes import drawn
+from attnbench.data.dataset import Batch
+from attnbench.training.metrics.coco_ap import NAMES, coco_ap
+from attnbench.training.metrics.detections import Found, found
+from attnbench.training.metrics.voc_ap import voc_ap
+from attnbench.training.runtime import Process
+
+SHOWN = 4  # validation images that are drawn after an epoch
+
+
+@dataclass(kw_only=True, config=ConfigDict(strict=True))
+class Detection:
+    """The options of ``task=detection``.
+
+    Attributes:
+        metric: what decides which epoch is best: COCO's ``AP``, or VOC's ``mAP``, which is measured besides then.
+        class_names: of the data set, which supplies them.
+    """
+
+    metric: Literal["AP", "mAP"] = "AP"
+    class_names: tuple[str, ...] = ()
+
+    results = ("mAP", "mAP_area", *NAMES, *(f"mask_{name}" for name in NAMES))
+
+    def __post_init__(self) -> None:
+        self._pictures: dict[str, np.ndarray] = {}
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The sum of the detector's losses over a batch, times the batch's weight."""
+        losses = network(batch.images, batch.targets)
+        return torch.stack(list(losses.values())).sum() * batch.weight
+
+    def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
+        """Average precisions in percent, each image once over all processes; the same in every process."""
+        images: list[Found] = []
+        self._pictures = {}
+        for batch in batches:
+            for image, answer, target in zip(batch.images, network(batch.images), batch.targets, strict=True):
+                images.append(found(answer, target))
+                if len(self._pictures) < SHOWN:
+                    picture = drawn(image, answer, self.class_names, truth=target["boxes"])
+                    self._pictures[f"image{len(self._pictures)}"] = picture
+        everywhere = [one for part in process.gather(images) for one in part]
+        return self._measured(everywhere)
+
+    def _measured(self, images: list[Found]) -> dict[str, float]:
+        count = len(self.class_names)
+        measures = coco_ap(images, count)
+        if all(image.masks is not None for image in images):
+            measures |= coco_ap(images, count, masks=True)
+        return measures | (voc_ap(images, count) if self.metric == "mAP" else {})
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """A few validation images with what was found in them."""
+        return self._pictures

@@ -1,0 +1,374 @@
+"""Shards of image folders: the same data set in a few files, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, StorageError
+from attnbench.cli import main
+from attnbench.data.dataset import Batch, Dataset
+from attnbench.data.image_folders import sharding, shards
+from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.sharding import Resizing
+from attnbench.data.images.files import Files
+from attnbench.data.loader import Loader
+from tests.data_fixtures import image_folder, photo
+
+PIECE = 6_000  # bytes of a shard: two or three images
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """What ``attnbench data`` prints, in this process."""
+
+    def call(*words: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench data", *map(str, words)])
+        capsys.readouterr()
+        main.command("data")()
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of six images, one of which is a PNG and one in capitals."""
+    root = image_folder(tmp_path_factory.mktemp("images"), classes=("cat", "größe"), per_class=6)
+    (root / "train" / "cat" / "0.jpg").rename(root / "train" / "cat" / "0.JPEG")
+    photo(90, 60, 48).save(root / "train" / "cat" / "1.png")
+    return root
+
+
+def write(folder: Path, target: Path, resizing: Resizing | None = None) -> list[Path]:
+    """Shards of a few images each; returns them."""
+    target.mkdir(exist_ok=True)
+    classes, planned = sharding.plan(folder, target, resizing, PIECE)
+    for one in planned:
+        if not sharding.is_written(one):
+            sharding.write(one, resizing, 2, lambda new: None)
+    sharding.finish(target, classes, planned, resizing)
+    return [one.path for one in planned]
+
+
+def small(root: Path) -> Dataset:
+    return imagenet(root=str(root), size=24, resize=32)
+
+
+def stream(root: Path, workers: int = 0, *, train: bool = True, start: int = 0) -> list[Batch]:
+    data = small(root)
+    loader = Loader(
+        data.train if train else data.val, batch_size=4, seed=5, train=train, workers=workers, timeout=60
+    )  # fmt: skip
+    return list(loader.epoch(2, start))
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) for a, b in zip(one, other, strict=True)
+    )
+
+
+def records(root: Path) -> list[tuple[str, bytes]]:
+    """Names and bytes of all images in shards, read through the data set."""
+    found = shards.open_shards(root)
+    both = [(side, shards.Shards(side)) for side in (found.train, found.val)]
+    return [
+        (f"{side.side.folder.name}/{name}", some.read(k))
+        for side, some in both
+        for k, name in enumerate(side.side.files)
+    ]
+
+
+def test_shards_hold_the_folder_byte_by_byte(folder: Path, tmp_path: Path) -> None:
+    paths = write(folder, tmp_path)
+    assert len(paths) > 6
+    found = dict(records(tmp_path))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert found == {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    assert len(files) == 25
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("train", [True, False])
+def test_batches_are_those_of_the_folder(folder: Path, tmp_path: Path, workers: int, train: bool) -> None:
+    write(folder, tmp_path)
+    assert same(stream(tmp_path, workers, train=train), stream(folder, train=train))
+
+
+def test_a_run_may_move_from_the_folder_to_its_shards_in_mid_epoch(folder: Path, tmp_path: Path) -> None:
+    write(folder, tmp_path)
+    there, here = small(folder), small(tmp_path)
+    assert (there.fingerprint, there.source, there.classes) == (here.fingerprint, here.source, here.classes)
+    assert same(stream(tmp_path, start=2), stream(folder)[2:])
+
+
+def test_resized_shards_are_labelled_and_told_apart(folder: Path, tmp_path: Path) -> None:
+    write(folder, tmp_path, Resizing(36, 80))
+    data = small(tmp_path)
+    assert "changed protocol: resized to shorter side 36 (Lanczos), JPEG quality 80" in data.source
+    assert data.fingerprint != small(folder).fingerprint
+    sizes = {Image.open(sharding.io.BytesIO(image)).size for _, image in records(tmp_path)}
+    assert sizes == {(45, 36)}
+
+
+def test_an_image_that_is_small_enough_keeps_its_bytes(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "train" / "cat" / "1.png").read_bytes()
+    assert Resizing(48, 80).apply(data, folder) is data
+    assert Resizing(47, 80).apply(data, folder) != data
+    write(
+        folder, tmp_path, Resizing(48, 80)
+    )  # the same bytes, and yet another setting than a run that had no such option
+    assert "changed protocol" in small(tmp_path).source and small(tmp_path).fingerprint != small(folder).fingerprint
+
+
+# Whatever happens while they are written
+
+
+def kept(target: Path) -> dict[str, tuple[int, int]]:
+    """The shards that are there, each with its inode and the time of its last change."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in target.glob("*.shard")}
+
+
+def killed(folder: Path, target: Path, reads: int) -> bool:
+    """Write shards in a process that kills itself after so many images were read; whether it came to that."""
+    child = os.fork()
+    if not child:
+        try:
+            read, left = sharding.read_file, iter(range(reads))
+
+            def last(path: Path) -> bytes:
+                if next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return read(path)
+
+            sharding.read_file = last  # type: ignore[attr-defined]
+            write(folder, target)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_kills_cost_the_shard_they_hit_and_no_other(folder: Path, tmp_path: Path) -> None:
+    target, kills, resumed = tmp_path / "shards", 0, 0
+    target.mkdir()
+    before = kept(target)
+    while killed(folder, target, reads=4):
+        kills += 1
+        after = kept(target)
+        assert before.items() <= after.items()  # nothing was written again
+        resumed += bool(before) and len(after) > len(before)
+        assert not (target / shards.INDEX).exists()
+        with pytest.raises(DataError, match=r"unfinished .*; run the same attnbench data shard again"):
+            small(target)
+        before = after
+    assert kills > 5 and resumed > 3
+    assert before.items() <= kept(target).items()
+    write(folder, tmp_path / "at_once")
+    assert dict(records(target)) == dict(records(tmp_path / "at_once"))
+    for path in (tmp_path / "at_once").glob("*.shard"):
+        assert (target / path.name).read_bytes() == path.read_bytes()
+    assert not [path for path in target.iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_kill_of_the_command_itself(tmp_path: Path) -> None:
+    """From outside, while a shard is under way; then the same command again."""
+    root = image_folder(tmp_path / "images", per_class=40, size=(500, 400))
+    target = tmp_path / "shards"
+    command = [sys.executable, "-m", "attnbench", "data", "shard", str(root), str(target)]
+    command += ["--short-side", "390", "--shard-size", "1"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (kept(target) and list(target.glob(".*.tmp"))) and running.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    before = kept(target)
+    assert before and not (target / shards.INDEX).exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "changed protocol: resized to shorter side 390" in done.stdout
+    assert before.items() < kept(target).items()
+    assert len(records(target)) == 160
+
+
+def test_a_signal_ends_in_one_line_and_the_same_command_continues(
+    folder: Path, tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "finish", interrupted)
+        with pytest.raises(Stopped, match="the same command continues"):
+            say("shard", folder, tmp_path / "out")
+    before = kept(tmp_path / "out")
+    assert "25 images, 2 classes, 2 shards" in say("shard", folder, tmp_path / "out")
+    assert kept(tmp_path / "out") == before and len(before) == 2
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"cannot write: No space left.*choose another folder"):
+        write(folder, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once_are_refused(folder: Path, tmp_path: Path, say: Say) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    with pytest.raises(BusyError, match="another process writes shards here"):
+        say("shard", folder, tmp_path)
+    holder.communicate("go\n")
+    assert "25 images" in say("shard", folder, tmp_path)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from attnbench.runs.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).hold():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("change", ["options", "images"])
+def test_shards_of_something_else_are_not_mixed_with_these(change: str, folder: Path, tmp_path: Path, say: Say) -> None:
+    root = image_folder(tmp_path / "images")
+    say("shard", root, tmp_path / "out")
+    before = kept(tmp_path / "out")
+    if change == "images":
+        photo(50, 70, 48).save(root / "train" / "cat" / "5.jpg")
+    words = ["--short-side", "20"] if change == "options" else []
+    with pytest.raises(StorageError, match=r"made of other images, or with other options .*empty folder"):
+        say("shard", root, tmp_path / "out", *words)
+    assert kept(tmp_path / "out") == before
+
+
+def test_impossible_words_are_refused(folder: Path, tmp_path: Path, say: Say) -> None:
+    for words in (["--quality", "80"], ["--short-side", "9", "--quality", "101"], ["--short-side", "0"]):
+        with pytest.raises(ConfigError):
+            say("shard", folder, tmp_path / "out", *words)
+    with pytest.raises(ConfigError, match="an image folder lies there"):
+        say("shard", folder, folder)
+    with pytest.raises(ConfigError, match="did you mean shard"):
+        say("shards", folder, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+# Damage
+
+
+def spoil(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_record_is_named_with_its_shard(folder: Path, tmp_path: Path) -> None:
+    first = write(folder, tmp_path)[0]
+    index = shards.read_shard(first)
+    spoil(first, int(index.ends[0]) + 20)
+    named = rf"this record is damaged.*{first.name}, record 1: {index.names[1]}"
+    for workers in (0, 2):
+        with pytest.raises(DataError, match=named):
+            stream(tmp_path, workers)
+
+
+def test_a_run_on_damaged_shards_ends_with_exit_code_3(
+    tmp_path: Path, attnbench: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    root = image_folder(tmp_path / "images", per_class=8)
+    train, _ = write_one(root, tmp_path / "shards")
+    spoil(train, 100)
+    words = ("dataset.size=32", "dataset.resize=36", "batch_size=4", "schedule.epochs=1")
+    done = attnbench("dataset=imagenet", f"dataset.root={tmp_path}/shards", *words)
+    assert done.returncode == 3
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "train-00000.shard, record 0: cat/0.jpg" in line and "write it again" in line
+
+
+def write_one(root: Path, target: Path) -> list[Path]:
+    """A shard for each side."""
+    target.mkdir()
+    classes, planned = sharding.plan(root, target, None, 2**30)
+    for one in planned:
+        sharding.write(one, None, 2, lambda new: None)
+    sharding.finish(target, classes, planned, None)
+    return [one.path for one in planned]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("index", "the index of this shard is damaged"),
+        ("footer", "cut off or damaged"),
+        ("cut", "cut off or damaged"),
+        ("empty", "cut off or damaged"),
+        ("missing", "cannot be read: No such file"),
+        ("exchanged", "another one than the index names"),
+        ("no index", "these shards are unfinished"),
+        ("other index", "this is no index of attnbench shards 1"),
+        ("half an index", "this index is damaged: KeyError"),
+    ],
+)
+def test_a_damaged_data_set_is_refused_before_it_is_used(damage: str, said: str, folder: Path, tmp_path: Path) -> None:
+    first, second, *_ = write(folder, tmp_path)
+    data = first.read_bytes()
+    if damage == "index":
+        spoil(first, int(shards.read_shard(first).ends[-1]) + 3)
+    elif damage == "footer":
+        spoil(first, len(data) - 1)
+    elif damage == "cut":
+        first.write_bytes(data[:-100])
+    elif damage == "empty":
+        first.write_bytes(b"")
+    elif damage == "missing":
+        first.unlink()
+    elif damage == "exchanged":
+        first.write_bytes(second.read_bytes())
+    elif damage == "no index":
+        (tmp_path / shards.INDEX).unlink()
+    elif damage == "other index":
+        (tmp_path / shards.INDEX).write_text(json.dumps({"format": "attnbench shards 2"}))
+    else:
+        (tmp_path / shards.INDEX).write_text(json.dumps({"format": shards.FORMAT, "classes": []}))
+    with pytest.raises(DataError, match=said):
+        small(tmp_path)
+
+
+def test_a_few_open_files_suffice_for_many_shards(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, tmp_path)
+    expected = stream(folder)
+    monkeypatch.setattr(shards, "OPEN_FILES", 2)
+    split = small(tmp_path).train
+    assert isinstance(split, Files) and isinstance(split.records, shards.Shards)
+    some = [split.read(k, None) for k in range(len(split))]
+    assert len(split.records.open) == 2 and len(split.records.paths) > 4
+    assert np.array_equal(split.read(0, None), some[0])
+    assert same(stream(tmp_path), expected)

@@ -1,0 +1,29 @@
+"""CBAM against its equations, channel by channel and place by place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attnbench.models.attention.cbam import cbam
+from tests.models.attention import block_site
+
+
+@pytest.mark.parametrize(("bias", "norm"), [(False, False), (True, True)])
+def test_cbam_is_its_equation(bias: bool, norm: bool) -> None:
+    torch.manual_seed(0)
+    layer = cbam(block_site(8), reduction=4, kernel_size=3, bias=bias, norm=norm).double().eval()
+    refine = layer.attention
+    x = torch.randn(2, 8, 4, 5, dtype=torch.float64)
+    for y, sample in zip(layer(x), x, strict=True):
+        mean = torch.stack([channel.mean() for channel in sample])
+        peak = torch.stack([channel.max() for channel in sample])
+        refined = sample * torch.sigmoid(refine.channel.mlp(mean) + refine.channel.mlp(peak))[:, None, None]
+        padded = sample.new_zeros(2, 6, 7)
+        padded[0, 1:-1, 1:-1], padded[1, 1:-1, 1:-1] = refined.max(0).values, refined.mean(0)
+        for i in range(4):
+            for j in range(5):
+                z = (refine.spatial.conv.weight[0] * padded[:, i : i + 3, j : j + 3]).sum()
+                z = refine.spatial.norm(z.view(1, 1, 1, 1)).view(())
+                torch.testing.assert_close(y[:, i, j], refined[:, i, j] * torch.sigmoid(z))
+    assert (refine.channel.mlp[0].bias is not None) == bias

@@ -1,0 +1,235 @@
+"""Every way to compute a tail against the one that is written: values, gradients, running statistics, in float64."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from attnbench import create_model
+from attnbench.models import fused
+from attnbench.models.attention.branch import Branch
+from attnbench.models.attention.cbam import ConvolutionalBlockAttention
+from attnbench.models.attention.eca import EfficientChannelAttention
+from attnbench.models.attention.sb import ShiftAndBalance
+from attnbench.models.attention.se_gc import GroupGate
+from attnbench.models.attention.se_var2 import ChannelwiseGate
+from attnbench.models.insertion import Attended
+from attnbench.models.ops import fused_norm as ops
+
+SIGNALS: dict[str, Callable[[int, int], nn.Module]] = {
+    "eca": lambda i, o: EfficientChannelAttention(3),
+    "se": lambda i, o: Branch(i, 3, o, gate="sigmoid", bias=True),
+    "se norm": lambda i, o: Branch(i, 4, o, gate="sigmoid", norm=True),
+    "sb": lambda i, o: ShiftAndBalance(i, 4, o, lambda_init=0.3, gate="tanh", dropout=0.0),
+    "weights": lambda i, o: ChannelwiseGate(o),
+    "groups": lambda i, o: GroupGate(o, o),
+    "cbam": lambda i, o: ConvolutionalBlockAttention(o, 3, 3, bias=True, norm=False),
+}
+# Where a norm stands: it is the trunk, or ends it; what is read; N, C, H, W.
+READS, COMBINE = ("output", "input"), ("mul", "add")
+SHAPES = [(4, 7, 5, 6), (3, 5, 1, 1), (1, 7, 4, 4), (2, 1, 3, 2)]
+
+
+class Block(nn.Module):
+    """conv, BN with attention, residual, activation: the tail as a block has it."""
+
+    def __init__(self, site: nn.Module, residual: bool, activation: nn.Module) -> None:
+        super().__init__()
+        self.site, self.residual, self.activation = site, residual, activation
+
+    def forward(self, x: Tensor, r: Tensor) -> Tensor:
+        y = self.site(x)
+        if self.residual:
+            y += r
+        return self.activation(y)
+
+
+def site(signal: str, *, channels: int, ends: bool, reads: str, combine: str) -> Attended:
+    norm = nn.BatchNorm2d(channels, momentum=0.3)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.uniform_(norm.bias)
+    nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
+    trunk = nn.Sequential(nn.Conv2d(channels, channels, 1), norm) if ends else norm
+    if signal == "cbam":
+        nn.init.uniform_(norm.weight, -1.5, 1.5)  # whose maximum is then that of the smallest value
+        reads, combine = "output", "replace"
+    return Attended(trunk, SIGNALS[signal](channels, channels), reads=reads, combine=combine).double()  # type: ignore[arg-type]
+
+
+def outcome(block: nn.Module, x: Tensor, r: Tensor) -> list[Tensor]:
+    """Everything that a step leaves: the output, the gradients of both inputs and all weights, the buffers."""
+    x, r = x.clone().requires_grad_(), r.clone().requires_grad_()
+    torch.manual_seed(1)
+    y = block(x * 1, r * 1)
+    weight = torch.randn(y.shape, dtype=y.dtype)
+    inputs = [x, r, *block.parameters()]
+    grads = torch.autograd.grad((y * weight).sum(), inputs, allow_unused=True)
+    return [y.detach(), *(torch.zeros(()) if g is None else g for g in grads), *block.buffers()]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("backend", ["algebraic", "fused"])
+def test_a_backend_equals_the_reference(backend: str, signal: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, r = torch.randn(2, *shape, dtype=torch.float64) * 3 + 5
+    batch_statistics = shape[0] * shape[2] * shape[3] > 1 and (shape[0] > 1 or signal not in ("se norm", "sb"))
+    ways = itertools.cycle([(False, nn.ReLU()), (True, nn.ReLU6()), (True, nn.Identity())])
+    kinds = itertools.product((True, False) if batch_statistics else (False,), (False, True), READS, COMBINE)
+    for training, ends, reads, combine in kinds:
+        made = site(signal, channels=shape[1], ends=ends, reads=reads, combine=combine)
+        block = Block(made, *next(ways)).train(training)
+        other = copy.deepcopy(block)
+        assert fused.choose(other, backend) == 1  # type: ignore[arg-type]
+        for ours, theirs in zip(outcome(other, x, r), outcome(block, x, r), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            torch.testing.assert_close(other(x, r), block(x, r), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memory_format) -> None:
+    for attention, sites in {"se": 9, "eca": 9, "sb": 18, "se_layer": 18, "cbam": 9, "gsop": 0}.items():
+        torch.manual_seed(0)
+        kwargs = {"placement_kwargs": {"wrap": "conv_norm"}} if attention in ("sb", "se_layer") else {}
+        plain = create_model("resnet20", attention, num_classes=3, **kwargs).double()  # type: ignore[arg-type]
+        x = torch.randn(4, 3, 12, 12, dtype=torch.float64).to(memory_format=memory_format)
+        models = {}
+        for backend in ("reference", "algebraic", "fused", "auto"):
+            model = models[backend] = copy.deepcopy(plain).to(memory_format=memory_format)  # type: ignore[call-overload]
+            count = fused.choose(model, backend)  # type: ignore[arg-type]
+            assert count == (0 if backend == "reference" else sites)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            for _ in range(2):
+                model(x).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        for model in models.values():
+            assert model.state_dict().keys() == plain.state_dict().keys()
+            for ours, theirs in zip(
+                model.state_dict().values(), models["reference"].state_dict().values(), strict=True
+            ):
+                torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_what_is_compiled_trains_as_the_reference() -> None:
+    torch.manual_seed(0)
+    first = site("se", channels=3, ends=True, reads="output", combine="mul")
+    plain = nn.Sequential(first, nn.ReLU(), site("sb", channels=3, ends=True, reads="input", combine="add"))
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    compiled = copy.deepcopy(plain)
+    assert fused.choose(compiled) == 2
+    torch.compile(compiled, backend="aot_eager", fullgraph=True)(x).square().mean().backward()
+    plain(x).square().mean().backward()
+    for (name, ours), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10, msg=name)
+    for ours, theirs in zip(compiled.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+# What a compiler makes of it: full-tensor passes
+
+
+def passes(signal: str, backend: str) -> float:
+    """Maps of z's size that the compiled code of BN, attention, residual and ReLU reads and writes, both directions."""
+    compile_fx = pytest.importorskip("torch._inductor.compile_fx")
+    graphs = pytest.importorskip("torch._inductor.graph")
+    debug = pytest.importorskip("torch._inductor.debug")
+    post_grad = pytest.importorskip("torch._inductor.fx_passes.post_grad")
+    virtualized = pytest.importorskip("torch._inductor.virtualized").V
+    n, c, side = 4, 8, 40  # maps large enough that a compiler takes mean and variance in one pass
+    seen = []
+
+    def inner(graph: Any, inputs: Any, **options: Any) -> Any:
+        mode = torch._guards.detect_fake_mode(inputs)
+        compile_fx.record_original_output_strides(graph)
+        with virtualized.set_fake_mode(mode), virtualized.set_debug_handler(debug.DebugContext()):
+            post_grad.post_grad_passes(graph, False)
+            lowered = graphs.GraphLowering(graph, example_inputs=inputs)
+            with virtualized.set_graph_handler(lowered):
+                lowered.run(*inputs)
+                lowered._update_scheduler()
+                seen.extend(node.get_read_write_buffers_sizes() for node in lowered.scheduler.nodes)
+        return graph.forward
+
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(c)
+    reads, combine = ("input", "add") if signal == "sb" else ("output", "mul")
+    made = Attended(norm, SIGNALS[signal](c, c), reads=reads, combine=combine) if signal else norm  # type: ignore[arg-type]
+    block = Block(made, True, nn.ReLU()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fused.choose(block, backend)  # type: ignore[arg-type]
+    z, r, dy = (torch.randn(n, c, side, side).contiguous(memory_format=torch.channels_last) for _ in range(3))
+    with torch._inductor.config.patch(force_disable_caches=True):
+        torch._dynamo.reset()
+        compiled = torch.compile(
+            block, fullgraph=True, backend=lambda *graph: compile_fx.compile_fx(*graph, inner_compile=inner)
+        )
+        compiled(z.requires_grad_() * 1, r.requires_grad_() * 1).backward(dy)
+    return sum(seen) / (z.numel() * z.element_size())
+
+
+@pytest.mark.filterwarnings("ignore:Your compiler for AOTAutograd")
+def test_compiled_attention_makes_no_pass_over_a_map_more_than_plain_batch_norm() -> None:
+    plain = passes("", "reference")
+    assert plain > 8
+    assert passes("se", "reference") > plain + 4  # what it would cost, and proof that the count sees it
+    for signal in ("se", "eca", "sb"):
+        assert passes(signal, "auto") < plain + 0.5, signal
+
+
+# Batch norm over processes
+
+
+def _sync(rank: int, port: int, folder: Path) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    block, x = torch.load(folder / "whole.pt", weights_only=False)
+    assert type(block.trunk) is nn.SyncBatchNorm
+    fused.choose(block, "algebraic")
+    part = x[:2] if rank == 0 else x[2:]  # of different sizes
+    part = part.clone().requires_grad_()
+    y = block(part)
+    (y * torch.arange(1.0, y.numel() + 1, dtype=y.dtype).view_as(y)).sum().backward()
+    torch.save((y.detach(), part.grad, block.trunk.running_var), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_statistics_over_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = site("eca", channels=6, ends=False, reads="output", combine="mul")
+    split = copy.deepcopy(whole)
+    split.trunk = nn.SyncBatchNorm.convert_sync_batchnorm(split.trunk)
+    x = torch.randn(5, 6, 3, 4, dtype=torch.float64)
+    torch.save((split, x), tmp_path / "whole.pt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_sync, (port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    x.requires_grad_()
+    y = whole(x)
+    weights = [torch.arange(1.0, part[0].numel() + 1, dtype=y.dtype).view_as(part[0]) for part in parts]
+    (y * torch.cat(weights)).sum().backward()
+    for i, ours in enumerate((y.detach(), x.grad)):
+        torch.testing.assert_close(torch.cat([part[i] for part in parts]), ours, rtol=1e-10, atol=1e-10)
+    for part in parts:
+        torch.testing.assert_close(part[2], whole.trunk.running_var, rtol=1e-10, atol=1e-10)
+
+
+def test_what_cannot_be_fused_stays_as_it_is_written() -> None:
+    frozen = nn.BatchNorm2d(4, affine=False)
+    assert not ops.is_plain(frozen)
+    eca = EfficientChannelAttention(3)
+    for trunk in (frozen, nn.Conv2d(4, 4, 1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())):
+        assert not fused.is_fusable(Attended(trunk, eca, reads="output", combine="mul"))
+    assert not fused.is_fusable(Attended(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), reads="output", combine="mul"))
+    assert fused.is_fusable(Attended(nn.BatchNorm2d(4), eca, reads="output", combine="mul"))

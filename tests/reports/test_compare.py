@@ -1,0 +1,114 @@
+"""``attnbench compare``: means, deviations and paired differences of any set of runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+import yaml
+from scipy import stats
+
+from attnbench.config import composition
+from attnbench.reports.comparison import compare
+from attnbench.reports.figures.sweep import axis_places
+from attnbench.runs import results
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+SCORES = {  # kernel size: top-1 by seed
+    "3": {0: 90.0, 1: 91.0, 2: 93.5},
+    "5": {0: 92.0, 1: 91.5, 2: 95.0},
+    "adaptive": {0: 90.5, 2: 94.5},  # seed 1 is missing
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders as a sweep leaves them, with scores that were made up; one of them never finished."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    with composition.prepared():
+        for k, scores in SCORES.items():
+            for seed in range(3):
+                words = ["attention=eca", f"attention.kernel_size={k}", f"seed={seed}", f"paths.outputs={outputs}"]
+                leave(composition.compose(words), scores.get(seed))
+    return outputs
+
+
+def leave(composed: composition.Config, top1: float | None) -> None:
+    folder = composed.run_folder
+    folder.mkdir(parents=True)
+    record = {"choices": composed.choices, "hash": composed.hash, **composed.tree}
+    (folder / "config.yaml").write_text(yaml.safe_dump(record))
+    (folder / "env.json").write_text(json.dumps({"commit": "c0ffee", "device": "cpu"}))
+    if top1 is None:
+        status = {"status": "failed", "error": "the loss became nan", "code": 4, "pid": 1}
+        (folder / "status.json").write_text(json.dumps(status))
+        return
+    result = {"status": "done", "top1": top1, "seed": composed.seed, "config_hash": composed.hash}
+    result["data"] = {"source": "made up", "fingerprint": "0"}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def command(attnbench: Command) -> Command:
+    return lambda *words: attnbench("compare", *words, script="tests/attnbench_command.py")
+
+
+def test_groups_seeds_and_differences_are_those_of_a_hand_computation(
+    command: Command, runs: Path, tmp_path: Path
+) -> None:
+    done = command(f"{runs}/runs/**", "--by", "attention.kernel_size", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "out" / "compare.csv", newline="") as file:
+        rows = {row["attention.kernel_size"]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(SCORES)
+    for k, scores in SCORES.items():
+        assert float(rows[k]["mean"]) == pytest.approx(mean(scores.values()))
+        assert float(rows[k]["std"]) == pytest.approx(stdev(scores.values()))
+        assert int(rows[k]["n"]) == len(scores)
+    assert rows["adaptive"]["missing_seeds"] == "1"
+    for k, seeds in (("5", (0, 1, 2)), ("adaptive", (0, 2))):
+        ours, base = [SCORES[k][s] for s in seeds], [SCORES["3"][s] for s in seeds]
+        interval = stats.ttest_rel(ours, base).confidence_interval(0.95)
+        found = [float(rows[k][name]) for name in ("difference", "low", "high")]
+        assert found == pytest.approx([mean(ours) - mean(base), interval.low, interval.high])
+
+
+def test_what_differs_is_found_and_what_did_not_finish_is_said(command: Command, runs: Path, tmp_path: Path) -> None:
+    done = command(str(runs), "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "nan" in done.stdout
+
+    report = (tmp_path / "out" / "compare.md").read_text()
+    assert "| attention.kernel_size |" in report
+    assert "the loss became nan" in report and "c0ffee" in report
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["/nowhere"], "/nowhere"), (["{runs}", "--by", "attention.gamma"], "attention.kernel_size"), ([], "--help")],
+)
+def test_bad_words_are_one_line(command: Command, runs: Path, words: list[str], hint: str) -> None:
+    done = command(*(word.replace("{runs}", str(runs)) for word in words))
+    assert done.returncode in (2, 3)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert hint in done.stderr
+
+
+def test_a_network_without_attention_has_no_placement_to_be_compared_by(tmp_path: Path) -> None:
+    with composition.prepared():
+        for words in (
+            ["attention=none"],
+            *(["attention=sb", f"placement.wrap={wrap}"] for wrap in ("conv", "conv_norm")),
+        ):
+            leave(composition.compose([*words, f"paths.outputs={tmp_path}"]), 50.0)
+    found = compare(results.find([str(tmp_path)]), by="placement.wrap")
+    assert [group.label for group in found.groups] == ["none", "sb wrap=conv", "sb wrap=conv_norm"]
+    assert [group.baseline for group in found.groups] == ["", "none", "none"]
+    assert list(axis_places(found)) == ["conv", "conv_norm"]  # the plain one is a line across

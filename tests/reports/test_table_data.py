@@ -1,0 +1,385 @@
+"""Both papers' tables as data: every printed cell, every count behind one, every row's run."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attnbench.config import composition
+from attnbench.config.composition import Config
+from tests.conftest import ROOT
+
+Table = dict[str, Any]
+Row = dict[str, Any]
+
+FOLDER = composition.folder() / "table"
+IDS = [*(f"eca/{n}" for n in range(1, 6)), *(f"sb/{n}" for n in range(1, 11))]
+TABLES: dict[str, Table] = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8")) for name in IDS}
+
+PAPERS = Path(os.environ.get("ATTNBENCH_PAPERS", ROOT.parent / "shared" / "papers"))
+needs_papers = pytest.mark.skipif(not PAPERS.is_dir(), reason=f"no papers' tables at {PAPERS}: set ATTNBENCH_PAPERS")
+
+every_table = pytest.mark.parametrize("name", IDS)
+RUNNABLE = [name for name in IDS if TABLES[name].get("requires", "classification") in composition.names("task")]
+every_runnable_table = pytest.mark.parametrize("name", RUNNABLE)
+
+
+def rows(*names: str) -> Iterator[Row]:
+    for name in names:
+        yield from TABLES[name]["rows"]
+
+
+@cache
+def composed(*overrides: str) -> Config:
+    return composition.compose(overrides)
+
+
+def run(row: Row) -> Config:
+    return composed(*row["overrides"])
+
+
+def of_row(table: Table, row: Row, key: str, column: str) -> Any:
+    """A column's unit, divisor or counter, or the row's own."""
+    return row.get(key, {}).get(column, table["columns"][column].get(key))
+
+
+# The form of a file
+
+
+def test_every_file_is_a_table_of_a_paper() -> None:
+    assert sorted(str(p.relative_to(FOLDER)) for p in FOLDER.rglob("*.*")) == sorted(f"{name}.yaml" for name in IDS)
+
+
+ARXIV = {"eca": "arXiv:1910.03151", "sb": "arXiv:2103.13080"}
+KEYS = {"title", "source", "seeds", "baseline", "columns", "notes", "rows"}
+ROW_KEYS = {"label", "overrides", "printed", "counts", "baseline", "quoted", "note", "per", "unit", "counter"}
+COUNTERS = {"params", "sb", "sb_added", "thop2019", "thop2019_late", "detection", "trainable", "module_params"}
+
+
+@every_table
+def test_a_table_has_the_keys_that_its_readers_know(name: str) -> None:
+    table = TABLES[name]
+    assert set(table) - {"requires"} == KEYS
+    paper, number = name.split("/")
+    assert table["source"] == f"{ARXIV[paper]}, Table {number}"
+    for row in table["rows"]:
+        assert {"label", "overrides", "printed"} <= set(row) <= ROW_KEYS
+        assert row["overrides"] or row["note"]["*"]
+    for column, about in table["columns"].items():
+        assert ("counter" in about) == ("per" in about), column
+        assert about.get("counter", "params") in COUNTERS
+
+
+@every_table
+def test_columns_cover_the_cells_of_the_rows(name: str) -> None:
+    table = TABLES[name]
+    columns = list(table["columns"])
+    for row in table["rows"]:
+        std = {f"{column}_std" for column in columns} if table["seeds"] > 1 else set()
+        assert set(row["printed"]) <= {*columns, *std}
+        assert list(row["printed"]) == sorted(
+            row["printed"], key=lambda cell: (columns.index(cell.removesuffix("_std")), cell)
+        )
+        assert all(isinstance(text, str) for text in row["printed"].values())
+        assert set(row.get("counts", {})) <= set(columns) & set(row["printed"])
+        assert all(type(n) is int for n in row.get("counts", {}).values())
+        assert set(row.get("note", {})) <= {*columns, *std, "*"}
+        assert all(set(row.get(key, {})) <= set(columns) for key in ("per", "unit", "counter"))
+        assert set(row.get("counter", {}).values()) <= COUNTERS
+
+
+@every_table
+def test_labels_are_distinct_and_baselines_are_rows(name: str) -> None:
+    table = TABLES[name]
+    labels = [row["label"] for row in table["rows"]]
+    assert len(set(labels)) == len(labels)
+    for row in table["rows"]:
+        baseline = row.get("baseline", table["baseline"])
+        assert baseline is None or baseline in labels
+        assert "baseline" not in row or row["baseline"] != row["label"]
+
+
+# What is printed
+
+
+def difference_of_madds(row: Row) -> str:
+    static = next(r for r in rows("sb/1") if r["label"] == f"static {row['label'].split()[1]}")
+    return str(Decimal(row["printed"]["madds"]) - Decimal(static["printed"]["madds"]))
+
+
+def test_the_derived_additions_are_differences_of_printed_cells() -> None:
+    added = {row["label"]: row["printed"].get("madds_added") for row in rows("sb/1")}
+    wanted = {row["label"]: difference_of_madds(row) for row in rows("sb/1") if row["label"].startswith(("SE", "SB"))}
+    assert {label: text for label, text in added.items() if text} == wanted
+    derived = [f"{name}:{column}" for name in IDS for column, a in TABLES[name]["columns"].items() if "derived" in a]
+    assert derived == ["sb/1:madds_added"]
+
+
+def rounds_to(count: int, per: float, printed: str) -> bool:
+    return (Decimal(count) / Decimal(str(per))).quantize(Decimal(printed)) == Decimal(printed)
+
+
+@every_table
+def test_a_count_rounds_to_its_print_or_a_note_says_why_not(name: str) -> None:
+    table = TABLES[name]
+    for row in table["rows"]:
+        for column, printed in row["printed"].items():
+            if "counter" not in table["columns"].get(column, {}) or re.search("[Ck]", printed):
+                continue
+            count = row.get("counts", {}).get(column)
+            fits = count is not None and rounds_to(count, of_row(table, row, "per", column), printed)
+            assert fits or row.get("note", {}).get(column), f"{row['label']}: {column}"
+
+
+C, C2, R = 15_104, 20_119_552, 16  # sums of C and C^2 over ResNet-50's block outputs
+
+
+def test_the_formulas_of_module_parameters_give_the_counts() -> None:
+    for row in rows("eca/1"):
+        formula, count = row["printed"]["attention_params"], row["counts"]["attention_params"]
+        python = formula.replace("C^2", str(C2)).replace("C", str(C)).replace("r", str(R)).replace("k*", "3*")
+        assert count == (3 * 16 if formula == "k = 3" else eval(python)), row["label"]
+
+
+def test_a_run_printed_twice_is_printed_alike_or_noted() -> None:
+    prints: dict[tuple[frozenset[str], str], set[str]] = defaultdict(set)
+    cells = [
+        (row, (frozenset(row["overrides"]), column), text)
+        for row in rows(*IDS)
+        for column, text in row["printed"].items()
+        if row["overrides"]
+    ]
+    for _, key, text in cells:
+        prints[key].add(text)
+    for row, key, _ in cells:
+        noted = {key[1], key[1].removesuffix("_std")} & set(row.get("note", {}))
+        assert len(prints[key]) == 1 or noted, (row["label"], key[1], prints[key])
+
+
+# Against the papers' tables, where they lie beside the checkout
+
+LABELS: dict[str, Callable[..., str]] = {  # the paper's columns that name a row, as our label; the others are cells
+    "eca/1": lambda method, attention: method,
+    "eca/2": lambda backbone, method: backbone if method in ("ResNet", backbone) else f"{method} {backbone}",
+    "eca/3": lambda model: model,
+    "eca/4": lambda detector, backbone, attention: f"{detector} {backbone}{plus(attention)}",
+    "eca/5": lambda backbone, attention: f"{backbone}{plus(attention)}",
+    "sb/1": lambda width, method: f"{method} x{width}",
+    "sb/2": lambda method, layers: method if layers == "none" else f"{method} {layers}",
+    "sb/3": lambda network, method: f"{method} {network}",
+    "sb/4": lambda width, method: f"{method} x{width}",
+    "sb/5": lambda method, width, placement: f"{method} x{width} {'+'.join(placement)}",
+    "sb/6": lambda width, method: f"{method} x{width}",
+    "sb/7": lambda method, dropout: f"{method} {'with' if dropout == 'true' else 'without'} dropout",
+    "sb/8": lambda width, initial_lambda: f"SB x{width} lambda {initial_lambda}",
+    "sb/9": lambda width, gate: f"SB x{width} {'no gate' if gate == 'none' else gate}",
+    "sb/10": lambda hidden_multiplier: f"SB hidden x{hidden_multiplier}",
+}
+COLUMNS = {"param_formula": "attention_params", "mean": "top1", "std": "top1_std", "gflops": "flops"}
+
+
+def plus(attention: str) -> str:
+    return "" if attention == "none" else f" + {attention}"
+
+
+def our_column(column: str) -> str:
+    return COLUMNS.get(column) or re.sub(r"^params?_M$", "params", column).removesuffix("_M")
+
+
+def paper_table(name: str) -> Table:
+    """A table of the paper's file, all of its values as the text that stands there."""
+    paper, number = name.split("/")
+    loaded = yaml.load((PAPERS / f"{paper}.yaml").read_text("utf-8"), yaml.BaseLoader)
+    return next(table for table in loaded["tables"] if table["id"] == f"T{number}")
+
+
+def paper_rows(name: str) -> Iterator[dict[str, Any]]:
+    """The paper's rows, column to text; its Table 5 of SB has SE and SB side by side."""
+    table = paper_table(name)
+    for values in table["rows"]:
+        row = dict(zip(table["columns"], values, strict=True))
+        if name != "sb/5":
+            yield row
+            continue
+        for method, other in (("SE", "sb_"), ("SB", "se_")):
+            own = {k.removeprefix(f"{method.lower()}_"): v for k, v in row.items() if not k.startswith(other)}
+            yield {"method": method} | own
+
+
+def paper_cells(name: str) -> list[tuple[str, dict[str, str]]]:
+    """Label and printed cells of the paper's rows; cells without a number are left out."""
+    naming = list(inspect.signature(LABELS[name]).parameters)
+    prefix = "mask_" if name == "eca/5" else ""
+    return [
+        (
+            LABELS[name](*(row[key] for key in naming)),
+            {prefix + our_column(k): v for k, v in row.items() if k not in naming and v != "null"},
+        )
+        for row in paper_rows(name)
+    ]
+
+
+def our_cells(name: str) -> list[tuple[str, dict[str, str]]]:
+    """The same of our file. The ECA paper's cells of operations end in their unit there, G or M."""
+    table = TABLES[name]
+    units = name in ("eca/2", "eca/3")
+
+    def cell(row: Row, column: str) -> str:
+        return row["printed"][column] + (of_row(table, row, "unit", column) if units and column == "flops" else "")
+
+    derived = {column for column, about in table["columns"].items() if "derived" in about}
+    return [(row["label"], {c: cell(row, c) for c in row["printed"] if c not in derived}) for row in table["rows"]]
+
+
+@needs_papers
+@every_table
+def test_every_cell_is_the_papers(name: str) -> None:
+    assert our_cells(name) == paper_cells(name)
+
+
+@needs_papers
+@every_table
+def test_a_cell_that_the_paper_leaves_empty_is_explained(name: str) -> None:
+    general = any("have no speeds" in note for note in TABLES[name]["notes"])
+    for row, paper in zip(TABLES[name]["rows"], paper_rows(name), strict=True):
+        empty = {our_column(column) for column, text in paper.items() if text == "null"}
+        assert empty.isdisjoint(row["printed"])
+        assert general or empty <= set(row.get("note", {})), row["label"]
+
+
+def documented_counts() -> set[tuple[str, int]]:
+    """(print, integer) of every line of counts.md that has an integer; a detector's line has two pairs."""
+    pairs = set()
+    for line in (PAPERS / "counts.md").read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and re.fullmatch(r"[\d,]{4,}", cells[2]):
+            pairs.add((cells[1], int(cells[2].replace(",", ""))))
+            if len(cells) == 7:
+                pairs.add((cells[4], int(cells[5].replace(",", ""))))
+    return pairs
+
+
+@needs_papers
+def test_every_count_is_the_documented_one_and_none_is_missing() -> None:
+    ours = {
+        (row["printed"]["madds" if column == "madds_added" else column], count)
+        for name in IDS
+        if name != "eca/1"
+        for row in rows(name)
+        for column, count in row.get("counts", {}).items()
+    }
+    assert ours == documented_counts()
+
+
+@needs_papers
+def test_module_counts_are_the_documented_ones() -> None:
+    text = " ".join((PAPERS / "counts.md").read_text("utf-8").split())
+    for row in rows("eca/1"):
+        if row["label"] != "Vanilla":
+            count = f"{row['counts']['attention_params']:,}"
+            assert re.search(rf"[ ;:]{row['label']}( \([^)]*\))? {count}[ ;.]", text), row["label"]
+
+
+# The runs
+
+
+@every_runnable_table
+def test_every_row_composes_to_what_its_label_says(name: str) -> None:
+    for row in rows(name):
+        if row["overrides"]:
+            made = run(row)
+            said = {key: convert(match[1]) for pattern, key, convert in WORDS if (match := pattern(row["label"]))}
+            assert {key: value_at(made, key) for key in said} == said, row["label"]
+            assert made.choices["attention"] == attention_of(name, row["label"]), row["label"]
+            assert made.choices["experiment"] == experiment_of(name, row["label"]), row["label"]
+
+
+def searcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    return re.compile(pattern).search
+
+
+def roles(text: str) -> list[str]:
+    return ["layer"] if text == "C1+C2+C3" else text.split("+")
+
+
+WORDS: list[tuple[Callable[[str], re.Match[str] | None], str, Callable[[str], Any]]] = [
+    (searcher(r" x(\d\.\d+)"), "backbone.width", float),
+    (searcher(r"lambda (\S+)"), "attention.lambda_init", float),
+    (searcher(r"hidden x(\d)"), "attention.hidden", int),
+    (searcher(r"(tanh|sigmoid|softmax|relu)$"), "attention.gate", str),
+    (searcher(r"(no) gate$"), "attention.gate", lambda _: "none"),
+    (searcher(r"(with|without) dropout"), "attention.dropout", lambda word: 0.2 if word == "with" else 0.0),
+    (searcher(r" (C1[C+\d]*)"), "placement.roles", roles),
+    (searcher(r"(pointwise)$"), "placement.roles", lambda _: ["C1", "C3"]),
+    (searcher(r"(pointwise and depthwise)$"), "placement.roles", lambda _: ["layer"]),
+    (searcher(r"(?:ResNet-|SENet-|^ECA-Net)(\d+)"), "backbone.depth", int),
+    (searcher(r"(ShuffleNetV2|MnasNet)"), "choice.backbone", str.lower),
+    (searcher(r"(ResNeXt-101|DenseNet-264)"), "choice.backbone", lambda word: word.lower().replace("-", "")),
+]
+
+ATTENTIONS = {
+    "static": "none", "SB": "sb", "DyConv": "dyconv", "SE": "se_layer",
+    "SENet": "se", "CBAM": "cbam", "A2-Nets": "a2", "GSoP-Net1": "gsop", "AA-Net": "aa", "ECA-Net": "eca",
+    "SENet-152": "se", "ECA-Net50": "eca", "ECA-Net101": "eca", "ResNeXt-101": "se",
+}  # fmt: skip
+
+
+def attention_of(name: str, label: str) -> str:
+    """The attention that a label's first word names; the plain network's label is its own name."""
+    special = {"sb/1": {"SE": "se_original"}, "eca/1": {"Vanilla": "none"}}.get(name, {})
+    if (last := label.split(" + ")[-1]) != label:
+        return last.lower()
+    if label in special or name != "eca/1":
+        return (ATTENTIONS | special).get(label.split()[0], "none")
+    return label.lower().replace("-", "_")
+
+
+def experiment_of(name: str, label: str) -> str:
+    paper, number = name.split("/")
+    if paper == "eca":
+        mobile = "_mobilenetv2" if label.endswith("MobileNetV2") else ""
+        return "eca_coco" if int(number) > 3 else f"eca_imagenet{mobile}"
+    return "sb_imagenet" if int(number) < 4 else "sb_voc" if int(number) == 4 else "sb_cifar10"
+
+
+def value_at(made: Config, key: str) -> Any:
+    group, name = key.split(".")
+    return made.choices[name] if group == "choice" else made.tree[group].get(name)
+
+
+@every_runnable_table
+def test_no_override_repeats_a_default(name: str) -> None:
+    """Width, backbone and attention are written always; other options only where they differ."""
+    for row in rows(name):
+        for override in row["overrides"] or []:
+            key, text = override.split("=", 1)
+            group, _, option = key.partition(".")
+            if option and key != "backbone.width":
+                file = composition.folder() / group / f"{run(row).choices[group]}.yaml"
+                assert yaml.safe_load(file.read_text("utf-8"))[option] != yaml.safe_load(text), override
+
+
+def test_rows_of_one_run_have_one_set_of_overrides() -> None:
+    spellings: dict[str, set[frozenset[str]]] = defaultdict(set)
+    for row in rows(*RUNNABLE):
+        if row["overrides"]:
+            spellings[run(row).hash].add(frozenset(row["overrides"]))
+    assert [sets for sets in spellings.values() if len(sets) > 1] == []
+
+
+def test_the_cifar_tables_hold_84_cells_and_69_distinct_ones() -> None:
+    names = [f"sb/{n}" for n in range(5, 11)]
+    hashes = [run(row).hash for row in rows(*names)]
+    assert (len(hashes), len(set(hashes))) == (84, 69)
+    assert {TABLES[name]["seeds"] for name in names} == {5}
+    assert len(TABLES["sb/8"]["rows"]) * 5 == 100

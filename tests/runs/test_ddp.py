@@ -1,0 +1,217 @@
+"""Two processes under torchrun make one run: one folder, one stream of samples, one network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from attnbench.config.composition import Config
+from attnbench.data.in_memory.digits import digits
+from attnbench.data.loader import Loader
+from attnbench.models import factory
+from attnbench.training import engine, setup
+from attnbench.training.feed import Feed
+from attnbench.training.optim import Schedule
+from attnbench.training.recorder import NullRecorder
+from attnbench.training.runtime import Runtime
+from attnbench.training.tasks.classification import Classification
+from tests.small_runs import (
+    ENVIRONMENT,
+    ROOT,
+    SMALL,
+    STEPS,
+    ForkServer,
+    ended,
+    epochs,
+    folder,
+    result,
+    running,
+    start,
+    strays,
+    torchrun,
+)
+
+VALIDATION = 359  # images: two processes cannot share them evenly
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of SMALL in two processes, uninterrupted; once for all pytest-xdist workers."""
+    base = tmp_path_factory.getbasetemp()
+    outputs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two-processes"
+    with FileLock(f"{outputs}.lock"):
+        if not outputs.exists():
+            end = ended(start(outputs, processes=2))
+            assert end.code == 0, end.stderr
+            (outputs / "stderr").write_text(end.stderr)
+    return outputs
+
+
+def test_two_processes_write_one_folder_and_one_log(two_processes: Path) -> None:
+    assert epochs(two_processes) == [1, 2]
+    assert result(two_processes)["world_size"] == 2
+    assert result(two_processes)["epochs"] == 2
+    assert len(list((folder(two_processes) / "tb").iterdir())) == 1
+    assert (two_processes / "stderr").read_text().count("epoch 2/2") == 1
+    assert (folder(two_processes) / "train.log").read_text().count("epoch 2/2") == 1
+    assert strays(two_processes) == []
+    assert len(torch.load(folder(two_processes) / "checkpoints" / "last.pt", weights_only=True)["rng"]) == 2
+
+
+def test_two_processes_evaluate_every_sample_once(two_processes: Path, compose: Callable[..., Config]) -> None:
+    """The weights that they left score the same in one process, to the last sample."""
+    config = compose(*SMALL)
+    saved = torch.load(folder(two_processes) / "checkpoints" / "last.pt", weights_only=True)
+    data = config.build("dataset")
+    assert len(data.val) == VALIDATION
+    with config.build("runtime").start() as process:
+        model, _ = factory.network(config, len(data.classes))
+        state = setup.train_state(process.place(model), config.build("schedule"), process)
+        state.load_state_dict(saved)
+        alone = engine.evaluation(state, config.build("task"), setup.feeds(config, data, process)[1], process)
+    line = json.loads((folder(two_processes) / "metrics.jsonl").read_text().splitlines()[-1])
+    for name in ("top1", "top5"):
+        assert line[name] == pytest.approx(alone[name], abs=1e-6)
+        hits = line[name] * VALIDATION / 100
+        assert hits == pytest.approx(round(hits), abs=1e-4)
+    assert line["val_loss"] == pytest.approx(alone["val_loss"], abs=1e-5)
+
+
+def test_two_processes_that_are_stopped_and_killed_end_as_if_they_had_not_been(
+    two_processes: Path, tmp_path: Path
+) -> None:
+    def status() -> dict[str, Any]:
+        return json.loads((folder(tmp_path) / "status.json").read_text())
+
+    with running(tmp_path, processes=2) as launcher:
+        launcher.terminate()
+        end = ended(launcher)
+        assert status()["status"] == "stopped", end.stderr
+        assert end.errors == ["error: stopped by a signal; the same command continues"]
+    with running(tmp_path, processes=2) as launcher:
+        os.kill(status()["pid"], signal.SIGKILL)
+        began = time.monotonic()
+        assert ended(launcher).code != 0
+        assert time.monotonic() - began < 30
+        assert status()["status"] == "running"
+    end = ended(start(tmp_path, processes=2))
+    assert end.code == 0, end.stderr
+    assert result(tmp_path)["resumed_from_step"] > 3
+    assert (folder(tmp_path) / "train.log").read_text().count("resumed from step") == 2
+    assert result(tmp_path)["state_sha256"] == result(two_processes)["state_sha256"]
+    assert epochs(tmp_path) == [1, 2]
+
+
+def test_one_process_finishes_what_two_began(two_processes: Path, forks: ForkServer, tmp_path: Path) -> None:
+    """What dropout draws is not the same then, and a line says so."""
+    shutil.copytree(two_processes / "runs", tmp_path / "runs")
+    (folder(tmp_path) / "result.json").unlink()
+    (folder(tmp_path) / "checkpoints" / "last.pt").unlink()  # the one before it is from the end of epoch 2
+    end = forks.run(tmp_path)
+    assert end.code == 0, end.stderr
+    assert "the checkpoint is of 2 processes, this is 1" in end.stderr
+    assert result(tmp_path)["resumed_from_step"] == 2 * STEPS
+    assert result(tmp_path)["world_size"] == 1
+
+
+@pytest.mark.parametrize("override", ["runtime.sync_bn=true", "runtime.device=cuda:99"])
+def test_what_the_machine_cannot_do_is_refused_before_anything_is_made(
+    forks: ForkServer, tmp_path: Path, override: str
+) -> None:
+    end = forks.run(tmp_path, override)
+    key = override.split("=")[0]
+    assert end.code == 2 and len(end.stderr.splitlines()) == 1 and key in end.stderr, end.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+class Plain(nn.Module):
+    """A small network without batch norm, in float64: what it learns does not depend on who computes which sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.Flatten(), nn.Linear(6 * 4, 10)).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images.double())
+
+
+def fitted(accumulate: int = 1, batch_size: int = 63) -> tuple[dict[str, Tensor], float]:
+    """Weights and mean loss after an epoch of digits; a step's share of two processes is 32 and 31 samples."""
+    schedule = Schedule(law="cosine", epochs=1, lr=0.1, per="step", accumulate=accumulate, ema_decay=0.5)
+    data, task = digits(size=4, pad=1), Classification(label_smoothing=0.1)
+    with Runtime(device="cpu").start() as process:
+        ranks = {"rank": process.rank, "world_size": process.world_size}
+        loader = Loader(data.train, batch_size=batch_size, seed=1, train=True, **ranks)
+        model = process.place(Plain())
+        state = setup.train_state(model, schedule, process)
+        losses: dict[str, float] = {}
+        saver = Recording(losses)
+        engine.fit(
+            state,
+            process.wrap(model),
+            task,
+            Feed(loader, process, data.mean, data.std),
+            lambda: {"top1": 0.0},
+            schedule=schedule,
+            batch_size=batch_size,
+            process=process,
+            recorder=NullRecorder(),
+            saver=saver,  # type: ignore[arg-type]
+        )
+    return state.evaluated.state_dict(), losses["train_loss"]
+
+
+class Recording:
+    """Keeps an epoch's metrics instead of saving."""
+
+    def __init__(self, metrics: dict[str, float]) -> None:
+        self.metrics = metrics
+
+    def after_step(self, state: object) -> None: ...
+
+    def after_epoch(self, state: object, metrics: dict[str, float]) -> None:
+        self.metrics.update(metrics)
+
+
+def assert_close(ours: tuple[dict[str, Tensor], float], theirs: tuple[dict[str, Tensor], float]) -> None:
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-6)  # summed in float32
+    for name, tensor in ours[0].items():
+        torch.testing.assert_close(tensor, theirs[0][name], rtol=0, atol=1e-12)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    command = [sys.executable, *torchrun(2), "-m", "tests.test_ddp", str(tmp_path / "fitted.pt")]
+    end = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    assert end.returncode == 0, end.stderr
+    assert_close(tuple(torch.load(tmp_path / "fitted.pt", weights_only=True)), fitted())
+
+
+@pytest.mark.parametrize("parts", [2, 3, 63])
+def test_a_batch_in_parts_makes_the_update_of_the_whole(parts: int) -> None:
+    assert_close(fitted(accumulate=parts), fitted())
+
+
+def test_another_batch_size_makes_another_update() -> None:
+    """The control: what the two tests above compare can differ."""
+    with pytest.raises(AssertionError):
+        assert_close(fitted(batch_size=62), fitted())
+
+
+if __name__ == "__main__":
+    weights_and_loss = fitted()
+    if os.environ["RANK"] == "0":
+        torch.save(list(weights_and_loss), sys.argv[1])

@@ -1,0 +1,86 @@
+"""``attnbench eval``: a run's weights give what the run wrote down, and other data are said to be others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnbench.base.errors import DataError, Failure
+from attnbench.cli import main
+from attnbench.config.composition import Config
+from attnbench.runs.evaluate import evaluate
+from attnbench.runs.load import load_run, ready
+from attnbench.training.recorder import read_metrics
+from attnbench.training.state import Checkpoints
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench eval", *map(str, words)])
+        capsys.readouterr()
+        main.command("eval")()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_it_gives_what_the_run_wrote_down(trained: Config, say: Callable[..., str]) -> None:
+    result = json.loads((trained.run_folder / "result.json").read_text())
+    found = json.loads(say(trained.run_folder, "--json"))
+    assert [found["top1"], found["top5"]] == pytest.approx([result["top1"], result["top5"]], abs=1e-6)
+    assert found["val_loss"] == pytest.approx(
+        read_metrics(trained.run_folder / "metrics.jsonl")[-1]["val_loss"], rel=1e-5
+    )
+    assert found["images"] == 359 and found["epoch"] == 1 and found["which"] == "last"
+    assert found["data"]["fingerprint"] == result["data"]["fingerprint"] and found["same_data"] is True
+    assert found["changed"] == []
+    assert f"{result['top1']:.3f}" in say(trained.run_folder)
+
+
+def test_best_weights_are_evaluated_when_asked_for(trained: Config, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.run_folder, tmp_path / "seed0")
+    nothing = {key: torch.zeros_like(value) for key, value in load_run(folder).model.state_dict().items()}
+    Checkpoints(folder / "checkpoints", trained.identity).save_best(nothing, {"top1": 99.0, "epoch": 1})
+    best, last = evaluate(folder, "best"), evaluate(folder, "last")
+    assert best["val_loss"] == pytest.approx(torch.log(torch.tensor(10.0)).item())  # it prefers no class
+    assert last["val_loss"] != best["val_loss"]
+
+
+def test_other_data_are_said_to_be_others(trained: Config, say: Callable[..., str]) -> None:
+    found = evaluate(trained.run_folder, words=["dataset.size=12", "runtime.workers=0"])
+    assert found["same_data"] is False and found["changed"] == ["dataset.size=12"]
+    said = say(trained.run_folder, "dataset.size=12")
+    assert "CHANGED PROTOCOL: dataset.size=12" in said and "not the data" in said
+
+
+def test_data_of_other_classes_are_refused(trained: Config) -> None:
+    network = load_run(trained.run_folder)
+    object.__setattr__(network, "classes", 7)
+    with pytest.raises(DataError, match="10 classes, the network was trained on 7"), ready(network):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["{run}", "schedule.lr=1"], 2, "schedule.lr=1 cannot be changed after the training"),
+        (["{run}", "dataset=cifar10"], 2, "dataset=cifar10 cannot be changed"),
+        (["{run}", "dataset.sise=9"], 2, "did you mean dataset.size"),
+        (["{run}", "dataset.size=none"], 2, "dataset.size"),
+        (["{run}/nowhere"], 5, "no config.yaml"),
+        ([], 2, "RUN"),
+    ],
+)
+def test_bad_words_are_one_line_and_a_code(
+    trained: Config, say: Callable[..., str], words: list[str], code: int, said: str
+) -> None:
+    with pytest.raises(Failure, match=said) as raised:
+        say(*(word.replace("{run}", str(trained.run_folder)) for word in words))
+    assert raised.value.code == code and "\n" not in str(raised.value)

@@ -1,0 +1,96 @@
+"""The learning-rate laws by hand, and what the optimizer moves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attnbench.base.errors import ConfigError
+from attnbench.training.optim import Schedule
+
+
+def schedule(**options: Any) -> Schedule:
+    return Schedule(**{"law": "cosine", "epochs": 100, "lr": 0.1} | options)
+
+
+@pytest.mark.parametrize(
+    ("law", "epoch", "rate"),
+    [
+        ("step", 0, 0.1),  # the ECA paper's ResNets: x0.1 every 30 epochs
+        ("step", 29.99, 0.1),
+        ("step", 30, 0.01),
+        ("step", 60, 0.001),
+        ("step", 99, 0.0001),
+        ("linear", 0, 0.1),
+        ("linear", 25, 0.075),
+        ("linear", 99, 0.001),
+        ("linear", 100, 0.0),
+        ("cosine", 0, 0.1),
+        ("cosine", 25, 0.1 * (1 + math.sqrt(0.5)) / 2),
+        ("cosine", 50, 0.05),
+        ("cosine", 75, 0.1 * (1 - math.sqrt(0.5)) / 2),
+        ("cosine", 100, 0.0),
+    ],
+)
+def test_the_laws_have_their_values_by_hand(law: str, epoch: float, rate: float) -> None:
+    assert schedule(law=law).rate(epoch, 64) == pytest.approx(rate, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(0, 0.045), (1, 0.0441), (2.7, 0.043218), (399, 0.045 * 0.98**399)])
+def test_the_exponential_law_is_that_of_mobilenetv2(epoch: float, rate: float) -> None:
+    assert schedule(law="exponential", factor=0.98, lr=0.045).rate(epoch, 96) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("law", ["step", "exponential", "linear", "cosine"])
+def test_a_rate_by_epoch_stays_inside_the_epoch_and_one_by_step_moves(law: str) -> None:
+    by_epoch, by_step = schedule(law=law, factor=0.9, period=1), schedule(law=law, factor=0.9, per="step")
+    assert by_epoch.rate(7.0, 64) == by_epoch.rate(7.99, 64) > by_epoch.rate(8.0, 64)
+    assert (by_step.rate(7.0, 64) > by_step.rate(7.5, 64)) == (law != "step")
+
+
+def test_warmup_rises_linearly_to_the_law() -> None:
+    warm, cold = schedule(warmup_epochs=4.0, per="step"), schedule(per="step")
+    assert warm.rate(0.0, 64) == 0.0
+    assert warm.rate(1.0, 64) == pytest.approx(cold.rate(1.0, 64) / 4)
+    assert warm.rate(3.0, 64) == pytest.approx(cold.rate(3.0, 64) * 3 / 4)
+    assert warm.rate(4.0, 64) == cold.rate(4.0, 64)
+
+
+def test_the_rate_is_scaled_only_where_a_reference_batch_is_given() -> None:
+    assert schedule().rate(0, 1024) == 0.1
+    assert schedule(lr_reference_batch=256).rate(0, 1024) == pytest.approx(0.4)
+    assert schedule(lr_reference_batch=256).rate(0, 64) == pytest.approx(0.025)
+
+
+def test_a_batch_in_parts_is_still_one_update_of_the_whole_batch() -> None:
+    assert schedule(lr_reference_batch=256, accumulate=4).rate(0, 256) == pytest.approx(0.1)
+
+
+def test_the_optimizer_is_sgd_by_hand() -> None:
+    """v = mu v + g + wd w, w = w - lr v, on every trained parameter, norms and biases included."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).double()
+    model[2].bias.requires_grad_(False)
+    optimizer = schedule(lr=0.2, momentum=0.8, weight_decay=0.01).optimizer(model)
+    hand = {name: p.detach().clone() for name, p in model.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in hand.items()}
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(16, 4).double()).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                velocity[name] = 0.8 * velocity[name] + parameter.grad + 0.01 * hand[name]
+                hand[name] = hand[name] - 0.2 * velocity[name]
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), hand[name], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"law": "poly"}, {"accumulate": 0}])
+def test_a_value_out_of_range_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises((ConfigError, ValueError), match=next(iter(bad))):
+        schedule(**bad)
