@@ -58,7 +58,7 @@ MOVED = {
     "data.digits_det": "data.detection.digits_det",
     "data.files": "data.images.files",
     "data.folder": "data.image_folders.folder",
-    "data.imagenet": "data.image_folders.imagenet",
+    "data.imagenet": "data.image_folders.datasets",
     "data.jpeg": "data.images.jpeg",
     "data.resident": "data.in_memory.resident",
     "data.scenes": "data.detection.scenes",

@@ -67,7 +67,7 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return EARLY
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-        from attnbench.config.composition import translate
+        from attnbench.config.complaints import translate
 
         return translate(error, sys.argv[1:])
     first = (str(error).splitlines() or [""])[0]

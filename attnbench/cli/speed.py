@@ -23,8 +23,8 @@ from attnbench.base import benchmark, console
 from attnbench.base.benchmark import Comparison, Median, wall_seconds
 from attnbench.base.errors import ConfigError, OutOfMemory
 from attnbench.cli.parser import overriding
-from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config import catalog, composition, hydra_state
+from attnbench.config.configuration import Config
 from attnbench.launch import sweep
 from attnbench.models import complexity, factory, fused
 from attnbench.models.folding import folded
@@ -112,7 +112,7 @@ def main() -> None:
 
 def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
     """The members of a command line, ``attention=none,se`` being two, each with what tells it from the others."""
-    with composition.prepared():
+    with hydra_state.prepared():
         lines = sweep.expand(list(overrides))
         configs = [composition.compose(line) for line in lines]
     common = set.intersection(*(set(line) for line in lines))

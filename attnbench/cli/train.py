@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from attnbench.base.errors import Stopped, main_process, say
+from attnbench.config import option_files
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,7 +31,7 @@ def main() -> None:
     composition.offer_timm(sys.argv[1:])
     hydra_launchers.register()
     alone: list[Outcome] = []
-    run = hydra.main(version_base="1.3", config_path=str(composition.folder()), config_name="train")
+    run = hydra.main(version_base="1.3", config_path=str(option_files.folder()), config_name="train")
     run(lambda cfg: _member(cfg, alone))()
     for outcome in alone:
         report(outcome)

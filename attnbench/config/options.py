@@ -38,6 +38,12 @@ def _device(name: str) -> str:
     return name
 
 
+def _data_name(name: str) -> str:
+    if not re.fullmatch(r"[^/\\\x00-\x1f\x7f]{1,100}", name) or name.strip(". ") == "":
+        raise ValueError("must be a file name of at most 100 characters, without slashes")
+    return name
+
+
 Count = Annotated[int, Ge(1)]  # 1, 2, 3, ...
 Several = Annotated[int, Ge(2)]  # what batch norm needs
 Index = Annotated[int, Ge(0)]  # 0, 1, 2, ...
@@ -51,6 +57,7 @@ Names = Annotated[list[str], AfterValidator(_distinct)]
 Stages = Annotated[list[Count], AfterValidator(_distinct)]
 KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all, or one a stage
 
+DataName = Annotated[str, AfterValidator(_data_name)]
 Device = Annotated[str, AfterValidator(_device)]
 Wrap = Literal["conv", "conv_norm", "conv_norm_act"]
 Blocks = Literal["all", "first", "last", "even"]

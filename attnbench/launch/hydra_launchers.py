@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnbench.base.errors import ConfigError
 from attnbench.config import composition as configuration
+from attnbench.config import option_files
 from attnbench.config.builders import build, checked_node
 from attnbench.launch import executor
 from attnbench.launch.executor import Member
@@ -103,7 +104,7 @@ def distinct(members: list[list[str]]) -> list[str]:
 
 def names() -> list[str]:
     """The launchers that members run with."""
-    return configuration.names("hydra/launcher")
+    return option_files.names("hydra/launcher")
 
 
 def chosen(overrides: Sequence[str]) -> executor.Launcher:

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Failure, StorageError
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.config.options import Count, NonNegative, Positive
 from attnbench.launch.executor import Member
 from attnbench.launch.process import attended, signals

@@ -18,7 +18,7 @@ from typing import Any
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch.executor import Member
 from attnbench.launch.process import attended, signals
 from attnbench.runs.attempt import Outcome

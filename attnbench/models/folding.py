@@ -57,7 +57,8 @@ class _Tracer(fx.Tracer):
     """Sees into sites, but not into their attention."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = module_qualified_name.endswith(".attention") or type(m).__module__.startswith("attnbench.attention.")
+        home = type(m).__module__
+        ours = module_qualified_name.endswith(".attention") or home.startswith("attnbench.models.attention.")
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 

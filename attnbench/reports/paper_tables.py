@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from attnbench.base.errors import ConfigError, nearest
-from attnbench.config import composition
+from attnbench.config import option_files
 
 
 @dataclass(frozen=True)
@@ -97,4 +97,4 @@ def parsed(table: str, content: Mapping[str, Any]) -> Table:
 
 
 def folder() -> Path:
-    return composition.folder() / "table"
+    return option_files.folder() / "table"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.base.errors import Failure, OutOfMemory
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Dataset
 from attnbench.models.stacking import Stack, mistake
 from attnbench.runs import run

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from attnbench.config import catalog
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch
 from attnbench.models import factory, fused
 from attnbench.training import engine, setup
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.recorder import NullRecorder
 from attnbench.training.runtime import Process
-from attnbench.training.state import Checkpoints, Timer
 
 STEPS = 3  # measured, after one that warms up
 SECONDS = 5.0  # after which no further step begins

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from attnbench.base.errors import Stopped
 from attnbench.data.dataset import Batch
 from attnbench.models.folding import folded
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
 from attnbench.training.recorder import Recorder
 from attnbench.training.runtime import Process
-from attnbench.training.state import Checkpoints, Timer, TrainState, rng_state
+from attnbench.training.state import TrainState, rng_state
 from attnbench.training.step import Update, recorded
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attnbench.config.catalog import Size, setting
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 from attnbench.base.benchmark import compare
-from attnbench.data.image_folders.imagenet import MEAN, STD, imagenet
+from attnbench.data.image_folders.datasets import MEAN, STD, imagenet
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.runtime import Process, Runtime

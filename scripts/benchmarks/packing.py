@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attnbench.base.benchmark import compare, cpu_seconds, wall_seconds
 from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory, fused
 from attnbench.models.stacking import Stack
 from attnbench.runs import packed

@@ -185,7 +185,7 @@ def test_the_wheel_carries_the_options_and_works_elsewhere(tmp_path: Path) -> No
     site = tmp_path / "site"
     with zipfile.ZipFile(only((tmp_path / "dist").glob("*.whl"))) as wheel:
         wheel.extractall(site)
-    assert not (site / "configs").exists() and (site / "attnbench" / "data" / "jpeg.c").is_file()
+    assert not (site / "configs").exists() and (site / "attnbench/data/images/jpeg.c").is_file()
     empty = tmp_path / "empty"
     empty.mkdir()
     program = "import sys; sys.argv = ['attnbench', *sys.argv[1:]]; from attnbench.cli.main import main; main()"

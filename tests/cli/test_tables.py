@@ -20,7 +20,7 @@ from attnbench.base import files
 from attnbench.base.errors import ConfigError
 from attnbench.cli import main
 from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports import formats, paper_tables, plan, statistics
 from attnbench.reports.report import report
 from attnbench.reports.rows import Chosen, Composer, Run, choose, matching, seeded

@@ -16,7 +16,7 @@ from PIL import Image
 from attnbench.base.errors import ConfigError, DataError
 from attnbench.data import sampling
 from attnbench.data.dataset import Batch, Dataset
-from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.datasets import imagenet
 from attnbench.data.images import pillow
 from attnbench.data.images.crops import Crops, random_box
 from attnbench.data.images.files import Files

@@ -20,7 +20,7 @@ from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, St
 from attnbench.cli import main
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.image_folders import sharding, shards
-from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.datasets import imagenet
 from attnbench.data.image_folders.sharding import Resizing
 from attnbench.data.images.files import Files
 from attnbench.data.loader import Loader

@@ -22,7 +22,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 
 from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory
 from attnbench.models.detection.features import Features
 from attnbench.models.detection.rcnn import FasterRCNN, MaskRCNN

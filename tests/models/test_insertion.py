@@ -12,7 +12,7 @@ from torchvision.models import resnet18, resnet50
 
 from attnbench import create_model
 from attnbench.base.errors import ConfigError
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models.attention.eca import eca
 from attnbench.models.attention.se import se
 from attnbench.models.insertion import Attended, Site, insert

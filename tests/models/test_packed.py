@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory, fused
 from attnbench.models.ops import packed
 from attnbench.models.ops.packed import PackedConv, PackedDropout, PackedNorm, matrices, side_by_side, stencils

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from attnbench.base.errors import ConfigError, Failure
 from attnbench.cli import figure, main
-from attnbench.config import composition
+from attnbench.config import composition, hydra_state, option_files
 from attnbench.models import factory
 from attnbench.reports.figures import drawing, paper_figures, saving
 from attnbench.reports.figures.canvas import PRINTED
@@ -45,7 +45,7 @@ def crosses(axes: Axes) -> list[tuple[str, float]]:
 
 
 def raw(table: str) -> dict[str, dict[str, Any]]:
-    content = yaml.safe_load((composition.folder() / "table" / f"{table}.yaml").read_text("utf-8"))
+    content = yaml.safe_load((option_files.folder() / "table" / f"{table}.yaml").read_text("utf-8"))
     return {row["label"]: row for row in content["rows"]}
 
 
@@ -76,7 +76,7 @@ def test_every_row_of_a_figure_is_there_and_composes(name: str) -> None:
     for row in figure.table.rows:
         if row.label not in own:  # those of tables are composed by the tables' tests
             assert (row.overrides, row.printed) == (tables[row.label]["overrides"], tables[row.label]["printed"])
-    with composition.prepared():
+    with hydra_state.prepared():
         assert all(composition.compose(row.overrides or []) for row in own.values())
     assert set(own) <= set(figure.labels())
 

@@ -10,7 +10,7 @@ import torch
 
 from attnbench.base.errors import ConfigError, DataError, Failure
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports.figures import channels, hooks, lambdas
 from attnbench.runs import results, run
 from attnbench.runs.load import load_run, ready

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.in_memory.digits import digits
 from attnbench.data.loader import Loader
 from attnbench.models import factory
@@ -194,7 +194,7 @@ def assert_close(ours: tuple[dict[str, Tensor], float], theirs: tuple[dict[str, 
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    command = [sys.executable, *torchrun(2), "-m", "tests.test_ddp", str(tmp_path / "fitted.pt")]
+    command = [sys.executable, *torchrun(2), "-m", "tests.runs.test_ddp", str(tmp_path / "fitted.pt")]
     end = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
     assert end.returncode == 0, end.stderr
     assert_close(tuple(torch.load(tmp_path / "fitted.pt", weights_only=True)), fitted())

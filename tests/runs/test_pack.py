@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attnbench.base import files
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch import pool
 from attnbench.launch.executor import Member
 from attnbench.launch.packing import objection, packs

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from attnbench.base import files
-from attnbench.training.state import ITEMS
+from attnbench.training.checkpoints import ITEMS
 from tests.data_fixtures import image_folder
 from tests.small_runs import (
     STEPS,

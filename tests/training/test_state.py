@@ -19,10 +19,9 @@ from torch.utils._pytree import tree_flatten
 
 from attnbench.base import files
 from attnbench.base.errors import NonFiniteError, StorageError
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.engine import pace
 from attnbench.training.state import (
-    Checkpoints,
-    Timer,
     TrainState,
     load_weights,
     moving_average,
@@ -441,7 +440,7 @@ def test_a_loss_that_is_not_finite_names_its_step(loss: float) -> None:
 
 def test_a_checkpoint_is_due_by_steps_or_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("attnbench.training.state.time.monotonic", lambda: now)
+    monkeypatch.setattr("attnbench.training.checkpoints.time.monotonic", lambda: now)
     timer = Timer(steps=5, minutes=1.0)
     assert [step for step in range(1, 12) if timer.due(step)] == [5, 10]
     now = 61.0

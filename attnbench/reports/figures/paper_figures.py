@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from attnbench.base.errors import ConfigError, nearest
-from attnbench.config import composition
+from attnbench.config import option_files
 from attnbench.reports import paper_tables
 from attnbench.reports.paper_tables import Column, Row, Table
 
@@ -186,4 +186,4 @@ def _row(label: str, overrides: list[str], printed_in: str = "", note: str = "")
 
 
 def folder() -> Path:
-    return composition.folder() / "figure"
+    return option_files.folder() / "figure"

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attnbench.base.errors import ConfigError
-from attnbench.config.composition import Config, compose, names
+from attnbench.config.composition import compose
+from attnbench.config.configuration import Config
+from attnbench.config.option_files import names
 from attnbench.models.insertion import Site, insert
 from tests.models.attention import block_site, layer_site
 
