@@ -20,7 +20,7 @@ from attnbench.runs.attempt import Outcome, attempt
 from attnbench.runs.data import Look
 from attnbench.runs.status import standing_of
 from tests.data_fixtures import coco_folder, image_folder, voc_folder
-from tests.sweeps import Sweep as TypedSweep
+from tests.sweeps import Sweep
 
 TINY = [
     *("runtime.device=cpu", "runtime.workers=0", "backbone=resnet20", "backbone.depth=8", "batch_size=4"),
@@ -196,7 +196,7 @@ def test_a_sweep_over_two_folders_trains_one_and_refuses_the_other(birds: Path, 
     for launcher in ([], ["hydra/launcher=pool", "hydra.launcher.slots=2"]):
         place = tmp_path / ("pool" if launcher else "basic")
         place.mkdir()
-        sweep = TypedSweep(place, *launcher)
+        sweep = Sweep(place, *launcher)
         words = [*TINY, "dataset=imagenet", f"dataset.root={birds},{animals}"]
         code, out, err = sweep.run(*words)
         assert code == 1 and "1 done, 0 skipped, 1 failed" in out, out + err
@@ -208,7 +208,7 @@ def test_a_sweep_over_two_folders_trains_one_and_refuses_the_other(birds: Path, 
 
 
 def test_a_sweep_over_own_folders_has_a_run_for_each(birds: Path, animals: Path, tmp_path: Path) -> None:
-    sweep = TypedSweep(tmp_path)
+    sweep = Sweep(tmp_path)
     code, out, err = sweep.run(*TINY, "dataset=folder", f"dataset.root={birds},{animals}")
     assert code == 0 and "2 done" in out, out + err
     assert {path.parts[-5] for path in sweep.results()} == {"birds", "animals"}
@@ -219,6 +219,7 @@ DETECTION = ["task=detection", "backbone=resnet20", "runtime.device=cpu", "batch
 
 def detection(root: Path, tmp_path: Path, dataset: str) -> Config:
     words = [f"dataset={dataset}", f"dataset.root={root}", "detector.size=64", "dataset.augment=none"]
+    words += ["dataset.train=[VOC2007/trainval]"] if dataset == "voc" else []
     return composition.compose([*DETECTION, *words, f"paths.outputs={tmp_path}/outputs"])
 
 
@@ -267,11 +268,15 @@ def test_a_stamp_sees_every_change_and_survives_loops(tmp_path: Path) -> None:
 
 
 def test_contents_of_shards_are_those_of_their_folder(tmp_path: Path, birds: Path) -> None:
+    from attnbench.data.image_folders import sharding
     from attnbench.data.image_folders.datasets import folder
-    from attnbench.data.image_folders.sharding import write_shards
 
     target = tmp_path / "shards"
-    write_shards(birds, target)
+    target.mkdir()
+    classes, planned = sharding.plan(birds, target, None, 2**12)
+    for one in planned:
+        sharding.write(one, None, 2, lambda new: None)
+    sharding.finish(target, classes, planned, None)
     loose, sharded = folder(root=str(birds)), folder(root=str(target))
     assert loose.fingerprint == sharded.fingerprint
     assert loose.contents() == sharded.contents() != ""
