@@ -431,6 +431,14 @@ def test_the_random_state_is_restored() -> None:
     assert (torch.rand(3).tolist(), random.random()) == first
 
 
+@pytest.mark.parametrize(("step", "mean"), [(0, 0.0), (1, 6.0), (3, 2.0)])
+def test_the_mean_loss_is_over_the_steps_that_were_done(step: int, mean: float) -> None:
+    state = trained_state()
+    state.loss_sum += 6.0 if step else 0.0
+    state.step = step
+    assert state.mean_loss() == mean
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_its_step(loss: float) -> None:
     state = trained_state()
