@@ -65,6 +65,7 @@ class Trial:
     Attributes:
         events: what has happened.
         losses, rates, progress: of each update; ``weights`` are those after it.
+        modes: whether the network was in training mode, at each loss; ``precisions`` are those of its answers.
         lines: what the recorder was given of each epoch.
         stop_after: the update after which a signal arrives.
         bad_loss: the update whose loss is not a number.
@@ -91,6 +92,7 @@ class Trial:
         self.weights: list[list[Tensor]] = []
         self.lines: list[Mapping[str, float]] = []
         self.modes: list[bool] = []
+        self.precisions: set[torch.dtype] = set()
         self.stop_after = self.bad_loss = 0
         torch.manual_seed(0)
         self.annealed = Annealed(12, 8)
@@ -148,7 +150,9 @@ class Trial:
         self.clock.now += COMPUTING
         self.modes.append(network.training and self.model.training)
         assert network is self.network and isinstance(batch.targets, Tensor)
-        loss = F.cross_entropy(network(batch.images), batch.targets) * batch.weight
+        logits = network(batch.images)
+        self.precisions.add(logits.dtype)
+        loss = F.cross_entropy(logits, batch.targets) * batch.weight
         if len(self.losses) + 1 == self.bad_loss:
             loss = loss * float("nan")
         self.losses.append(float(loss.detach()))
@@ -274,6 +278,16 @@ def test_the_network_trains_in_every_step_also_after_an_evaluation(begin: Begin)
     trial = begin()
     trial.fit()
     assert trial.modes == [True] * 2 * STEPS
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_loss_is_computed_in_the_runs_precision(
+    tmp_path: Path, clock: Clock, precision: str, dtype: torch.dtype
+) -> None:
+    with Runtime(device="cpu", precision=precision).start() as process:  # type: ignore[arg-type]
+        trial = Trial(tmp_path, process, clock, epochs=1)
+        trial.fit()
+    assert trial.precisions == {dtype}
 
 
 def test_the_average_takes_in_the_weights_of_each_step(begin: Begin) -> None:
