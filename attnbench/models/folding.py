@@ -57,9 +57,9 @@ class _Tracer(fx.Tracer):
     """Sees into sites, but not into their attention."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        home = type(m).__module__
-        ours = module_qualified_name.endswith(".attention") or home.startswith("attnbench.models.attention.")
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        inserted = module_qualified_name.endswith(".attention")
+        replaced = type(m).__module__.startswith("attnbench.models.attention.")  # as DyConv does a convolution
+        return inserted or replaced or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fold(network: nn.Module, norm: fx.Node, times: Counter[object]) -> None:

@@ -30,6 +30,29 @@ def test_a_file_is_written_whole_with_its_hash(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_contents_reach_the_disk_before_their_name_does_and_the_name_reaches_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power failure leaves is then the old file or the new one."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor: int) -> None:
+        about = os.fstat(descriptor)
+        is_folder = os.path.samestat(about, tmp_path.stat())
+        events.append("flush the folder" if is_folder else f"flush {about.st_size} bytes")
+        fsync(descriptor)
+
+    def moved(source: Path, target: Path) -> None:
+        events.append(f"move to {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", moved)
+    files.write(tmp_path / "a.bin", lambda file: file.write(b"one"))
+    assert events == ["flush 3 bytes", "move to a.bin", "flush the folder"]
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space"), RuntimeError("unexpected pos 576 vs 534"), RuntimeError()])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: Exception) -> None:
     def fill(file: IO[bytes]) -> None:

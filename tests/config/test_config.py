@@ -258,6 +258,32 @@ def test_without_attention_every_placement_is_the_same_run() -> None:
     assert composition.compose(["attention=none", "placement=layer"]).run_folder == plain.run_folder
 
 
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"attention": {"kernel_size": 4}}, r"attention\.kernel_size"),
+        ({"attention": {"kernal_size": 3}}, r"attention\.kernal_size.*kernel_size"),
+        ({"schedule": {"lr": -0.1}}, r"schedule\.lr"),
+        ({"runtime": {"workers": "many"}}, r"runtime\.workers"),
+        ({"placement": {"roles": []}}, r"placement\.roles"),
+        ({"placement": {"roles": None}}, r"placement\.roles"),
+    ],
+)
+def test_a_configuration_that_is_changed_is_checked_as_one_that_is_typed(
+    values: dict[str, dict[str, object]], complaint: str
+) -> None:
+    config = composition.compose(["attention=eca"])
+    with pytest.raises(ConfigError, match=complaint):
+        config.updated(values)
+
+
+def test_a_changed_configuration_is_the_one_that_is_composed_so() -> None:
+    changed = composition.compose(["attention=eca"]).updated({"attention": {"kernel_size": 5}, "schedule": {"lr": 1}})
+    composed = composition.compose(["attention=eca", "attention.kernel_size=5", "schedule.lr=1"])
+    assert changed == composed and changed.run_folder == composed.run_folder
+    assert isinstance(changed.tree["schedule"]["lr"], float)  # as its builder declares it
+
+
 NEUTRAL = ["seed=3", "resume=never", "debug=true", "paths.outputs=/x", "runtime.device=cpu", "runtime.workers=7"]
 TELLING = [
     "schedule.lr=0.2",

@@ -122,6 +122,24 @@ def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memor
                 torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("signal", "combine"), [("se", "mul"), ("eca", "mul"), ("weights", "mul"), ("se", "add")])
+def test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu(
+    signal: str, combine: str, training: bool
+) -> None:
+    """Only the reference calls the norm as a module."""
+    calls = {}
+    for name in ("auto", "reference"):
+        made = site(signal, channels=4, ends=True, reads="output", combine=combine).train(training)
+        assert fused.choose(made, *([] if name == "auto" else [name])) == (name == "auto")  # type: ignore[arg-type]
+        heard: list[nn.Module] = []
+        made.trunk[-1].register_forward_hook(lambda norm, x, y, heard=heard: heard.append(norm))  # type: ignore[operator, union-attr]
+        with torch.set_grad_enabled(training):
+            made(torch.randn(3, 4, 5, 6, dtype=torch.float64))
+        calls[name] = len(heard)
+    assert calls == {"auto": 0, "reference": 1}
+
+
 def test_what_is_compiled_trains_as_the_reference() -> None:
     torch.manual_seed(0)
     first = site("se", channels=3, ends=True, reads="output", combine="mul")

@@ -14,7 +14,7 @@ from attnbench.config.configuration import Config
 from attnbench.reports.figures import channels, hooks, lambdas
 from attnbench.runs import results, run
 from attnbench.runs.load import load_run, ready
-from tests.figure_fixtures import Draw, legend, words
+from tests.figure_fixtures import Draw, Leave, legend, words
 
 TINY = ("runtime.device=cpu", "backbone=resnet20", "dataset.size=4", "batch_size=512", "schedule.epochs=1")
 
@@ -143,6 +143,25 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert place.last["max"] == pytest.approx(float(weights.max()), abs=1e-6)
     assert len(set(place.means)) == 3  # it moved
     assert "backbone=resnet20" in title
+
+
+def test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come(leave: Leave) -> None:
+    """The second seed stopped after two of three epochs."""
+    folders = []
+    for seed, epochs in ((0, 3), (1, 2)):
+        folder = leave([*TINY, "attention=sb", "placement.stages=[2]", "attention.lambda_init=0.5"], seed, 50.0)
+        lines = []
+        for epoch in range(1, epochs + 1):
+            numbers = {name: 10.0 * seed + epoch + k / 10 for k, name in enumerate(("mean", "std", "min", "max"))}
+            paths = [f"layer2.{block}.{conv}.attention" for block in range(3) for conv in ("conv1", "conv2")]
+            lines.append({"epoch": epoch, "lambda": dict.fromkeys(paths, numbers)})
+        (folder / "gauges.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        folders.append(str(folder))
+    (learned,) = lambdas.learned(results.find(folders))
+    assert learned.seeds == [0, 1] and len(learned.places) == 6
+    for place in learned.places:
+        assert place.means == pytest.approx([0.5, 6.0, 7.0])  # what it was set to, then (1 + 11) / 2, (2 + 12) / 2
+        assert place.last == pytest.approx({"mean": 7.0, "std": 7.1, "min": 7.2, "max": 7.3})
 
 
 @pytest.mark.parametrize(

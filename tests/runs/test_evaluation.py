@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from attnbench.base.errors import DataError, Failure
 from attnbench.cli import main
@@ -18,6 +19,8 @@ from attnbench.runs.evaluate import evaluate
 from attnbench.runs.load import load_run, ready
 from attnbench.training.checkpoints import Checkpoints
 from attnbench.training.recorder import read_metrics
+from attnbench.training.runtime import Process
+from attnbench.training.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -51,6 +54,20 @@ def test_best_weights_are_evaluated_when_asked_for(trained: Config, tmp_path: Pa
     best, last = evaluate(folder, "best"), evaluate(folder, "last")
     assert best["val_loss"] == pytest.approx(torch.log(torch.tensor(10.0)).item())  # it prefers no class
     assert last["val_loss"] != best["val_loss"]
+
+
+def test_the_precision_is_the_one_that_is_asked_for(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(task: Classification, network: nn.Module, batches: object, process: Process) -> dict[str, float]:
+        asked.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), network.training))
+        return plain(task, network, batches, process)  # type: ignore[arg-type]
+
+    plain = Classification.evaluate
+    monkeypatch.setattr(Classification, "evaluate", measure)
+    full, half = (evaluate(trained.run_folder, words=[f"runtime.precision={name}"]) for name in ("fp32", "bf16"))
+    assert asked == [(False, False, False), (True, False, False)]
+    assert full["val_loss"] != half["val_loss"] == pytest.approx(full["val_loss"], rel=0.05)
 
 
 def test_other_data_are_said_to_be_others(trained: Config, say: Callable[..., str]) -> None:

@@ -21,13 +21,7 @@ from attnbench.base import files
 from attnbench.base.errors import NonFiniteError, StorageError
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.engine import pace
-from attnbench.training.state import (
-    TrainState,
-    load_weights,
-    moving_average,
-    rng_state,
-    set_rng_state,
-)
+from attnbench.training.state import TrainState, load_weights, moving_average, rng_state, set_rng_state
 from tests.data_fixtures import canary
 from tests.small_runs import ForkServer, folder
 
@@ -428,6 +422,14 @@ def test_the_random_state_is_restored() -> None:
     first = (torch.rand(3).tolist(), random.random())
     set_rng_state(saved)
     assert (torch.rand(3).tolist(), random.random()) == first
+
+
+@pytest.mark.parametrize(("step", "mean"), [(0, 0.0), (1, 6.0), (3, 2.0)])
+def test_the_mean_loss_is_over_the_steps_that_were_done(step: int, mean: float) -> None:
+    state = trained_state()
+    state.loss_sum += 6.0 if step else 0.0
+    state.step = step
+    assert state.mean_loss() == mean
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
