@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 WIDEST = 10_000  # columns of a file
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints text as it is: ``[bold]`` and ``:smile:`` mean nothing, and numbers get no colour.
+
+    Args:
+        options: other ones of ``rich.console.Console``, such as ``file`` and ``width``.
+    """
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def show(table: Table, *below: str) -> None:
@@ -17,11 +29,9 @@ def show(table: Table, *below: str) -> None:
     On a terminal what is too long goes on in the next line of its cell. In a file or a pipe a row is one line, whatever
     ``COLUMNS`` says.
     """
-    from rich.console import Console
-
     for column in table.columns:
         column.overflow = "fold"
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from attnbench.base import files
+from attnbench.base import escape, files
 from attnbench.base.errors import ConfigError
 from attnbench.cli import main
 from attnbench.config import catalog, composition
 from attnbench.config.composition import Config
-from attnbench.reports import formats, paper_tables, plan, statistics
+from attnbench.reports import formats, paper_tables, plan, statistics, writing
 from attnbench.reports.report import report
 from attnbench.reports.rows import Chosen, Composer, Run, choose, matching, seeded
 from attnbench.runs.status import Standing, standing
@@ -312,8 +312,8 @@ def test_latex_and_html_escape_what_they_must(say: Say) -> None:
     lines = [line for line in latex.splitlines() if not line.startswith("%")]
     assert any("\\%" in line for line in lines)
     assert all(line.replace("\\%", "").count("%") == 0 for line in lines)
-    assert formats._tex("a_b\\c^2 {5 %}") == r"a\_b\textbackslash{}c\^{}2 \{5 \%\}"
-    assert "&lt;module&gt;" in formats.page([]) + formats._rows(["<module>"], [])[1]
+    assert escape.latex("a_b\\c^2 {5 %}") == r"a\_b\textbackslash{}c\^{}2 \{5 \%\}"
+    assert "&lt;module&gt;" in formats.page([]) + writing.html_table(["<module>"], [])[1]
 
 
 def test_several_tables_make_a_list_and_a_file_takes_them(say: Say, tmp_path: Path) -> None:
