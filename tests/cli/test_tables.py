@@ -197,7 +197,8 @@ def test_pairs_are_made_by_seed_and_only_of_seeds_that_both_have() -> None:
     assert statistics.paired({0: 1.0}, {1: 1.0}) is None
 
 
-def test_equal_differences_have_an_interval_of_no_width() -> None:
+@pytest.mark.filterwarnings("error")
+def test_equal_differences_have_an_interval_of_no_width_and_are_no_warning() -> None:
     found = statistics.paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
     assert found is not None and (found.low, found.high) == (1.0, 1.0)
 
