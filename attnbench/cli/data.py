@@ -12,7 +12,7 @@ from pathlib import Path
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, nearest
-from attnbench.cli.parser import Words
+from attnbench.cli.parser import CommandParser
 from attnbench.runs.folder import RunFolder
 
 USAGE = """\
@@ -34,14 +34,16 @@ Tell = Callable[[int], object]
 
 def main() -> None:
     """``attnbench data check|shard ...``."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
-    if words[0] not in COMMANDS:
-        raise ConfigError(f"{words[0]} is nothing to do with data", "attnbench data", nearest(words[0], COMMANDS))
-    sys.argv = [f"attnbench data {words[0]}", *words[1:]]
-    COMMANDS[words[0]]()
+    if arguments[0] not in COMMANDS:
+        raise ConfigError(
+            f"{arguments[0]} is nothing to do with data", "attnbench data", nearest(arguments[0], COMMANDS)
+        )
+    sys.argv = [f"attnbench data {arguments[0]}", *arguments[1:]]
+    COMMANDS[arguments[0]]()
 
 
 # attnbench data check
@@ -53,9 +55,9 @@ def check() -> None:
     Raises:
         DataError: there are problems, or the folder holds no data set that is known.
     """
-    words = Words(prog="attnbench data check", description="What is wrong with a data set, a line each.")
-    words.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
-    root = words.taken().root.expanduser()
+    parser = CommandParser(prog="attnbench data check", description="What is wrong with a data set, a line each.")
+    parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
+    root = parser.parse().root.expanduser()
     from attnbench.data.layouts import recognise
 
     known = recognise(root)
@@ -87,18 +89,20 @@ def shard() -> None:
         BusyError: another process writes there.
         Stopped: a signal came.
     """
-    words = Words(prog="attnbench data shard", description="An image folder as a few large files with checksums.")
-    words.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
-    words.add_argument("target", metavar="DST", type=Path, help="where the shards go; then dataset.root=DST")
-    words.add_argument("--short-side", type=_positive, metavar="N", help="make larger images smaller: shorter side N")
-    words.add_argument("--quality", type=_positive, metavar="Q", help="of the JPEG images made smaller; default: 90")
-    words.add_argument("--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: 512")
-    taken = words.taken()
-    if taken.quality and (not taken.short_side or taken.quality > 100):
-        raise ConfigError(f"{taken.quality} without --short-side, or above 100", "--quality", "see --help")
-    source, target = taken.source.expanduser(), taken.target.expanduser()
+    parser = CommandParser(
+        prog="attnbench data shard", description="An image folder as a few large files with checksums."
+    )
+    parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
+    parser.add_argument("target", metavar="DST", type=Path, help="where the shards go; then dataset.root=DST")
+    parser.add_argument("--short-side", type=_positive, metavar="N", help="make larger images smaller: shorter side N")
+    parser.add_argument("--quality", type=_positive, metavar="Q", help="of the JPEG images made smaller; default: 90")
+    parser.add_argument("--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: 512")
+    options = parser.parse()
+    if options.quality and (not options.short_side or options.quality > 100):
+        raise ConfigError(f"{options.quality} without --short-side, or above 100", "--quality", "see --help")
+    source, target = options.source.expanduser(), options.target.expanduser()
     try:
-        _shard(source, target, taken.short_side, taken.quality or 90, taken.shard_size << 20)
+        _shard(source, target, options.short_side, options.quality or 90, options.shard_size << 20)
     except KeyboardInterrupt:
         raise Stopped("stopped by a signal", target, "the same command continues") from None
     except BusyError as error:
