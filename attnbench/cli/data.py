@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from attnbench.base import files
+from attnbench.base import console, files
 from attnbench.base.cores import cores
 from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, nearest
 from attnbench.cli.parser import CommandParser
@@ -27,9 +25,6 @@ attnbench data: look after a data set before a run uses it.
 
 READERS = 16  # threads that read: on a network file system reading is mostly waiting
 SHARD_BYTES = 2**29
-LINE_SECONDS = 15.0
-
-Tell = Callable[[int], object]
 
 
 def main() -> None:
@@ -63,9 +58,9 @@ def check() -> None:
     known = recognise(root)
     problems = notes = 0
     total = known.size(root)
-    with warnings.catch_warnings(), progress("images", total) as tell:
+    with warnings.catch_warnings(), console.counting(total, "images") as advance:
         warnings.simplefilter("ignore")  # Pillow's, which name no file
-        for finding in known.check(root, lambda: tell(1), cores()):
+        for finding in known.check(root, lambda: advance(1), cores()):
             print(finding, flush=True)
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
     print(f"{known.name}: {total:,} images, {_counted(problems, 'problem')}, {_counted(notes, 'note')}")
@@ -125,12 +120,12 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     classes, planned = sharding.plan(source, target, resizing, shard_bytes)
     threads = cores() if resizing else READERS
     files.make_folder(target, sharding.TODO)
-    with RunFolder(target).hold(), progress("bytes", sum(one.bytes for one in planned)) as tell:
+    with RunFolder(target).hold(), console.counting(sum(one.bytes for one in planned), "bytes") as advance:
         for one in planned:
             if sharding.is_written(one):
-                tell(one.bytes)
+                advance(one.bytes)
             else:
-                sharding.write(one, resizing, threads, tell)
+                sharding.write(one, resizing, threads, advance)
         sharding.finish(target, classes, planned, resizing)
     images = sum(len(one.images) for one in planned)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
@@ -140,36 +135,3 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"check": check, "shard": shard}
-
-
-@contextmanager
-def progress(unit: str, total: int) -> Iterator[Tell]:
-    """How far it is, as a bar on a terminal and a line every few seconds elsewhere; yields what is told of progress."""
-    if not sys.stderr.isatty():
-        yield _lines(unit, total)
-        return
-    from rich import progress as bars
-    from rich.console import Console
-
-    done = [bars.DownloadColumn(), bars.TransferSpeedColumn()] if unit == "bytes" else [bars.MofNCompleteColumn()]
-    columns = [bars.BarColumn(), bars.TaskProgressColumn(), *done, bars.TimeRemainingColumn()]
-    shared = sys.stdout.isatty()  # else what is printed would not go where it was sent
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda new: bar.advance(task, new)
-
-
-def _lines(unit: str, total: int) -> Tell:
-    began = shown = time.monotonic()
-    done = 0
-
-    def tell(new: int) -> None:
-        nonlocal shown, done
-        done += new
-        now = time.monotonic()
-        if now - shown > LINE_SECONDS:
-            shown = now
-            left = (now - began) * (total - done) / max(1, done)
-            print(f"{done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr)
-
-    return tell

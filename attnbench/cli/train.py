@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from attnbench.base.console import clock
 from attnbench.base.errors import Stopped, main_process, say
 from attnbench.cli.parser import is_override
 
@@ -71,7 +72,6 @@ def report(outcome: Outcome) -> None:
     from rich.table import Table
 
     from attnbench.training.metrics.titles import TITLES
-    from attnbench.training.recorder import clock
 
     result = outcome.result or {}
     table = Table(show_header=False, title="done already" if outcome.state == "skipped" else "done")
