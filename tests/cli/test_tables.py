@@ -22,7 +22,7 @@ from attnbench.cli import main
 from attnbench.config import catalog, composition
 from attnbench.config.composition import Config
 from attnbench.reports import formats, paper_tables, plan, statistics, writing
-from attnbench.reports.report import report
+from attnbench.reports.report import report, tally
 from attnbench.reports.rows import Chosen, Composer, Run, choose, matching, seeded
 from attnbench.runs.status import Standing, standing
 from tests.conftest import ROOT
@@ -294,6 +294,10 @@ def test_a_run_that_was_killed_is_stopped_and_one_that_is_held_is_running(tmp_pa
     assert process.stdout and process.stdout.readline() == b"held\n"
     assert standing(tmp_path).state == "running"
     process.communicate()
+
+
+def test_what_made_runs_is_counted() -> None:
+    assert tally(["c0ffee", "decaf", "c0ffee"]) == "c0ffee (2 runs); decaf (1 run)"
 
 
 def test_a_csv_has_a_line_for_each_cell(say: Say, leave: Leave) -> None:
