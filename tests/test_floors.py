@@ -15,7 +15,7 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
-        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes"},
+        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes", "escape"},
         {"files"},
     ],
     "config": [
@@ -68,7 +68,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"hydra_launchers"},
     ],
     "reports": [
-        {"paper_tables", "statistics"},
+        {"paper_tables", "statistics", "writing"},
         {"counts", "rows"},
         {"plan", "report"},
         {"comparison", "formats"},

@@ -34,12 +34,12 @@ Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
 
 def main() -> None:
     """The entry point of ``attnbench``."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
-    sys.argv = [f"attnbench {words[0]}", *words[1:]]
-    guarded(lambda: command(words[0])())
+    sys.argv = [f"attnbench {arguments[0]}", *arguments[1:]]
+    guarded(lambda: command(arguments[0])())
 
 
 def guarded(run: Callable[[], object]) -> None:
@@ -62,7 +62,7 @@ def guarded(run: Callable[[], object]) -> None:
 def _failure(error: BaseException) -> Failure:
     if isinstance(error, Failure):
         return error
-    if isinstance(error.__cause__, Failure):  # Hydra's words around ours
+    if isinstance(error.__cause__, Failure):  # Hydra's error around ours
         return error.__cause__
     if isinstance(error, KeyboardInterrupt):
         return EARLY
@@ -77,15 +77,15 @@ def _failure(error: BaseException) -> Failure:
 COMMANDS = (*("train", "show", "count", "speed", "table", "compare", "figure", "eval", "export", "data", "predict"),)
 
 
-def command(word: str) -> Callable[[], object]:
+def command(name: str) -> Callable[[], object]:
     """The command of a name; its module is imported now and not before.
 
     Raises:
         ConfigError: there is none.
     """
-    if word not in COMMANDS:
-        close = get_close_matches(word, COMMANDS, 1)
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, 1)
         todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
-        raise ConfigError(f"{word} is no command", "command line", todo)
-    function: Callable[[], object] = importlib.import_module(f"attnbench.cli.{word}").main
+        raise ConfigError(f"{name} is no command", "command line", todo)
+    function: Callable[[], object] = importlib.import_module(f"attnbench.cli.{name}").main
     return function

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attnbench.base import benchmark, console
 from attnbench.base.benchmark import Comparison, Median, wall_seconds
 from attnbench.base.errors import ConfigError, OutOfMemory
-from attnbench.cli.parser import overriding
+from attnbench.cli.parser import override_parser
 from attnbench.config import catalog, composition, hydra_state
 from attnbench.config.configuration import Config
 from attnbench.launch import sweep
@@ -95,16 +95,16 @@ class Measured:
 
 def main() -> None:
     """``attnbench speed attention=none,se,eca backbone=resnet50 [key=value ...]``."""
-    words = overriding("speed", "Training and inference speed and memory, members in turn; the first one is 1.")
-    words.add_argument("--repetitions", type=int, default=REPETITIONS, help="calls of each kind a member is timed for")
-    words.add_argument("--json", action="store_true", help="as data")
-    taken = words.taken()
-    if taken.repetitions < 1:
+    parser = override_parser("speed", "Training and inference speed and memory, members in turn; the first one is 1.")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="calls of each kind a member is timed for")
+    parser.add_argument("--json", action="store_true", help="as data")
+    options = parser.parse()
+    if options.repetitions < 1:
         raise ConfigError("--repetitions is no number from 1 on", "command line", "15 gives an interval")
-    labels, configs = members(taken.overrides)
-    named = any(word.startswith("batch_size=") for word in taken.overrides)
-    lines = measure(labels, configs, taken.overrides, taken.repetitions, batch_named=named)
-    if taken.json:
+    labels, configs = members(options.overrides)
+    named = any(override.startswith("batch_size=") for override in options.overrides)
+    lines = measure(labels, configs, options.overrides, options.repetitions, batch_named=named)
+    if options.json:
         print(json.dumps([line.as_dict() for line in lines], indent=2))
     else:
         report(lines, configs[0])
@@ -116,10 +116,10 @@ def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
         lines = sweep.expand(list(overrides))
         configs = [composition.compose(line) for line in lines]
     common = set.intersection(*(set(line) for line in lines))
-    different = [[word for word in line if word not in common] for line in lines]
+    different = [[override for override in line if override not in common] for line in lines]
     if all(len(line) == 1 for line in different) and len({line[0].partition("=")[0] for line in different}) == 1:
         different = [[line[0].partition("=")[2]] for line in different]
-    return [" ".join(words) or configs[0].choices["attention"] for words in different], configs
+    return [" ".join(line) or configs[0].choices["attention"] for line in different], configs
 
 
 def measure(

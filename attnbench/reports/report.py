@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -295,7 +295,7 @@ def _row(line: Line) -> dict[str, Any]:
 
 def remarks(made: Report) -> list[str]:
     """What stands below every report: how much of it was run, by what and on what, and how to read it."""
-    lines = provenance(made)
+    lines = coverage(made)
     if made.chosen.changed:
         lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
     columns = made.chosen.table.columns
@@ -308,8 +308,8 @@ def remarks(made: Report) -> list[str]:
     return [*lines, *made.unseen, EPOCHS, STATISTICS]
 
 
-def provenance(made: Report) -> list[str]:
-    """How much of a report was run, by what and on what."""
+def coverage(made: Report) -> list[str]:
+    """How much of a report was run, and by which commits, on which devices, data and epochs."""
     traces = [trace for _, trace in made.traces]
     done = [trace for trace in traces if trace.state == "done"]
     paper, seeds = made.chosen.table.seeds, made.chosen.seeds
@@ -321,9 +321,11 @@ def provenance(made: Report) -> list[str]:
         ("epochs", [str(trace.epochs) for trace in done]),
     ):
         if values:
-            lines.append(f"{what}: " + "; ".join(f"{value} ({_runs(n)})" for value, n in Counter(values).items()))
+            lines.append(f"{what}: {tally(values)}")
     return lines
 
 
-def _runs(n: int) -> str:
-    return "1 run" if n == 1 else f"{n} runs"
+def tally(values: Iterable[str]) -> str:
+    """Each value with the number of runs that have it: ``c0ffee (1 run); decaf (4 runs)``."""
+    counts = Counter(values)
+    return "; ".join(f"{value} ({'1 run' if n == 1 else f'{n} runs'})" for value, n in counts.items())

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from attnbench.base import files
+from attnbench.base import escape, files
 from attnbench.base.errors import ConfigError
 from attnbench.cli import main
 from attnbench.config import catalog, composition
 from attnbench.config.configuration import Config
-from attnbench.reports import formats, paper_tables, plan, statistics
-from attnbench.reports.report import report
+from attnbench.reports import formats, paper_tables, plan, statistics, writing
+from attnbench.reports.report import report, tally
 from attnbench.reports.rows import Chosen, Composer, Run, choose, matching, seeded
 from attnbench.runs.status import Standing, standing
 from tests.conftest import ROOT
@@ -197,7 +197,8 @@ def test_pairs_are_made_by_seed_and_only_of_seeds_that_both_have() -> None:
     assert statistics.paired({0: 1.0}, {1: 1.0}) is None
 
 
-def test_equal_differences_have_an_interval_of_no_width() -> None:
+@pytest.mark.filterwarnings("error")
+def test_equal_differences_have_an_interval_of_no_width_and_are_no_warning() -> None:
     found = statistics.paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
     assert found is not None and (found.low, found.high) == (1.0, 1.0)
 
@@ -295,6 +296,10 @@ def test_a_run_that_was_killed_is_stopped_and_one_that_is_held_is_running(tmp_pa
     process.communicate()
 
 
+def test_what_made_runs_is_counted() -> None:
+    assert tally(["c0ffee", "decaf", "c0ffee"]) == "c0ffee (2 runs); decaf (1 run)"
+
+
 def test_a_csv_has_a_line_for_each_cell(say: Say, leave: Leave) -> None:
     leave(SE, 0, 90.0)
     lines = list(csv.DictReader(io.StringIO(say("sb/5", "--rows", "x0.35 C1", "--format", "csv"))))
@@ -312,8 +317,8 @@ def test_latex_and_html_escape_what_they_must(say: Say) -> None:
     lines = [line for line in latex.splitlines() if not line.startswith("%")]
     assert any("\\%" in line for line in lines)
     assert all(line.replace("\\%", "").count("%") == 0 for line in lines)
-    assert formats._tex("a_b\\c^2 {5 %}") == r"a\_b\textbackslash{}c\^{}2 \{5 \%\}"
-    assert "&lt;module&gt;" in formats.page([]) + formats._rows(["<module>"], [])[1]
+    assert escape.latex("a_b\\c^2 {5 %}") == r"a\_b\textbackslash{}c\^{}2 \{5 \%\}"
+    assert "&lt;module&gt;" in formats.page([]) + writing.html_table(["<module>"], [])[1]
 
 
 def test_several_tables_make_a_list_and_a_file_takes_them(say: Say, tmp_path: Path) -> None:
