@@ -210,8 +210,8 @@ def test_the_command_line_refuses_without_torch_and_makes_nothing(tmp_path: Path
     """From outside: exit 2, one line, no traceback, no torch, no folder."""
     program = (
         "import sys; sys.argv = ['train.py', *sys.argv[1:]]\n"
-        "import attnbench.cli.main as cli\n"
-        "try: cli.guarded(cli.train)\n"
+        "from attnbench.cli import main, train\n"
+        "try: main.guarded(train.main)\n"
         "finally: print('torch' in sys.modules)"
     )
     words = ["schedule.lrr=1", f"paths.outputs={tmp_path}/outputs"]
@@ -290,11 +290,16 @@ def test_the_run_folder_is_the_designs(compose: Callable[..., Config], tmp_path:
     assert c.run_folder == expected
 
 
-def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mylab.py").write_text(
-        "from attnbench.config.options import checked\n@checked\ndef plain(site, *, k: int = 1):\n"
-        "    return site.trunk\n"
-    )
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from attnbench import checked\n@checked",
+        "import attnbench\n@attnbench.checked",
+        "from attnbench.config.options import checked\n@checked",
+    ],
+)
+def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    (tmp_path / "mylab.py").write_text(f"{head}\ndef plain(site, *, k: int = 1):\n    return site.trunk\n")
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "mylab.plain", "k": 2}
     with pytest.raises(ConfigError, match="no builder that may be called"):
@@ -302,6 +307,7 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ATTNBENCH_TRUST", "mylab")
     builders.declaration.cache_clear()
     assert builders.declaration("mylab.plain", "attention") == {"k": int}
+    builders.declaration.cache_clear()  # the next test has another mylab
 
 
 def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,10 +326,13 @@ def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypat
 
 
 def test_declarations_are_read_without_importing_their_builder() -> None:
-    source = (
-        "import sys; from attnbench import config; config.compose(['attention=eca']); print('torch' in sys.modules)"
+    program = (
+        "import sys\n"
+        "from attnbench.config.composition import compose\n"
+        "compose(['attention=eca'])\n"
+        "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 

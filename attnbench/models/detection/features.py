@@ -150,7 +150,7 @@ def _paths(body: nn.Module) -> tuple[str, ...]:
     if info := getattr(body, "feature_info", None):  # timm's networks say it themselves
         return tuple(str(level["module"]) for level in info)
     known = ", ".join(key.rpartition(".")[2] for key in LEVELS)
-    todo = f"use one of {known} or of timm's with feature_info; attnbench/detection/features.py names the levels"
+    todo = f"use one of {known} or of timm's with feature_info; attnbench/models/detection/features.py names the levels"
     raise ConfigError(f"it is not known where {name} has its feature maps", "backbone", todo)
 
 
