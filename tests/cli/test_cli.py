@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("schedule.epochs=1",)
 
 
-def only(paths: object) -> Path:
-    (path,) = paths  # type: ignore[misc]
+def only(paths: Iterable[Path]) -> Path:
+    (path,) = paths
     return path
 
 

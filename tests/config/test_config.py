@@ -68,7 +68,8 @@ def test_every_experiment_is_the_papers_setting(name: str) -> None:
     s, d = composed.tree["schedule"], composed.tree["dataset"]
     recipe = (composed.tree["batch_size"], s["epochs"], s["lr"], s["weight_decay"], s["momentum"], s["law"])
     assert recipe == PAPERS[name][:6]
-    assert {key: d[key] for key in PAPERS[name][6]} == PAPERS[name][6]
+    data = PAPERS[name][6]
+    assert isinstance(data, dict) and {key: d[key] for key in data} == data
     detector, expected = composed.tree.get("detector", {}), DETECTORS.get(name, {})
     assert bool(detector) == bool(expected) and detector | expected == detector
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import attnbench
 from attnbench import create_model
 from attnbench.base.errors import ConfigError, Failure, StorageError
+from attnbench.cli import main
 from attnbench.config.composition import Config
 from attnbench.runs import export
 from attnbench.runs.load import Trained, load_run
@@ -242,7 +243,7 @@ def test_onnx_without_its_packages_says_what_to_install(folder: Path, monkeypatc
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", ["attnbench export", *words])
-    export.export_command()
+    main.command("export")()
 
 
 def test_the_command_writes_and_prints_the_file(
