@@ -13,6 +13,11 @@ class Words(argparse.ArgumentParser):
     """argparse, with complaints in our one line. ``taken()`` reads the words behind the command's name."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: always, with argparse's message.
+        """
         raise ConfigError(message, "command line", f"{self.prog} --help shows what there is")
 
     def taken(self) -> argparse.Namespace:

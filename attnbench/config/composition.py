@@ -90,6 +90,7 @@ class Config:
 
     @property
     def seed(self) -> int:
+        """The seed of weights, data order and augmentation."""
         return int(self.tree["seed"])
 
     @property
@@ -113,6 +114,7 @@ class Config:
 
     @property
     def run_folder(self) -> Path:
+        """The run's own folder: its group's folder, then ``seed<k>``."""
         return self.group_folder / f"seed{self.seed}"
 
     def updated(self, values: Mapping[str, Mapping[str, Any]]) -> Config:

@@ -31,6 +31,7 @@ class Lines:
         self.ended: set[str] = set()
 
     def update(self, members: Sequence[Member]) -> None:
+        """Print a line for each member that started or ended since the last call."""
         for member in members:
             ended = member.outcome is not None and member.outcome.state != "skipped"
             if (member.began is not None or ended) and member.name not in self.started:
@@ -41,7 +42,8 @@ class Lines:
                 what = member.outcome.failure or in_words(member.outcome.result)
                 print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: all lines are printed."""
 
 
 class LiveTable:
@@ -56,12 +58,14 @@ class LiveTable:
         self.live.start()
 
     def update(self, members: Sequence[Member]) -> None:
+        """Redraw the table if the last drawing is old enough."""
         now = time.monotonic()
         if now - self.drawn >= REFRESH_SECONDS:
             self.drawn = now
             self.live.update(drawing(members, now), refresh=True)
 
     def close(self) -> None:
+        """Leave the last table on the terminal."""
         self.live.stop()
 
 

@@ -40,6 +40,7 @@ def _cell(value: float | None) -> float | str:
 
 
 def as_csv(comparison: Comparison) -> str:
+    """A line for each group, with the columns of ``rows``."""
     table = rows(comparison)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
@@ -78,6 +79,7 @@ def _difference(group: Group) -> str:
 
 
 def number(value: float) -> str:
+    """A number for people: whole from 10,000 on, else with three decimals."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.3f}"
 
 
@@ -91,6 +93,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
+    """A table of the groups under the title, and the remarks below it."""
     heads = [*comparison.keys, *HEADS]
     lines = [f"# {comparison.title}", "", _line(heads), _line("---" for _ in heads)]
     lines += [_line(cells(comparison, group)) for group in comparison.groups]

@@ -25,6 +25,7 @@ class Grid:
 
 
 def grid(made: Report) -> Grid:
+    """A report as headings and rows of text, a row for each line of the table."""
     headings, makers = ["row"], [lambda line: line.label]
     for name, column in made.chosen.table.columns.items():
         for heading, words in _columns(name, column, made):
@@ -154,6 +155,7 @@ def _plain(cell: str) -> str:
 
 
 def markdown(reports: Sequence[Report]) -> str:
+    """Reports one below the other as Markdown, each with its notes and its runs."""
     parts = []
     for made in reports:
         words = grid(made)

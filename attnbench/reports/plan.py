@@ -39,6 +39,7 @@ class Member:
 
     @property
     def waits(self) -> bool:
+        """Whether the run still has to be done."""
         return self.standing.state != "done"
 
 

@@ -83,6 +83,7 @@ class TrainState:
         return loss
 
     def next_epoch(self) -> None:
+        """Go to the start of the next epoch; its loss begins at zero."""
         self.epoch, self.step = self.epoch + 1, 0
         self.loss_sum.zero_()
 
@@ -146,6 +147,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put the random number generators into the state that ``rng_state`` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if state["cuda"] is not None and torch.cuda.is_available():
@@ -289,8 +291,10 @@ class Timer:
         self.saved_at = time.monotonic()
 
     def due(self, step: int) -> bool:
+        """Whether to save after this step of the epoch."""
         by_steps = self.steps is not None and step % self.steps == 0
         return by_steps or time.monotonic() - self.saved_at > self.seconds
 
     def restart(self) -> None:
+        """Begin to count the minutes anew: a checkpoint was saved."""
         self.saved_at = time.monotonic()

@@ -151,7 +151,7 @@ def test_overlap_at_the_threshold_is_enough() -> None:
     assert voc_ap([scene([([0.0, 0, 10, 4.9], 1, 0.5)], truth)], 1)["mAP"] == 0.0
 
 
-def brute_force(images: list[Found], label: int, rule: str) -> float | None:
+def brute_force(images: list[Found], label: int, rule: str) -> float | None:  # noqa: C901 - plain on purpose
     """The definition, followed word by word: for each threshold of the score everything is matched anew."""
     total = sum(int(((i.true_labels == label) & ~i.difficult).sum()) for i in images)
     scores = sorted({float(s) for i in images for s in i.scores[i.labels == label]}, reverse=True)

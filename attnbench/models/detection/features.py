@@ -105,6 +105,7 @@ class Features(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The feature maps, (N, C_i, H_i, W_i) each, under the keys "0", "1", ... from fine to coarse."""
         maps = self._maps(images)
         return OrderedDict((str(i), maps[path]) for i, path in enumerate(self.paths))
 

@@ -186,4 +186,5 @@ def _row(label: str, overrides: list[str], printed_in: str = "", note: str = "")
 
 
 def folder() -> Path:
+    """Where the figures' files are: ``configs/figure``."""
     return composition.folder() / "figure"
