@@ -30,7 +30,7 @@ def draw(tmp_path: Path) -> Draw:
         seeds: list[int] | None = None,
         runs: list[Path] | None = None,
         **looks: Any,
-    ):
+    ) -> tuple[Picture, str]:
         composer = Composer([*words, f"paths.outputs={tmp_path}/outputs"])
         given = None if runs is None else results.find(map(str, runs))
         figure = paper_figures.load(name) if isinstance(name, str) else name

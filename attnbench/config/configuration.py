@@ -76,8 +76,7 @@ class Config:
     @property
     def changes(self) -> dict[str, Any]:
         """The values that differ from the options and the experiment, for a reader; the attention's come first."""
-        usual = resolved(self.experiment, self.tree)
-        changed = {key: value for key, value in self.deviations.items() if usual.get(key, ...) != value}
+        changed = naming.deviating(self.values, resolved({**self.declared, **self.experiment}, self.tree))
         return dict(sorted(changed.items(), key=lambda item: not item[0].startswith(("attention.", "placement."))))
 
     @property

@@ -1,7 +1,7 @@
 """The types that options are declared with.
 
 A builder named by ``_target_`` in configs/ declares each of its options once, as a keyword with one of these
-types. ``config.py`` reads the declaration without importing the builder (and so without torch) to check what the
+types. ``builders.py`` reads the declaration without importing the builder (and so without torch) to check what the
 user typed; ``checked`` enforces the same declaration when the builder is called from Python.
 """
 

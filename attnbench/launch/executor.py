@@ -44,6 +44,7 @@ class Member:
 
     @property
     def folder(self) -> RunFolder:
+        """The run's folder, which may not exist yet."""
         return RunFolder(self.config.run_folder)
 
     @property
@@ -83,8 +84,13 @@ class Member:
 class Watcher(Protocol):
     """Who is told how the members stand, about ten times a second."""
 
-    def update(self, members: Sequence[Member]) -> None: ...
-    def close(self) -> None: ...
+    def update(self, members: Sequence[Member]) -> None:
+        """Show how the members are doing."""
+        ...
+
+    def close(self) -> None:
+        """Stop showing; no update follows."""
+        ...
 
 
 class Crew(Protocol):

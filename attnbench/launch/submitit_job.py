@@ -152,6 +152,7 @@ def folder(name: str) -> Path:
 
 
 def refuse_without_submitit(launcher: str) -> None:
+    """Raise ConfigError if the package submitit is not installed."""
     if importlib.util.find_spec("submitit") is None:
         what = f"hydra/launcher={launcher} needs the package submitit"
         raise ConfigError(what, "hydra/launcher", "pip install attnbench[slurm]")

@@ -97,4 +97,5 @@ def parsed(table: str, content: Mapping[str, Any]) -> Table:
 
 
 def folder() -> Path:
+    """Where the tables' files are: ``configs/table``."""
     return option_files.folder() / "table"

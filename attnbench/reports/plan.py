@@ -40,6 +40,7 @@ class Member:
 
     @property
     def waits(self) -> bool:
+        """Whether the run still has to be done."""
         return self.standing.state != "done"
 
 

@@ -108,6 +108,7 @@ class Report:
 
     @property
     def title(self) -> str:
+        """The table's title, with whatever was changed in its setting."""
         return self.chosen.title
 
     @property

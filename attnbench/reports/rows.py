@@ -108,10 +108,12 @@ class Run:
 
     @property
     def seed(self) -> int:
+        """The run's seed."""
         return self.config.seed
 
     @property
     def path(self) -> Path:
+        """The run's folder, which may not exist yet."""
         return self.config.run_folder
 
 
@@ -148,6 +150,7 @@ class Chosen:
 
 
 def warning(changed: str) -> str:
+    """The part of a title that says what was changed in the paper's setting."""
     return f"CHANGED PROTOCOL: {changed}; not the paper's setting"
 
 
@@ -206,6 +209,7 @@ def _fitting(pattern: str, labels: list[str]) -> list[str]:
 
 
 def seeded(composed: Config, seed: int) -> Config:
+    """The configuration with another seed."""
     return replace(composed, tree=composed.tree | {"seed": seed})
 
 

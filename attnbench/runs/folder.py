@@ -105,6 +105,11 @@ class RunFolder:
             log.write(printed + f"\n{failure}\n")
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write ``name`` as JSON, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         files.write_json(self.path / name, dict(value))
 
     @contextmanager

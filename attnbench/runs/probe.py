@@ -40,6 +40,7 @@ class Noise:
         return 1000
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The same batch again and again, without end."""
         while True:
             yield self.batch
 
@@ -52,6 +53,11 @@ class Stopwatch(engine.Saver):
         self.times: list[float] = []
 
     def after_step(self, state: Any) -> None:
+        """Note the time of a step that is done.
+
+        Raises:
+            Enough: that was the last one to measure.
+        """
         if self.process.device.type == "cuda":
             torch.cuda.synchronize(self.process.device)
         self.times.append(time.perf_counter())

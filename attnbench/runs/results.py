@@ -47,6 +47,7 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     def value(self, key: str) -> Any:
+        """A value of the run's configuration by its dotted key; ``ABSENT`` if it has none."""
         return self.values.get(key, ABSENT)
 
     @cached_property
@@ -156,4 +157,5 @@ def refuse_other_metric(runs: Sequence[Run], metric: str) -> None:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -146,8 +146,10 @@ class Timer:
         self.saved_at = time.monotonic()
 
     def due(self, step: int) -> bool:
+        """Whether to save after this step of the epoch."""
         by_steps = self.steps is not None and step % self.steps == 0
         return by_steps or time.monotonic() - self.saved_at > self.seconds
 
     def restart(self) -> None:
+        """Begin to count the minutes anew: a checkpoint was saved."""
         self.saved_at = time.monotonic()

@@ -25,8 +25,15 @@ from attnbench.training.step import Update, recorded
 class Task(Protocol):
     """What the network is trained for."""
 
-    metric: str  # the one that decides which epoch is best
-    results: tuple[str, ...]  # those of the last epoch that a run is known by
+    @property
+    def metric(self) -> str:
+        """The metric that decides which epoch is best."""
+        ...
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The metrics of the last epoch that a run is known by."""
+        ...
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The loss to minimise, a scalar: the batch's mean times its weight."""

@@ -76,6 +76,7 @@ class TrainState:
         return loss
 
     def next_epoch(self) -> None:
+        """Go to the start of the next epoch; its loss begins at zero."""
         self.epoch, self.step = self.epoch + 1, 0
         self.loss_sum.zero_()
 
@@ -139,6 +140,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put the random number generators into the state that ``rng_state`` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if state["cuda"] is not None and torch.cuda.is_available():

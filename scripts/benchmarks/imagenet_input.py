@@ -31,6 +31,7 @@ BATCH, MOST = 32, 64  # images of a batch, and of a turn
 
 
 def main() -> None:
+    """Measure and print."""
     words = arguments(__doc__.splitlines()[0])
     words.add_argument("--images", type=Path, metavar="FOLDER", help="an image folder with train/ and val/")
     taken = words.parse_args()

@@ -23,6 +23,7 @@ BAR = 60.0
 
 
 def main() -> None:
+    """Train each attention; exit 1 if one has not learned."""
     parser = argparse.ArgumentParser(description="The embedded default learns to detect.")
     parser.add_argument("detector", choices=option_files.names("detector"))
     parser.add_argument("attentions", nargs="+")

@@ -133,21 +133,15 @@ MUTATIONS = [
         [f"{RESULT}speeds_are_the_median_epochs"],
     ),
     Mutation(
-        "line-speed-of-all-steps", "attnbench/training/recorder.py",
-        "rate = (step - self.first) * self.batch / (now - self.began)",
-        "rate = step * self.batch / (now - self.began)",
+        "speed-of-all-steps", "attnbench/training/recorder.py",
+        "return (step - self.first) * self.batch / max(",
+        "return step * self.batch / max(",
         [f"{RECORDER}the_speed_of_a_continued_epoch_is_of_the_steps_that_were_done_since"],
     ),
     Mutation(
-        "bar-speed-of-all-steps", "attnbench/training/recorder.py",
-        "rate = (step - self.first) * self.batch / max(",
-        "rate = step * self.batch / max(",
-        [f"{RECORDER}a_terminal_has_a_bar_over_the_whole_run_with_the_same_speed"],
-    ),
-    Mutation(
         "time-left-of-this-epoch", "attnbench/training/recorder.py",
-        "(self.steps * (self.epochs - self.epoch_number) - step)",
-        "(self.steps - step)",
+        "self.steps * (self.epochs - self.number) - step",
+        "self.steps - step",
         [f"{RECORDER}a_line_inside_a_long_epoch_has_its_speed_and_the_time_left"],
     ),
     # The loop

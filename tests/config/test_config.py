@@ -69,7 +69,8 @@ def test_every_experiment_is_the_papers_setting(name: str) -> None:
     s, d = composed.tree["schedule"], composed.tree["dataset"]
     recipe = (composed.tree["batch_size"], s["epochs"], s["lr"], s["weight_decay"], s["momentum"], s["law"])
     assert recipe == PAPERS[name][:6]
-    assert {key: d[key] for key in PAPERS[name][6]} == PAPERS[name][6]
+    data = PAPERS[name][6]
+    assert isinstance(data, dict) and {key: d[key] for key in data} == data
     detector, expected = composed.tree.get("detector", {}), DETECTORS.get(name, {})
     assert bool(detector) == bool(expected) and detector | expected == detector
 
@@ -317,11 +318,16 @@ def test_the_run_folder_is_the_designs(compose: Callable[..., Config], tmp_path:
     assert c.run_folder == expected
 
 
-def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mylab.py").write_text(
-        "from attnbench.config.options import checked\n@checked\ndef plain(site, *, k: int = 1):\n"
-        "    return site.trunk\n"
-    )
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from attnbench import checked\n@checked",
+        "import attnbench\n@attnbench.checked",
+        "from attnbench.config.options import checked\n@checked",
+    ],
+)
+def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    (tmp_path / "mylab.py").write_text(f"{head}\ndef plain(site, *, k: int = 1):\n    return site.trunk\n")
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "mylab.plain", "k": 2}
     with pytest.raises(ConfigError, match="no builder that may be called"):
@@ -329,6 +335,7 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ATTNBENCH_TRUST", "mylab")
     builders.declaration.cache_clear()
     assert builders.declaration("mylab.plain", "attention") == {"k": int}
+    builders.declaration.cache_clear()  # the next test has another mylab
 
 
 def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

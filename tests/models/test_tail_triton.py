@@ -1,5 +1,7 @@
-"""The tail's CUDA kernels in Triton's interpreter, against plain operations. In a process of their own: the interpreter
-is chosen when Triton is imported."""
+"""The fused norm's CUDA kernels in Triton's interpreter, against plain operations.
+
+In a process of their own: the interpreter is chosen when Triton is imported.
+"""
 
 from __future__ import annotations
 

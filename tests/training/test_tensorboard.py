@@ -100,18 +100,18 @@ def test_options_that_nobody_changed_are_no_deviation() -> None:
     with hydra_state.prepared():
         for group in GROUPS:
             for option in option_files.names(group):
-                assert composition.deviations(composition.compose([f"{group}={option}"])) == {}, option
+                assert composition.compose([f"{group}={option}"]).changes == {}, option
         for option in ("eca_released", "gsop"):
-            assert composition.deviations(composition.compose([f"attention={option}"])) == {}, option
+            assert composition.compose([f"attention={option}"]).changes == {}, option
         for option in option_files.names("experiment"):
-            assert composition.deviations(composition.compose([f"experiment={option}", "attention=sb"])) == {}, option
+            assert composition.compose([f"experiment={option}", "attention=sb"]).changes == {}, option
         for option in option_files.names("detector"):
-            assert composition.deviations(composition.compose(["task=detection", f"detector={option}"])) == {}, option
+            assert composition.compose(["task=detection", f"detector={option}"]).changes == {}, option
 
 
 def test_what_a_command_line_changes_is_a_deviation() -> None:
     words = ["experiment=sb_cifar10", "attention=sb", "attention.gate=relu", "placement.roles=[C1]", "batch_size=64"]
     neutral = ["seed=3", "dataset.root=/data", "runtime.device=cpu"]
-    changed = composition.deviations(composition.compose([*words, *neutral]))
+    changed = composition.compose([*words, *neutral]).changes
     assert list(changed.items()) == [("placement.roles", ["C1"]), ("attention.gate", "relu"), ("batch_size", 64)]
-    assert composition.deviations(composition.compose(["backbone=timm/resnet18"])) == {}
+    assert composition.compose(["backbone=timm/resnet18"]).changes == {}

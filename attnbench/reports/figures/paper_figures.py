@@ -67,7 +67,7 @@ class Figure:
     """A figure.
 
     Attributes:
-        kind: which of ``KINDS`` in ``kinds.py`` draws it.
+        kind: which of ``KINDS`` in ``drawing.py`` draws it.
         tables: where its rows are looked for.
         rows: those that no table has; ``printed_in`` names the table and row that print their numbers.
         shown: the labels of rows whose runs are looked into.
@@ -186,4 +186,5 @@ def _row(label: str, overrides: list[str], printed_in: str = "", note: str = "")
 
 
 def folder() -> Path:
+    """Where the figures' files are: ``configs/figure``."""
     return option_files.folder() / "figure"
