@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.base import benchmark, console
-from attnbench.base.benchmark import Comparison, Median, wall_seconds
+from attnbench.base.benchmark import Median, Timings, wall_seconds
 from attnbench.base.errors import ConfigError, OutOfMemory
 from attnbench.cli.parser import override_parser
 from attnbench.config import catalog, composition, hydra_state
@@ -40,7 +40,7 @@ MEMORY_TURNS = 7
 
 
 @dataclass(frozen=True)
-class Member:
+class TimedNetwork:
     """A configuration's network on the device, and its two kinds of call.
 
     Attributes:
@@ -137,7 +137,7 @@ def measure(
     with runtimes[0].start() as first:
         try:
             made = [
-                member(label, one, Process(runtime, first.device, None), list(overrides), batch_named)
+                timed_network(label, one, Process(runtime, first.device, None), list(overrides), batch_named)
                 for label, one, runtime in zip(labels, configs, runtimes, strict=True)
             ]
             return _measured(made, first, repetitions)
@@ -145,7 +145,9 @@ def measure(
             raise OutOfMemory("out of memory", "batch_size", "use a smaller one, or fewer members") from error
 
 
-def member(label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool) -> Member:
+def timed_network(
+    label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool
+) -> TimedNetwork:
     """Build a member's network, its optimizer and a batch of noise."""
     classes, size = catalog.setting(composed, overrides)
     small = (size if isinstance(size, int) else min(size)) < 64
@@ -177,7 +179,7 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
 
     sketch, _ = factory.sketch(composed, classes)
     width = torch.finfo({"fp32": torch.float32}.get(composed.tree["runtime"]["precision"], torch.bfloat16)).bits // 8
-    return Member(
+    return TimedNetwork(
         label=label,
         batch=batch,
         train=train,
@@ -205,10 +207,10 @@ def maps(model: nn.Module, size: complexity.Size) -> int:
     return sum(numbers)
 
 
-def _measured(made: Sequence[Member], process: Process, repetitions: int) -> list[Measured]:
+def _measured(made: Sequence[TimedNetwork], process: Process, repetitions: int) -> list[Measured]:
     print(f"warming up {len(made)} members, then {repetitions} turns of each kind", file=sys.stderr)
     memory = peak_memory(made, process)
-    kinds: dict[str, Comparison] = {
+    kinds: dict[str, Timings] = {
         "train": benchmark.compare(_calls(made, "train"), repetitions=repetitions, clock=wall_seconds),
         "infer": benchmark.compare(_calls(made, "infer"), repetitions=repetitions, clock=wall_seconds),
     }
@@ -235,20 +237,20 @@ def _measured(made: Sequence[Member], process: Process, repetitions: int) -> lis
     return lines
 
 
-def _key(i: int, one: Member) -> str:
+def _key(i: int, one: TimedNetwork) -> str:
     return f"{i} {one.label}"
 
 
-def _calls(made: Sequence[Member], kind: str) -> dict[str, Callable[[], None]]:
+def _calls(made: Sequence[TimedNetwork], kind: str) -> dict[str, Callable[[], None]]:
     return {_key(i, one): getattr(one, kind) for i, one in enumerate(made)}
 
 
-def _per_image(ratio: Median, one: Member, base: Member) -> Median:
+def _per_image(ratio: Median, one: TimedNetwork, base: TimedNetwork) -> Median:
     scale = one.batch / base.batch
     return Median(ratio.median * scale, ratio.low * scale, ratio.high * scale)
 
 
-def peak_memory(made: Sequence[Member], process: Process) -> list[int]:
+def peak_memory(made: Sequence[TimedNetwork], process: Process) -> list[int]:
     """Bytes at the worst moment of a training step, with the member's weights and optimizer but no other member's.
 
     On a CPU it is the growth of the process (Linux; 0 elsewhere), a little above what tensors alone take and some
@@ -261,7 +263,7 @@ def peak_memory(made: Sequence[Member], process: Process) -> list[int]:
     return [int(statistics.median(peaks)) for peaks in zip(*turns, strict=True)]
 
 
-def _peak(one: Member, process: Process) -> int:
+def _peak(one: TimedNetwork, process: Process) -> int:
     if process.device.type == "cuda":
         before = torch.cuda.memory_allocated(process.device)
         torch.cuda.reset_peak_memory_stats(process.device)

@@ -166,7 +166,9 @@ def _count(options: argparse.Namespace) -> None:
             _print_counted(chosen, counted)
 
 
-def _print_counted(chosen: paper_tables.Table, counted: list[tuple[paper_tables.Row, dict[str, counts.Cell]]]) -> None:
+def _print_counted(
+    chosen: paper_tables.Table, counted: list[tuple[paper_tables.Row, dict[str, counts.CountedCell]]]
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -192,12 +194,12 @@ def _print_counted(chosen: paper_tables.Table, counted: list[tuple[paper_tables.
 
 def _plan(options: argparse.Namespace) -> None:
     chosen = _asked(options, _composer(options))
-    members = plan.members(chosen, _sketch)
-    time = plan.estimate(members, _probe, _images) if options.probe else None
+    planned = plan.planned_runs(chosen, _sketch)
+    time = plan.estimate(planned, _probe, _images) if options.probe else None
     if options.format == "json":
-        _write(json.dumps(plan.as_dict(chosen, members, time), indent=2) + "\n", options)
+        _write(json.dumps(plan.as_dict(chosen, planned, time), indent=2) + "\n", options)
     elif options.format == "text":
-        _write("\n".join(plan.lines(chosen, members, time)) + "\n", options)
+        _write("\n".join(plan.lines(chosen, planned, time)) + "\n", options)
     else:
         raise ConfigError(f"a plan has no format {options.format}", "--format", "use text or json")
 
@@ -223,7 +225,8 @@ def _run(options: argparse.Namespace) -> None:
     chosen_launcher = hydra_launchers.chosen(_launching(options))
     composer = _composer(options)
     chosen = _asked(options, composer)
-    members = [executor.Member(f"{p.run.label} seed {p.run.seed}", p.run.config) for p in plan.members(chosen, _sketch)]
+    runs = [planned.run for planned in plan.planned_runs(chosen, _sketch)]
+    members = [executor.Member(f"{run.label} seed {run.seed}", run.config) for run in runs]
     for some in chosen:
         print(some.title, file=sys.stderr)
     executor.run(members, chosen_launcher, watcher())

@@ -208,7 +208,7 @@ def _attempt(configs: list[Config], threads: int, ended: Callable[[int, Outcome]
     else:
         from attnbench.runs import packed
 
-        packed.train(configs, ended)
+        packed.train_pack(configs, ended)
 
 
 def _save_when_orphaned() -> None:

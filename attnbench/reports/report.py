@@ -125,7 +125,9 @@ class Report:
 Standings = dict[int, tuple[Path, Standing]]  # by seed
 
 
-def report(chosen: Chosen, counted: Callable[[Row], dict[str, counts.Cell]], failed: Mapping[Path, str]) -> Report:
+def report(
+    chosen: Chosen, counted: Callable[[Row], dict[str, counts.CountedCell]], failed: Mapping[Path, str]
+) -> Report:
     """Read what there is.
 
     Args:
@@ -172,7 +174,7 @@ def _values(found: Standings, key: str) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.Cell]) -> dict[str, Cell]:
+def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
     cells = {}
     for name, column in chosen.table.columns.items():
         unit = row.unit.get(name, column.unit)
@@ -183,7 +185,7 @@ def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, cou
     return cells
 
 
-def _count(cell: counts.Cell, per: float) -> Cell:
+def _count(cell: counts.CountedCell, per: float) -> Cell:
     difference = cell.ours / per - float(cell.printed) if cell.ours is not None and _is_number(cell.printed) else None
     return Cell(
         cell.printed, unit=cell.unit, ours=cell.ours, difference=difference, state="counted", note=cell.note, per=per,

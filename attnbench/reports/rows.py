@@ -95,7 +95,7 @@ def _is_neutral(word: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Run:
+class RowRun:
     """A row with a seed.
 
     Attributes:
@@ -136,11 +136,11 @@ class Chosen:
     exact: bool
     changed: str
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[RowRun]:
         """The runs that there should be, row by row."""
         for row, composed in self.rows:
             if composed:
-                yield from (Run(row.label, seeded(composed, seed)) for seed in self.seeds)
+                yield from (RowRun(row.label, seeded(composed, seed)) for seed in self.seeds)
 
     @property
     def title(self) -> str:
@@ -213,7 +213,7 @@ def seeded(composed: Config, seed: int) -> Config:
     return replace(composed, tree=composed.tree | {"seed": seed})
 
 
-def distinct(runs: Iterable[Run]) -> list[Run]:
+def distinct(runs: Iterable[RowRun]) -> list[RowRun]:
     """Each run once, under its first label."""
     return list({run.path: run for run in reversed(list(runs))}.values())[::-1]
 

@@ -36,7 +36,7 @@ def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str,
 
     Args:
         configure: gives the configuration, or raises a Failure that then is the outcome.
-        train: how to train it to its result; None for ``ranks.train``.
+        train: how to train it to its result; None for ``processes.train_in_processes``.
     """
     path = ""
     try:
@@ -48,7 +48,7 @@ def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str,
         folder.refuse_busy()
         from attnbench.runs import processes
 
-        return Outcome("done", path, (train or processes.train)(config))
+        return Outcome("done", path, (train or processes.train_in_processes)(config))
     except Stopped as stop:
         return Outcome("stopped", path, failure=stop)
     except Failure as failure:

@@ -45,7 +45,7 @@ IN_TURNS = {"cpu"}
 Ended = Callable[[Outcome], object]
 
 
-def train(configs: Sequence[Config], ended: Callable[[int, Outcome], object]) -> None:
+def train_pack(configs: Sequence[Config], ended: Callable[[int, Outcome], object]) -> None:
     """Train, continue or skip runs at once.
 
     What breaks off a step of all of them at once, such as too little memory for the stacked networks, is a failure

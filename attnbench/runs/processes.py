@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("attnbench")
 
 
-def train(config: Config) -> dict[str, Any]:
+def train_in_processes(config: Config) -> dict[str, Any]:
     """Train, continue or repeat a run, in ``runtime.processes`` processes unless torchrun has started them.
 
     Returns:

@@ -23,7 +23,7 @@ def main() -> None:
     runtimes: list[Runtime] = [one.build("runtime") for one in configs]
     with runtimes[0].start() as first:
         made = [
-            speed.member(label, one, Process(runtime, first.device, None), WORDS, True)
+            speed.timed_network(label, one, Process(runtime, first.device, None), WORDS, True)
             for label, one, runtime in zip(labels, configs, runtimes, strict=True)
         ]
         fp32, bf16 = speed.peak_memory(made, first)

@@ -23,7 +23,7 @@ from cifar_input import Arrays
 from claims import Claim, arguments, report
 from torch.utils.data import DataLoader
 
-from attnbench.base.benchmark import Comparison, cpu_seconds
+from attnbench.base.benchmark import Timings, cpu_seconds
 from attnbench.config import composition
 from attnbench.data.in_memory.cifar_batches import CIFAR10
 from attnbench.data.in_memory.resident import Pixels, Resident
@@ -62,7 +62,7 @@ def main() -> None:
             took = worker.turn()
             if turn >= 0:
                 seconds[name].append(took)
-    report(claim, Comparison(seconds), taken.json)
+    report(claim, Timings(seconds), taken.json)
 
 
 class Worker:

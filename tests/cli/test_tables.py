@@ -23,7 +23,7 @@ from attnbench.config import catalog, composition
 from attnbench.config.configuration import Config
 from attnbench.reports import formats, paper_tables, plan, statistics, writing
 from attnbench.reports.report import report, tally
-from attnbench.reports.rows import Chosen, Composer, Run, choose, matching, seeded
+from attnbench.reports.rows import Chosen, Composer, RowRun, choose, matching, seeded
 from attnbench.runs.status import Standing, standing
 from tests.conftest import ROOT
 
@@ -415,9 +415,9 @@ def test_a_plan_says_what_is_done_and_what_failed(say: Say, leave: Leave) -> Non
     assert "1,088,890 parameters" in text and "4 runs: 1 done, 3 to run" in text
 
 
-def planned(*words: str, seeds: int = 1, state: str = "not run") -> list[plan.Member]:
+def planned(*words: str, seeds: int = 1, state: str = "not run") -> list[plan.PlannedRun]:
     composed = composition.compose(words)
-    return [plan.Member(Run("one", seeded(composed, seed)), Standing(state), 1) for seed in range(seeds)]
+    return [plan.PlannedRun(RowRun("one", seeded(composed, seed)), Standing(state), 1) for seed in range(seeds)]
 
 
 def test_an_estimate_counts_epochs_images_and_evaluation() -> None:

@@ -43,7 +43,7 @@ OTHER_INTEGER = {("eca/3", "DenseNet-264", "flops")}
 
 
 @cache
-def counted(name: str) -> list[tuple[paper_tables.Row, dict[str, counts.Cell]]]:
+def counted(name: str) -> list[tuple[paper_tables.Row, dict[str, counts.CountedCell]]]:
     """A table's counts, which take seconds."""
     return counts.count(paper_tables.load(name), sketch)
 

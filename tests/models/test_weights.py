@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench import create_model
-from attnbench.base.errors import ConfigError, Failure, StorageError
+from attnbench.base.errors import ConfigError, StorageError
 from attnbench.models import weights
 from attnbench.models.attention.eca import EfficientChannelAttention, eca
 from attnbench.models.attention.se import se
 from attnbench.models.insertion import Attended, Site, insert
 from attnbench.models.placement import place
+from tests.conftest import refused
 
 CLASSES = 10
 RELEASED_K = [3, 5, 5, 7]
@@ -109,16 +110,6 @@ def test_an_se_without_biases_goes_to_timm_and_back_as_zeros(images: Tensor) -> 
     again = ours_like(theirs, "resnet18", "se", bias=False)
     weights.from_timm(again, theirs)
     assert same(ours.state_dict(), again.state_dict())
-
-
-def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line
-    return line
 
 
 def test_biases_that_an_se_has_no_place_for_are_refused() -> None:

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 import attnbench
 from attnbench import create_model
-from attnbench.base.errors import ConfigError, Failure, StorageError
+from attnbench.base.errors import ConfigError, StorageError
 from attnbench.cli import main
 from attnbench.config.configuration import Config
 from attnbench.runs import export
 from attnbench.runs.load import Trained, load_run
 from attnbench.training.checkpoints import Checkpoints
+from tests.conftest import refused
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -118,15 +119,6 @@ def test_a_save_that_was_cut_short_leaves_its_checkpoint_exportable(folder: Path
         other = shutil.copytree(folder, folder.with_name(name))
         (other / "checkpoints" / "last.pt").rename(other / "checkpoints" / name)
         assert same(load_run(other).model.state_dict(), expected)
-
-
-def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line
 
 
 def test_what_is_no_runs_folder_is_named(folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def configs(outputs: Path, *words: str) -> list[Config]:
 def train(some: Sequence[Config]) -> list[Outcome]:
     """Train them at once, here."""
     outcomes: dict[int, Outcome] = {}
-    packed.train(some, outcomes.__setitem__)
+    packed.train_pack(some, outcomes.__setitem__)
     return [outcomes[number] for number in range(len(some))]
 
 

@@ -110,7 +110,7 @@ def _cells(asked: Asked) -> Drawn:
     return picture, made.title
 
 
-def _counted(figure: Figure, row: Row, composed: Config | None) -> dict[str, counts.Cell]:
+def _counted(figure: Figure, row: Row, composed: Config | None) -> dict[str, counts.CountedCell]:
     if composed is None:
         return {}
     return counts.cells(figure.table, row, factory.counting_sketch, lambda _: composed)

@@ -12,9 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from attnbench.base.errors import ConfigError, nearest
+from attnbench.base.errors import ConfigError
 from attnbench.config import option_files
 from attnbench.reports import paper_tables
 from attnbench.reports.paper_tables import Column, Row, Table
@@ -163,9 +161,7 @@ def load(figure: str) -> Figure:
     Raises:
         ConfigError: there is none of that name.
     """
-    if figure not in ids():
-        raise ConfigError(f"there is no figure {figure}", "command line", nearest(figure, ids()))
-    return parsed(figure, yaml.safe_load((folder() / f"{figure}.yaml").read_text(encoding="utf-8")))
+    return parsed(figure, paper_tables.contents("figure", figure, ids()))
 
 
 def parsed(figure: str, content: Mapping[str, Any]) -> Figure:
