@@ -40,7 +40,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"inspection"},
     ],
     "training": [
-        {"metrics", "optim", "runtime", "state"},
+        {"metrics", "optim", "parts", "runtime", "state"},
         {"recorder", "feed", "step", "tasks"},
         {"engine", "setup"},
     ],

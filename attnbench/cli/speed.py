@@ -153,6 +153,7 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
     torch.manual_seed(0)
     schedule, task = composed.build("schedule"), composed.build("task")
     model = process.place(factory.network(factory.without_weights(composed), classes)[0])
+    setup.division(composed, model, 1, batch).refuse()
     fused.choose(model, composed.tree["runtime"]["tail"])
     network = process.wrap(model)
     state = setup.train_state(model, schedule, process)
