@@ -20,7 +20,6 @@ SOURCES = sorted(path for folder in ("attnbench", "scripts", "tests") for path i
 
 # What docs/adding-an-attention.md lets its reader write.
 THE_READERS = {"attnbench/models/attention/sm.py", "configs/attention/sm.yaml", "attnbench.models.attention.sm.sm"}
-COMING = {"attnbench/config/renamed.py", "tests/config/test_names.py"}  # to be removed with the change that brings them
 
 FOLDERS = "attnbench|configs|docs|scripts|tests"
 PATH = re.compile(rf"(?<![\w/.])(?:{FOLDERS})/[\w./-]*\w/?")
@@ -79,7 +78,7 @@ def page_name(path: Path) -> str:
 
 def missing_paths(text: str) -> set[str]:
     """The paths from the repository's root that a text names and that do not exist."""
-    return {path for path in PATH.findall(text) if not (ROOT / path).exists()} - THE_READERS - COMING
+    return {path for path in PATH.findall(text) if not (ROOT / path).exists()} - THE_READERS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -95,7 +94,7 @@ def test_paths_in_the_source_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_a_file_in_code_type_is_found_from_the_root_or_from_the_package(page: Path) -> None:
-    named = set(CODE.findall(page.read_text(encoding="utf-8"))) - THE_READERS - COMING
+    named = set(CODE.findall(page.read_text(encoding="utf-8"))) - THE_READERS
     assert not {name for name in named if not ((ROOT / name).exists() or (PACKAGE / name).exists())}
 
 

@@ -48,7 +48,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"inspection"},
     ],
     "training": [
-        {"metrics", "optim", "runtime", "state"},
+        {"metrics", "optim", "parts", "runtime", "state"},
         {"checkpoints", "recorder", "feed", "step", "tasks"},
         {"engine", "setup"},
     ],

@@ -155,6 +155,7 @@ def timed_network(
     torch.manual_seed(0)
     schedule, task = composed.build("schedule"), composed.build("task")
     model = process.place(factory.network(factory.without_weights(composed), classes)[0])
+    setup.division(composed, model, 1, batch).refuse()
     fused.choose(model, composed.tree["runtime"]["tail"])
     network = process.wrap(model)
     state = setup.train_state(model, schedule, process)

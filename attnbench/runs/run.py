@@ -35,6 +35,7 @@ from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
+from attnbench.training.parts import Division
 from attnbench.training.recorder import FolderRecorder, NullRecorder, gauges, read_metrics
 from attnbench.training.runtime import Process, Runtime, rank
 from attnbench.training.state import TrainState, load_weights, set_rng_state
@@ -67,23 +68,28 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
     Raises:
         Failure: its kind gives the exit code; the folder's status.json says the same.
     """
-    runtime, sketch = refuse(config)
+    runtime, sketch, division = refuse(config)
     folder = RunFolder(config.run_folder)
-    with _held(folder, config), _reported(folder), opened(config, runtime) as (data, process):
+    with _held(folder, config), _reported(folder, division), opened(config, runtime) as (data, process):
         return _train(config, folder, data, process, sketch)
 
 
-def refuse(config: Config) -> tuple[Runtime, Sketch]:
-    """Raise ConfigError for a placement that cannot be or a device that is not there, before anything is made.
+def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:
+    """Refuse what cannot be run, before anything is made.
 
     Returns:
-        What the run needs of it: its runtime, and its network on the meta device.
+        What the run needs of it: its runtime, its network on the meta device, and how batches are divided.
+
+    Raises:
+        ConfigError: a placement that cannot be, a device that is not there, or more parts than a batch has.
     """
     sketch = Sketch.of(config, catalog.CLASSES.get(config.choices["dataset"], 10))
     factory.refuse_other_backbone(config)
     runtime: Runtime = config.build("runtime")
     runtime.check()
-    return runtime, sketch
+    division = setup.division(config, sketch.network, runtime.world_size)
+    division.refuse()
+    return runtime, sketch, division
 
 
 @dataclass(frozen=True)
@@ -296,12 +302,12 @@ def _held(folder: RunFolder, config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(folder: RunFolder) -> Iterator[None]:
+def _reported(folder: RunFolder, division: Division) -> Iterator[None]:
     """Turn what goes wrong into a Failure, and leave it in status.json and train.log."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        failure = classify(error)
+        failure = classify(error, division)
         if rank() == 0:
             trace = "".join(traceback.format_exception(error))
             status = "stopped" if isinstance(failure, Stopped) else "failed"
@@ -313,15 +319,15 @@ def _reported(folder: RunFolder) -> Iterator[None]:
         raise failure from error
 
 
-def classify(error: BaseException) -> Failure:
-    """The failure that an exception means to a user."""
+def classify(error: BaseException, division: Division) -> Failure:
+    """The failure that an exception means to a user, whose run divides its batches as given."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, KeyboardInterrupt):
         return Stopped("stopped by a signal", todo="the same command continues")
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-        return OutOfMemory("out of memory", "batch_size", "use a smaller batch_size, or schedule.accumulate=2")
+        return OutOfMemory("out of memory", "batch_size", division.saving())
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         where = error.filename or "paths.outputs"
         return StorageError(f"cannot write: {error.strerror}", where, "make space or choose paths.outputs")

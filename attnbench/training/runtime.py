@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -72,6 +72,11 @@ class Runtime:
         cuda = self._enough_for_all() if self.missing else _device(self.device).type == "cuda"
         if self.sync_bn and not cuda:
             raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
+
+    @property
+    def world_size(self) -> int:
+        """How many processes the run has, those that are still to be started included."""
+        return self.missing or world_size()
 
     @property
     def missing(self) -> int:
@@ -159,6 +164,7 @@ class Process:
         self.rank, self.world_size = rank(), world_size()
         self.main = self.rank == 0
         self.stop_requested = False
+        self.ddp: nn.parallel.DistributedDataParallel | None = None
 
     @property
     def workers(self) -> int:
@@ -200,7 +206,16 @@ class Process:
         if self.world_size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        self.ddp = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        return self.ddp
+
+    def gradients(self, *, last: bool) -> AbstractContextManager[None]:
+        """What surrounds one part of a batch, forward and backward.
+
+        Args:
+            last: of its batch's parts. In that one alone the processes add up their gradients, those of all parts.
+        """
+        return nullcontext() if last or self.ddp is None else self.ddp.no_sync()
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""

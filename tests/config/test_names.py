@@ -167,7 +167,7 @@ def test_a_default_that_changed_without_a_revision_is_refused(options: Callable[
 
 def test_an_option_inherits_what_another_one_declares(options: Callable[..., Config], tmp_path: Path) -> None:
     own = "defaults:\n  - eca\ngamma: 3.0\n"
-    (tmp_path / "configs/attention/own.yaml").write_text(own, "utf-8")
+    (tmp_path / "configs" / "attention" / "own.yaml").write_text(own, "utf-8")
     assert options("attention=own").deviations == {}
     assert options("attention=own", "attention.gamma=2.0").deviations == {"attention.gamma": 2.0}
 
