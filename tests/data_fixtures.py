@@ -17,8 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
+from torch import Tensor
+
+from attnbench.data.dataset import Batch, Split
+from attnbench.data.detection.scenes import Scenes
 
 SAMPLES = Path(os.environ.get("ATTNBENCH_SAMPLES") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
@@ -67,6 +72,30 @@ def _either(name: str, generated: Callable[[Path], object]) -> Callable[..., Pat
         return folder
 
     return images
+
+
+def tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The images and targets of a batch of classification."""
+    assert isinstance(batch.images, Tensor) and isinstance(batch.targets, Tensor)
+    return batch.images, batch.targets
+
+
+def same_batches(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
+    """Whether two streams have the same images, targets and weights, to the bit."""
+    return len(one) == len(other) and all(
+        all(map(torch.equal, tensors(a), tensors(b))) and a.weight == b.weight for a, b in zip(one, other, strict=True)
+    )
+
+
+def scenes(split: Split) -> Scenes:
+    """A split of a detection data set as what it is."""
+    assert isinstance(split, Scenes)
+    return split
+
+
+def source(split: Split) -> Any:
+    """What a split of a detection data set draws from, with all that only its kind has."""
+    return scenes(split).source
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from attnbench.base.errors import Failure, Stopped, interrupt
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs.attempt import Outcome, attempt
 from attnbench.runs.folder import RunFolder
 
@@ -208,7 +208,7 @@ def _attempt(configs: list[Config], threads: int, ended: Callable[[int, Outcome]
     else:
         from attnbench.runs import packed
 
-        packed.train(configs, ended)
+        packed.train_pack(configs, ended)
 
 
 def _save_when_orphaned() -> None:

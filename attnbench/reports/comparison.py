@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.base.errors import ConfigError, DataError
-from attnbench.reports.report import source_of
+from attnbench.reports.report import source_of, tally
 from attnbench.reports.statistics import Paired, paired, spread
 from attnbench.runs import results
 from attnbench.runs.results import ABSENT, Run
@@ -44,6 +44,7 @@ class Group:
 
     @property
     def label(self) -> str:
+        """The values that tell this group from the others, in words."""
         return label(self.values)
 
     def at(self, key: str) -> Any:
@@ -73,6 +74,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
+        """The metric in words and what all runs share."""
         return f"{metric_name(self.metric)}: {self.common}"
 
 
@@ -87,6 +89,7 @@ def label(values: dict[str, Any]) -> str:
 
 
 def text(value: Any) -> str:
+    """A value in words; a list with plus signs between its items."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -226,17 +229,17 @@ def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:
-    """Commits, devices and data, each with its number of runs."""
+    """Which commits, devices and data made runs, with the number of runs where there are several."""
     notes = []
-    for name, values in (
+    for name, found in (
         ("commit", [run.environment.get("commit") for run in runs]),
         ("device", [run.environment.get("device") for run in runs]),
         ("data", [source_of(run.result) for run in runs]),
     ):
-        counts = {value: values.count(value) for value in values if value}
-        if len(counts) > 1:
-            listed = ", ".join(f"{value} ({count} runs)" for value, count in counts.items())
-            notes.append(f"{len(counts)} kinds of {name}: {listed}")
-        elif counts:
-            notes.append(f"{name} {next(iter(counts))}")
+        values = [value for value in found if value]
+        kinds = len(set(values))
+        if kinds > 1:
+            notes.append(f"{kinds} kinds of {name}: {tally(values)}")
+        elif kinds:
+            notes.append(f"{name} {values[0]}")
     return notes

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.base.errors import Failure, OutOfMemory
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Dataset
 from attnbench.models.stacking import Stack, mistake
 from attnbench.runs import run
@@ -45,7 +45,7 @@ IN_TURNS = {"cpu"}
 Ended = Callable[[Outcome], object]
 
 
-def train(configs: Sequence[Config], ended: Callable[[int, Outcome], object]) -> None:
+def train_pack(configs: Sequence[Config], ended: Callable[[int, Outcome], object]) -> None:
     """Train, continue or skip runs at once.
 
     What breaks off a step of all of them at once, such as too little memory for the stacked networks, is a failure
@@ -140,11 +140,13 @@ class Seat(Process):
         return -(-super().workers // self.packed)
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        """The network as the run calls it: its batch waits for those of the other runs."""
         self.model = super().wrap(model)
         model.register_state_dict_post_hook(_own)
         return _Meeting(self, model)
 
     def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler that hands out the pack's gradients before it steps; it scales in fp16 alone."""
         return _Scaler(self, self.device.type, enabled=self.runtime.precision == "fp16")
 
     def signals(self) -> Any:

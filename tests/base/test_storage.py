@@ -18,6 +18,7 @@ from attnbench.base import files
 from attnbench.base.errors import NonFiniteError, StorageError
 from attnbench.runs import run
 from attnbench.runs.folder import RunFolder
+from attnbench.training.parts import Division
 from tests.small_runs import ENVIRONMENT, ROOT, SMALL, ForkServer, folder, killed_at, result, strays
 
 MOUNT = ["unshare", "-rm", "sh", "-c"]  # a shell that may mount, in a world of its own
@@ -134,7 +135,7 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(
 
 
 def test_a_status_that_cannot_be_written_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError), run._reported(RunFolder(tmp_path / "missing")):
+    with pytest.raises(NonFiniteError), run._reported(RunFolder(tmp_path / "missing"), Division(8, 1, 1, 1)):
         raise NonFiniteError("the loss became nan")
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from attnbench.base import compile_c
 from attnbench.base.errors import DataError
 from attnbench.data import sampling
-from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.datasets import imagenet
 from attnbench.data.images import jpeg, pillow
 from attnbench.data.images.crops import Crops, View
 from attnbench.data.images.files import Files
@@ -211,7 +211,7 @@ def test_without_a_compiler_pillow_draws_the_same_and_one_line_says_so(tmp_path:
     code = f"""
 import logging, sys
 logging.basicConfig(format="%(message)s")
-from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.datasets import imagenet
 for _ in range(2):
     data = imagenet(root={str(tmp_path)!r}, size=24, resize=32)
 sys.stdout.buffer.write(data.train.read(0, (1, 2)).tobytes())

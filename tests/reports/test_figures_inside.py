@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from attnbench.base.errors import ConfigError, DataError, Failure
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports.figures import channels, hooks, lambdas
 from attnbench.runs import results, run
 from attnbench.runs.load import load_run, ready
@@ -36,7 +37,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
 
 def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> None:
     trained = load_run(ran["eca"].run_folder)
-    model = trained.model.double()
+    model: Any = trained.model.double()
     images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with hooks.listening(model) as heard, torch.no_grad():
         model(images)
@@ -67,7 +68,8 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
             for batch in opened.val.epoch(0)
             for image, target in zip(*batch[:2], strict=True)
         ]
-        branch = opened.model.layer2[1].bn2
+        model: Any = opened.model
+        branch = model.layer2[1].bn2
         kept: list[torch.Tensor] = []
         hook = branch.trunk.register_forward_hook(lambda m, i, y: kept.append(y))
         with torch.no_grad():
@@ -79,7 +81,8 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
         few = opened.val.epoch(0)
         batch = next(few)
         cut = batch._replace(images=batch.images[:40], targets=batch.targets[:40])
-        counts, sums = torch.zeros(10, dtype=torch.float64), {}
+        counts = torch.zeros(10, dtype=torch.float64)
+        sums: dict[str, torch.Tensor] = {}
         with hooks.listening(opened.model) as heard, torch.no_grad():
             opened.model(cut.images)
             hooks._add(cut, here, heard.signals, sums, counts)
@@ -133,9 +136,10 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert [axes.get_title() for axes in (first, second, last)] == ["conv1", "conv2", "after the last epoch"]
     for axes, conv in ((first, "conv1"), (second, "conv2")):
         paths = [f"layer2.{i}.{conv}.attention" for i in range(3)]
-        drawn = [line.get_ydata() for line in axes.lines]
+        drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
         assert [list(y) for y in drawn] == [[0.1, *(epoch[path]["mean"] for epoch in lines)] for path in paths]
-    weights = load_run(folder).model.layer2[0].conv1.attention.lambda_.detach()
+    model: Any = load_run(folder).model
+    weights = model.layer2[0].conv1.attention.lambda_.detach()
     (learned,) = lambdas.learned(results.find([str(folder)]))
     place = learned.places[0]
     assert (place.role, place.depth) == ("conv1", 1)

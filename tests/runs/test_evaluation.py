@@ -14,12 +14,12 @@ from torch import nn
 
 from attnbench.base.errors import DataError, Failure
 from attnbench.cli import main
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs.evaluate import evaluate
 from attnbench.runs.load import load_run, ready
+from attnbench.training.checkpoints import Checkpoints
 from attnbench.training.recorder import read_metrics
 from attnbench.training.runtime import Process
-from attnbench.training.state import Checkpoints
 from attnbench.training.tasks.classification import Classification
 
 
@@ -79,7 +79,7 @@ def test_other_data_are_said_to_be_others(trained: Config, say: Callable[..., st
 
 def test_data_of_other_classes_are_refused(trained: Config) -> None:
     network = load_run(trained.run_folder)
-    object.__setattr__(network, "classes", 7)
+    object.__setattr__(network, "classes", list("abcdefg"))
     with pytest.raises(DataError, match="10 classes, the network was trained on 7"), ready(network):
         pass
 

@@ -22,6 +22,7 @@ from attnbench.data.detection import coco
 from attnbench.training.metrics.coco_ap import NAMES, coco_ap
 from attnbench.training.metrics.detections import Found, found
 from attnbench.training.metrics.voc_ap import average_precision, voc_ap
+from tests.data_fixtures import scenes, source
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +77,14 @@ def reference(
 
 
 def test_coco_ap_is_pycocotools_on_random_detections(dataset: Dataset, coco_images: Path) -> None:
-    generator, side, classes = torch.Generator().manual_seed(1), dataset.val, len(dataset.classes)
+    generator, side, classes = torch.Generator().manual_seed(1), scenes(dataset.val), len(dataset.classes)
     targets = [side.read(i, None)[1] for i in range(len(side))]
     assert any(target["crowd"].any() for target in targets)
     answers = [guesses(target, generator, classes) for target in targets]
     images = [found(answer, target) for answer, target in zip(answers, targets, strict=True)]
     path = coco_images / "annotations" / "instances_val2017.json"
-    boxes = reference(path, side.source.records, answers, "bbox")
-    masks = reference(path, side.source.records, answers, "segm")
+    boxes = reference(path, source(side).records, answers, "bbox")
+    masks = reference(path, source(side).records, answers, "segm")
     ours = coco_ap(images[::-1], classes) | coco_ap(images, classes, masks=True)
     assert 5 < boxes["AP"] < 90 and 5 < masks["AP"] < 90
     assert ours == pytest.approx(boxes | {f"mask_{k}": v for k, v in masks.items()}, abs=1e-6)
@@ -101,7 +102,7 @@ def perfect(target: Target) -> dict[str, torch.Tensor]:
 
 
 def test_ground_truth_against_itself_gives_100(dataset: Dataset) -> None:
-    targets = [dataset.val.read(i, None)[1] for i in range(len(dataset.val))]
+    targets = [scenes(dataset.val).read(i, None)[1] for i in range(len(dataset.val))]
     images = [found(perfect(target), target) for target in targets]
     classes = len(dataset.classes)
     values = coco_ap(images, classes) | coco_ap(images, classes, masks=True) | voc_ap(images, classes)
@@ -167,7 +168,7 @@ def test_overlap_at_the_threshold_is_enough() -> None:
     assert voc_ap([scene([([0.0, 0, 10, 4.9], 1, 0.5)], truth)], 1)["mAP"] == 0.0
 
 
-def brute_force(images: list[Found], label: int, rule: str) -> float | None:
+def brute_force(images: list[Found], label: int, rule: str) -> float | None:  # noqa: C901 - plain on purpose
     """The definition, followed word by word: for each threshold of the score everything is matched anew."""
     total = sum(int(((i.true_labels == label) & ~i.difficult).sum()) for i in images)
     scores = sorted({float(s) for i in images for s in i.scores[i.labels == label]}, reverse=True)
@@ -210,12 +211,13 @@ def test_voc_ap_is_brute_force(seed: int) -> None:
 
     def some(count: int) -> list[list[float]]:
         corners = random.integers(0, 30, (count, 2))
-        return np.concatenate([corners, corners + random.integers(8, 20, (count, 2))], 1).astype(float).tolist()
+        boxes: list[list[float]] = np.concatenate([corners, corners + random.integers(8, 20, (count, 2))], 1).tolist()
+        return [[float(c) for c in box] for box in boxes]
 
     images = []
     for n in range(8):
         truth = [(box, int(random.integers(1, 4)), bool(random.random() < 0.3)) for box in some(4)]
-        near = [[c + random.integers(-2, 3) for c in box] for box, _, _ in truth]
+        near = [[c + float(random.integers(-2, 3)) for c in box] for box, _, _ in truth]
         scores = random.permutation(1000)[:9] / 1000  # distinct, so that the order is one
         labels = [label for _, label, _ in truth] + random.integers(1, 4, 5).tolist()
         images.append(scene(list(zip(near + some(5), labels, scores + n / 1e4, strict=True)), truth, n))
@@ -241,6 +243,6 @@ def test_no_detection_at_all_is_zero() -> None:
 
 
 def test_the_annotations_order_does_not_matter(dataset: Dataset) -> None:
-    records = dataset.val.source.records
+    records = source(dataset.val).records
     numbers = [json.loads(record.image.stem.lstrip("0")) for record in records]
     assert numbers == sorted(numbers)

@@ -18,12 +18,13 @@ from attnbench.data.dataset import Batch
 from attnbench.data.in_memory.resident import Pixels, Resident
 from attnbench.data.loader import Loader
 from attnbench.training import engine, setup
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.engine import Saver, fit
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
 from attnbench.training.recorder import Progress
 from attnbench.training.runtime import Process, Runtime
-from attnbench.training.state import Checkpoints, Timer, TrainState, load_weights, set_rng_state
+from attnbench.training.state import TrainState, load_weights, set_rng_state
 
 SAMPLES, BATCH, STEPS = 22, 8, 3  # the last batch of an epoch has six samples
 READING, COMPUTING, EVALUATING = 0.25, 0.75, 100.0  # seconds by the tests' own clock

@@ -14,7 +14,8 @@ from attnbench.training.optim import Schedule
 
 
 def schedule(**options: Any) -> Schedule:
-    return Schedule(**{"law": "cosine", "epochs": 100, "lr": 0.1} | options)
+    given: dict[str, Any] = {"law": "cosine", "epochs": 100, "lr": 0.1}
+    return Schedule(**given | options)
 
 
 @pytest.mark.parametrize(
