@@ -75,6 +75,7 @@ class Look:
         key = json.dumps(config.tree["dataset"], sort_keys=True)
         if key not in self.records:
             try:
+                _refuse_missing(root_of(config))
                 self.records[key] = record(config, config.build("dataset"))
             except DataError as error:
                 self.records[key] = error
@@ -82,6 +83,12 @@ class Look:
         if isinstance(found, DataError):
             raise found
         return found
+
+
+def _refuse_missing(root: Path | None) -> None:
+    """Say that there is no such folder before torch is imported to find that out."""
+    if root is not None and not root.exists():
+        raise DataError("there is no such folder", root, "set dataset.root to the data set's folder")
 
 
 def other_data(config: Config, difference: str) -> OtherData:

@@ -331,7 +331,7 @@ MUTATIONS = [
         "name-of-restated-defaults", "attnbench/config/naming.py",
         "(key not in declared or declared[key] != value)",
         "True",
-        ['tests/config/test_names.py::test_a_default_that_is_written_out_is_no_other_run'],
+        ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
     ),
     Mutation(
         "name-without-values", "attnbench/config/naming.py",

@@ -20,6 +20,7 @@ from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config import composition, option_files, renamed, stored
 from attnbench.config.configuration import Config
 from attnbench.config.hydra_state import load_option, prepared
+from attnbench.config.naming import hash8
 from attnbench.runs import run
 from attnbench.runs.attempt import attempt
 from attnbench.runs.data import Look
@@ -181,11 +182,14 @@ def test_a_run_of_a_renamed_key_and_option_is_found(tmp_path: Path, monkeypatch:
     record = before.record()
     record["choices"]["attention"] = "se_first"
     record["schedule"]["ramp"] = record["schedule"].pop("warmup_epochs")
+    options = before.identity | {"attention": "se_first"}
+    named = {group: options[group] for group in before.choices if group in before.tree}
+    expected = hash8(named, {"schedule.ramp": 0.5, "attention.hidden": 2}, {}, before.usual)
     monkeypatch.setitem(renamed.OPTIONS, "attention/se_layer", ("attention/se_first",))
     monkeypatch.setitem(renamed.KEYS, "schedule.warmup_epochs", ("schedule.ramp",))
     now = composition.compose([*words, "schedule.warmup_epochs=0.5"])
     former = now.group_folder.parent / f"se_first-layer-{now.hash}"
-    assert former in now.group_folders and now.hash != before.hash
+    assert former in now.group_folders and now.hash == expected != before.hash
     (former / "seed0").mkdir(parents=True)
     (former / "seed0" / "config.yaml").write_text(yaml.safe_dump(record), "utf-8")
     assert now.run_folder == former / "seed0"
