@@ -83,6 +83,7 @@ def refuse(config: Config) -> tuple[Runtime, Division]:
 
 
 def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:
+    setup.refuse_unmasked(config, data)
     schedule = config.build("schedule")
     task: engine.Task = config.build("task", class_names=data.classes)
     checkpoints = Checkpoints(folder.checkpoints, config.identity | {"data": data.fingerprint})

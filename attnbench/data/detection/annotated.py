@@ -53,6 +53,10 @@ class Annotated:
         """What the annotation says; see ``Source``."""
         return self.records[index].objects
 
+    def unmasked(self) -> Path | None:
+        """The first image: boxes are all that there is."""
+        return self.records[0].image
+
 
 Known = TypeVar("Known", bound=Record)
 

@@ -6,6 +6,7 @@ canvases alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -98,7 +99,10 @@ class Canvases:
         return self.images[index]
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        return self.found[index]
+        return self.found[index] if masks else replace(self.found[index], masks=None)
+
+    def unmasked(self) -> None:
+        """Every digit has a mask."""
 
     def _canvas(self, random: Random) -> tuple[np.ndarray, Objects]:
         """A dim background of one grey, and digits that do not overlap."""
