@@ -40,16 +40,16 @@ class Pool:
 
     def refuse(self) -> None: ...
 
-    def crew(self, members: Sequence[Member]) -> PoolCrew:
+    def executor(self, members: Sequence[Member]) -> PoolExecutor:
         gpus = visible_gpus() if any(member.on_gpu for member in members) else []
         places = slots(self.slots, gpus, max(member.processes or 1 for member in members))
         most = None if self.pack == "auto" else self.pack or 1
         if most != 1:
-            _tell_who_is_alone(members)
-        return PoolCrew(places, most)
+            _report_who_is_alone(members)
+        return PoolExecutor(places, most)
 
 
-def _tell_who_is_alone(members: Sequence[Member]) -> None:
+def _report_who_is_alone(members: Sequence[Member]) -> None:
     for reason, count in Counter(filter(None, (objection(member.config) for member in members))).items():
         print(f"not packed: {count} of {len(members)} members, {reason}", file=sys.stderr)
 
@@ -93,7 +93,7 @@ def visible_gpus() -> list[str]:
     return sorted((number for number in numbers if number.isdecimal()), key=int)
 
 
-class PoolCrew:
+class PoolExecutor:
     """Members in slots.
 
     Args:
