@@ -17,7 +17,7 @@ import torch
 from attnbench.base.errors import DataError, Failure
 from attnbench.cli import main
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs import run
 
 pytest_plugins = ["tests.data_fixtures", "tests.small_runs", "tests.figure_fixtures"]

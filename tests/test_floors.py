@@ -18,15 +18,23 @@ ROOMS: dict[str, list[set[str]]] = {
         {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes", "escape"},
         {"files"},
     ],
-    "config": [{"options"}, {"builders"}, {"composition"}, {"catalog"}],
+    "config": [
+        {"options", "renamed", "first_release"},
+        {"builders", "naming"},
+        {"option_files"},
+        {"configuration", "hydra_state"},
+        {"catalog", "complaints"},
+        {"composition"},
+        {"stored"},
+    ],
     "data": [
-        {"dataset"},
+        {"dataset", "record"},
         {"sampling"},
-        {"loader", "in_memory.resident", "images.crops", "images.threads", "image_folders.folder"},
+        {"loader", "in_memory.resident", "images.crops", "images.threads", "images.contents", "image_folders.folder"},
         {"images.pillow"},
         {"images.jpeg"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
-        {"image_folders.imagenet", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
+        {"image_folders.datasets", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
         {"detection.annotated", "detection.box_augment"},
         {"detection.coco", "detection.voc", "detection.digits_det"},
@@ -40,12 +48,12 @@ ROOMS: dict[str, list[set[str]]] = {
         {"inspection"},
     ],
     "training": [
-        {"metrics", "optim", "runtime", "state"},
-        {"recorder", "feed", "step", "tasks"},
+        {"metrics", "optim", "parts", "runtime", "state"},
+        {"checkpoints", "recorder", "feed", "step", "tasks"},
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder"},
+        {"folder", "data"},
         {"status"},
         {"results", "load", "probe", "run"},
         {"evaluate", "export", "predict", "processes"},
@@ -73,7 +81,10 @@ ROOMS: dict[str, list[set[str]]] = {
         {"main"},
     ],
 }
-KNOW_HYDRA = {"config.composition", "launch.hydra_launchers", "launch.sweep", "cli.train"}
+KNOW_HYDRA = {
+    *("config.option_files", "config.hydra_state", "config.complaints", "config.composition"),
+    *("launch.hydra_launchers", "launch.sweep", "cli.train"),
+}
 PACKAGE = ROOT / "attnbench"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 

@@ -6,7 +6,7 @@ import json
 
 from attnbench.base import console
 from attnbench.cli.parser import override_parser
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import complexity
 from attnbench.models.complexity import Complexity, SiteCount
 from attnbench.models.inspection import Setting, inspect, title

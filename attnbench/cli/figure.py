@@ -10,11 +10,12 @@ from pathlib import Path
 from attnbench.base import console
 from attnbench.base.errors import ConfigError, DataError
 from attnbench.cli.parser import CommandParser, find_ids_and_overrides, seeds
-from attnbench.config import composition
+from attnbench.config import hydra_state
 from attnbench.reports.figures import paper_figures
 from attnbench.reports.figures.paper_figures import Figure
 from attnbench.reports.rows import Composer, Listed, choose, listed, warning
 from attnbench.runs import results
+from attnbench.runs.data import Look
 from attnbench.runs.results import Run
 
 GREEDY = ("runs", "scale", "panels", "blocks", "classes")
@@ -93,10 +94,11 @@ def _list(options: argparse.Namespace, composer: Composer) -> None:
             raise ConfigError(f"--{name} of which figure", "command line", "name one, such as eca/4")
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    with composition.prepared():
+    look = Look()
+    with hydra_state.prepared():
         for figure in map(paper_figures.load, paper_figures.ids()):
             chosen = choose(figure.table, figure.table.rows, figure.seeds(options.seeds), composer)
-            every.append(listed(chosen, done))
+            every.append(listed(chosen, done, look))
             changed = changed or chosen.changed
     if options.json:
         print(json.dumps({"figures": [vars(one) for one in every], "changed_protocol": changed}, indent=2))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from attnbench import __version__
 from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, say
 
 USAGE = """\
@@ -26,7 +27,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench data shard SRC DST           an image folder as a few large files with checksums
   attnbench predict RUN image ...        pictures with the boxes and masks that a run's detector finds
 
-Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
+`attnbench --version` prints the version. Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
   attnbench train -m attention=eca attention.kernel_size=3,5,7,9,adaptive seed=0,1,2
 """
@@ -37,6 +38,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
+        return
+    if arguments[0] in ("-V", "--version"):
+        print(f"attnbench {__version__}")
         return
     sys.argv = [f"attnbench {arguments[0]}", *arguments[1:]]
     guarded(lambda: command(arguments[0])())
@@ -67,7 +71,7 @@ def _failure(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return EARLY
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-        from attnbench.config.composition import translate
+        from attnbench.config.complaints import translate
 
         return translate(error, sys.argv[1:])
     first = (str(error).splitlines() or [""])[0]

@@ -14,6 +14,11 @@ class CommandParser(argparse.ArgumentParser):
     """argparse, whose complaints are our one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: always, with argparse's message.
+        """
         raise ConfigError(message, "command line", f"{self.prog} --help shows what there is")
 
     def parse(self) -> argparse.Namespace:

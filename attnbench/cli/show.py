@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from attnbench.cli.parser import override_parser
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models.complexity import Complexity, SiteCount
 from attnbench.models.inspection import Setting, inspect, title
 

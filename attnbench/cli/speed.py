@@ -23,8 +23,8 @@ from attnbench.base import benchmark, console
 from attnbench.base.benchmark import Median, Timings, wall_seconds
 from attnbench.base.errors import ConfigError, OutOfMemory
 from attnbench.cli.parser import override_parser
-from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config import catalog, composition, hydra_state
+from attnbench.config.configuration import Config
 from attnbench.launch import sweep
 from attnbench.models import complexity, factory, fused
 from attnbench.models.folding import folded
@@ -112,7 +112,7 @@ def main() -> None:
 
 def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
     """The members of a command line, ``attention=none,se`` being two, each with what tells it from the others."""
-    with composition.prepared():
+    with hydra_state.prepared():
         lines = sweep.expand(list(overrides))
         configs = [composition.compose(line) for line in lines]
     common = set.intersection(*(set(line) for line in lines))
@@ -155,6 +155,7 @@ def timed_network(
     torch.manual_seed(0)
     schedule, task = composed.build("schedule"), composed.build("task")
     model = process.place(factory.network(factory.without_weights(composed), classes)[0])
+    setup.division(composed, model, 1, batch).refuse()
     fused.choose(model, composed.tree["runtime"]["tail"])
     network = process.wrap(model)
     state = setup.train_state(model, schedule, process)

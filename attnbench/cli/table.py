@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from attnbench.base import console, files
 from attnbench.base.errors import ConfigError
 from attnbench.cli.parser import CommandParser, count, find_ids_and_overrides, seeds
-from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config import catalog, hydra_state, option_files
+from attnbench.config.configuration import Config
 from attnbench.launch import executor, hydra_launchers
 from attnbench.launch.progress import watcher
 from attnbench.reports import counts, formats, paper_tables, plan
 from attnbench.reports.report import Report, report
 from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
+from attnbench.runs.data import Look
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
     """
     tables = [_buildable(name) for name in options.ids]
     rows = matching(tables, options.rows)
-    with composition.prepared():
+    with hydra_state.prepared():
         return [choose(one, rows[one.id], options.seeds, composer) for one in tables if rows[one.id]]
 
 
@@ -101,7 +102,7 @@ def _buildable(name: str) -> paper_tables.Table:
 
 def _missing(one: paper_tables.Table) -> str:
     """The task that a table needs and that cannot be composed."""
-    return one.requires if one.requires and one.requires not in composition.names("task") else ""
+    return one.requires if one.requires and one.requires not in option_files.names("task") else ""
 
 
 def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
@@ -120,13 +121,14 @@ def _list(options: argparse.Namespace) -> None:
     composer = _composer(options)
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    with composition.prepared(), console.waiting("composing every row of every table"):
+    look = Look()
+    with hydra_state.prepared(), console.waiting("composing every row of every table"):
         for one in map(paper_tables.load, paper_tables.ids()):
             if missing := _missing(one):
                 every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))
                 continue
             chosen = choose(one, one.rows, options.seeds, composer)
-            every.append(listed(chosen, done))
+            every.append(listed(chosen, done, look))
             changed = changed or chosen.changed
     if options.format == "json":
         about = {"changed_protocol": changed, "runs_done": sum(done.values()), "runs": len(done)}
@@ -254,7 +256,7 @@ def _launching(options: argparse.Namespace) -> list[str]:
 
 
 def _reports(chosen: Sequence[Chosen], composer: Composer, failures: dict[Path, str]) -> list[Report]:
-    with composition.prepared():
+    with hydra_state.prepared():
         return [
             report(some, lambda row, one=some.table: counts.cells(one, row, _sketch, composer), failures)  # type: ignore[misc]
             for some in chosen

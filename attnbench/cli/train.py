@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attnbench.base.console import clock
 from attnbench.base.errors import Stopped, main_process, say
 from attnbench.cli.parser import is_override
+from attnbench.config import option_files
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +33,7 @@ def main() -> None:
     composition.offer_timm(sys.argv[1:])
     hydra_launchers.register()
     alone: list[Outcome] = []
-    run = hydra.main(version_base="1.3", config_path=str(composition.folder()), config_name="train")
+    run = hydra.main(version_base="1.3", config_path=str(option_files.folder()), config_name="train")
     run(lambda cfg: _member(cfg, alone))()
     for outcome in alone:
         report(outcome)

@@ -24,6 +24,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from attnbench.base.errors import ConfigError
+from attnbench.base.moved import present
 from attnbench.config import options
 
 # What the caller of a builder supplies, not the configuration.
@@ -36,7 +37,7 @@ def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
     Raises:
         ConfigError: the target is not a declared builder of a trusted package.
     """
-    target = node["_target_"]
+    target = present(node["_target_"])
     declaration(target, group)
     module, _, name = target.rpartition(".")
     function = getattr(importlib.import_module(module), name)
@@ -49,9 +50,9 @@ def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, with the dotted key.
     """
-    target = node.get("_target_")
-    values = {k: v for k, v in node.items() if k != "_target_"}
-    return {"_target_": target, **validated(values, declaration(str(target), group), group)}
+    target = present(str(node.get("_target_")))
+    values = {k: v for k, v in node.items() if k not in ("_target_", "_revision_")}
+    return {"_target_": target, **validated(values, declaration(target, group), group)}
 
 
 def validated(values: dict[str, Any], declared: dict[str, Any], where: str) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _builder(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
 def _source(module: str) -> list[ast.stmt]:
     """A trusted module's statements, read without importing it; none if there are none to read."""
     try:
-        spec = importlib.util.find_spec(module) if _trusted(module) else None
+        spec = importlib.util.find_spec(present(module)) if _trusted(module) else None
     except ImportError:
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 
 Size = int | tuple[int, int]  # a square image's side, or height and width
 

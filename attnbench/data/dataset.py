@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -35,14 +35,24 @@ class Batch(NamedTuple):
     targets: Targets
     weight: float
 
-    def parts(self, count: int) -> Iterator[Batch]:
-        """The batch in up to ``count`` parts of nearly equal size, whose losses add up to the whole one's."""
+    @property
+    def smallest(self) -> int:
+        """The samples of the process that has the fewest in this step: the same number in every process.
+
+        N / weight is the mean over processes, and the shares of processes differ by one sample at most.
+        """
+        return int(len(self.targets) / self.weight)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in ``count`` parts of nearly equal size, none of them empty, whose losses add up to the batch's."""
         total = len(self.targets)
+        assert 1 <= count <= total
         size, longer = divmod(total, count)
         ends = [i * size + min(i, longer) for i in range(count + 1)]
-        for start, end in itertools.pairwise(ends):
-            if end > start:
-                yield Batch(self.images[start:end], self.targets[start:end], self.weight * (end - start) / total)
+        return [
+            Batch(self.images[start:end], self.targets[start:end], self.weight * (end - start) / total)
+            for start, end in itertools.pairwise(ends)
+        ]
 
 
 class Split(Protocol):
@@ -86,6 +96,7 @@ class Dataset:
         std: per channel, of pixels in [0, 1].
         source: one line for reports on what these pixels are.
         fingerprint: SHA-256 in hex that changes when the data change.
+        contents: gives a SHA-256 over the bytes of the pictures where the fingerprint is taken over less, else "".
     """
 
     classes: tuple[str, ...]
@@ -96,3 +107,4 @@ class Dataset:
     std: RGB
     source: str
     fingerprint: str
+    contents: Callable[[], str] = str

@@ -54,7 +54,10 @@ class Loader:
     ) -> None:
         assert 0 <= rank < world_size and timeout > 0
         fewest = FEWEST * world_size if train else 1
-        _require(fewest, batch_size, len(split))
+        if train:
+            refuse_small(batch_size, world_size)
+        if len(split) < fewest:
+            raise DataError(f"only {len(split)} samples", "dataset", f"give at least {fewest}")
         self.split, self.batch_size, self.seed, self.train = split, batch_size, seed, train
         self.rank, self.world_size = rank, world_size
         self.workers, self.timeout = workers, timeout
@@ -88,9 +91,12 @@ class Loader:
         return [(mine, weight) for mine, weight in shares if len(mine)]
 
 
-def _require(fewest: int, batch_size: int, samples: int) -> None:
-    if batch_size < fewest:
+def refuse_small(batch_size: int, world_size: int) -> None:
+    """Refuse a batch that leaves a process fewer than two samples to train on.
+
+    Raises:
+        ConfigError: names the smallest one that does not.
+    """
+    if batch_size < FEWEST * world_size:
         what = f"{batch_size}: batch norm needs {FEWEST} samples in every process"
-        raise ConfigError(what, "batch_size", f"use at least {fewest}")
-    if samples < fewest:
-        raise DataError(f"only {samples} samples", "dataset", f"give at least {fewest}")
+        raise ConfigError(what, "batch_size", f"use at least {FEWEST * world_size}")

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from attnbench.base.errors import BusyError, Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch.process import POLL_SECONDS, signals
 from attnbench.runs.attempt import Outcome
+from attnbench.runs.data import Look
 from attnbench.runs.folder import RunFolder
+from attnbench.runs.status import finished
 
 
 @dataclass(eq=False)
@@ -42,6 +44,7 @@ class Member:
 
     @property
     def folder(self) -> RunFolder:
+        """The run's folder, which may not exist yet."""
         return RunFolder(self.config.run_folder)
 
     @property
@@ -81,8 +84,13 @@ class Member:
 class Watcher(Protocol):
     """Shows how the members are doing; it is called about ten times a second."""
 
-    def update(self, members: Sequence[Member]) -> None: ...
-    def close(self) -> None: ...
+    def update(self, members: Sequence[Member]) -> None:
+        """Show how the members are doing."""
+        ...
+
+    def close(self) -> None:
+        """Stop showing; no update follows."""
+        ...
 
 
 class Executor(Protocol):
@@ -131,8 +139,9 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
         Failure: there is nowhere to run them.
     """
     with closing(watcher):
+        look = Look()
         for member in members:
-            member.outcome = finished(member)
+            member.outcome = settled(member, look)
         waiting = [member for member in members if member.outcome is None]
         if waiting:
             with closing(launcher.executor(waiting)) as executor:
@@ -140,10 +149,14 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
         watcher.update(members)
 
 
-def finished(member: Member) -> Outcome | None:
-    """The outcome of a member that was done before, or None."""
-    result = member.folder.result() if member.config.tree["resume"] == "auto" else None
-    return Outcome("skipped", str(member.folder.path), result) if result else None
+def settled(member: Member, look: Look) -> Outcome | None:
+    """The outcome of a member that was done before, or that cannot be run under its name; None if it is to be run."""
+    path = str(member.folder.path)
+    try:
+        result = finished(member.config, look) if member.config.tree["resume"] == "auto" else None
+    except Failure as failure:
+        return Outcome("failed", path, failure=failure)
+    return Outcome("skipped", path, result) if result else None
 
 
 def _work(members: Sequence[Member], waiting: list[Member], executor: Executor, watcher: Watcher) -> None:

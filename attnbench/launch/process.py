@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from attnbench.base.errors import Failure, Stopped, interrupt
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs.attempt import Outcome, attempt
 from attnbench.runs.folder import RunFolder
 

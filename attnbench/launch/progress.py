@@ -32,6 +32,7 @@ class Lines:
         self.ended: set[str] = set()
 
     def update(self, members: Sequence[Member]) -> None:
+        """Print a line for each member that started or ended since the last call."""
         for member in members:
             ended = member.outcome is not None and member.outcome.state != "skipped"
             if (member.began is not None or ended) and member.name not in self.started:
@@ -42,7 +43,8 @@ class Lines:
                 what = member.outcome.failure or in_words(member.outcome.result)
                 print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: all lines are printed."""
 
 
 class LiveTable:
@@ -52,9 +54,11 @@ class LiveTable:
         self.display = Display(REDRAW_SECONDS)
 
     def update(self, members: Sequence[Member]) -> None:
+        """Redraw the table if the last drawing is old enough."""
         self.display.update(lambda: drawing(members, time.monotonic()))
 
     def close(self) -> None:
+        """Remove the table from the terminal."""
         self.display.close()
 
 

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Failure, StorageError
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.config.options import Count, NonNegative, Positive
 from attnbench.launch.executor import Member
 from attnbench.launch.process import run_in_process, signals
@@ -154,6 +154,7 @@ class RayExecutor:
         self.marks = {outputs: _mark(outputs) for outputs in {_outputs(member) for member in members}}
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
+        """Submit a task for each member while there are slots; returns the members whose tasks were submitted."""
         started = ready[: self.slots - len(self.tasks)]
         for member in started:
             member.submitted()
@@ -164,6 +165,7 @@ class RayExecutor:
         return started
 
     def ended(self) -> list[Member]:
+        """Members whose task is over, with their outcome."""
         import ray
 
         if not self.tasks:
@@ -182,6 +184,7 @@ class RayExecutor:
                 member.look()
 
     def stop(self) -> None:
+        """Ask the tasks to end their runs; the second time, kill them."""
         import ray
 
         self.stops += 1
@@ -189,6 +192,7 @@ class RayExecutor:
             ray.cancel(task, force=self.stops > 1)
 
     def close(self) -> None:
+        """Leave the cluster and remove the files that nodes looked for."""
         import ray
 
         ray.shutdown()

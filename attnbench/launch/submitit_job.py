@@ -18,7 +18,7 @@ from typing import Any
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch.executor import Member
 from attnbench.launch.process import run_in_process, signals
 from attnbench.runs.attempt import Outcome
@@ -152,6 +152,7 @@ def folder(name: str) -> Path:
 
 
 def refuse_without_submitit(launcher: str) -> None:
+    """Raise ConfigError if the package submitit is not installed."""
     if importlib.util.find_spec("submitit") is None:
         what = f"hydra/launcher={launcher} needs the package submitit"
         raise ConfigError(what, "hydra/launcher", "pip install attnbench[slurm]")

@@ -39,9 +39,11 @@ class Local:
     setup: list[str] | None
 
     def refuse(self) -> None:
+        """Raise ConfigError if the package submitit is not installed."""
         refuse_without_submitit("submitit_local")
 
     def executor(self, members: Sequence[Member]) -> LocalExecutor:
+        """Jobs for these members, which share the cores of this machine."""
         import submitit
 
         threads = self.cpus_per_task or max(1, cores() // (self.array_parallelism * self.tasks_per_node))
@@ -74,6 +76,7 @@ class LocalExecutor:
         self.jobs: list[tuple[Any, Member]] = []
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
+        """Submit a job for each member while there are slots; returns the members whose jobs were submitted."""
         started = ready[: self.slots - len(self.jobs)]
         for member in started:
             member.submitted()
@@ -82,6 +85,7 @@ class LocalExecutor:
         return started
 
     def ended(self) -> list[Member]:
+        """Members whose job is over, with their outcome."""
         over = []
         for there, member in self.jobs:
             member.look()
@@ -92,11 +96,13 @@ class LocalExecutor:
         return over
 
     def stop(self) -> None:
+        """Ask the jobs to save and end."""
         for there, _ in self.jobs:
             with suppress(ProcessLookupError):
                 os.kill(int(there.job_id), signal.SIGTERM)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: the jobs have ended by themselves."""
 
 
 @contextmanager

@@ -93,6 +93,7 @@ class Slurm:
             raise ConfigError("there is no SLURM here: sbatch is not found", "hydra/launcher", todo)
 
     def executor(self, members: Sequence[Member]) -> SlurmExecutor:
+        """Jobs for these members, submitted as arrays."""
         tasks = self.nodes * self.tasks_per_node
         jobs = {member: job(member, tasks, self.gpus_per_node, self.cpus_per_task) for member in members}
         return SlurmExecutor(self._submitter(), jobs)
@@ -131,6 +132,7 @@ class SlurmExecutor:
         self.over: dict[str, float] = {}
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
+        """Find the members that SLURM has already, and submit the others; returns all of them."""
         if not ready:
             return []
         states = queue() or {}
@@ -159,6 +161,7 @@ class SlurmExecutor:
             self.jobs.append((there.task(0), member))
 
     def ended(self) -> list[Member]:
+        """Members whose job is over, with their outcome; SLURM is asked every few seconds only."""
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return []
         self.looked = time.monotonic()
@@ -197,7 +200,8 @@ class SlurmExecutor:
         todo = f"the same command watches them again, scancel {arrays} ends them"
         raise Stopped("stopped watching: the jobs wait and run on", f"jobs {arrays}", todo)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Leave the jobs to SLURM."""
 
 
 def _submitted(member: Member, states: dict[str, str]) -> Any:

@@ -44,6 +44,7 @@ class Group:
 
     @property
     def label(self) -> str:
+        """The values that tell this group from the others, in words."""
         return label(self.values)
 
     def at(self, key: str) -> Any:
@@ -73,6 +74,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
+        """The metric in words and what all runs share."""
         return f"{metric_name(self.metric)}: {self.common}"
 
 
@@ -87,6 +89,7 @@ def label(values: dict[str, Any]) -> str:
 
 
 def text(value: Any) -> str:
+    """A value in words; a list with plus signs between its items."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -38,6 +38,7 @@ def _cell(value: float | None) -> float | str:
 
 
 def as_csv(comparison: Comparison) -> str:
+    """A line for each group, with the columns of ``rows``."""
     table = rows(comparison)
     return writing.csv_table(list(table[0]), table)
 
@@ -72,6 +73,7 @@ def _difference(group: Group) -> str:
 
 
 def number(value: float) -> str:
+    """A number for people: whole from 10,000 on, else with three decimals."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.3f}"
 
 
@@ -85,6 +87,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
+    """A table of the groups under the title, and the remarks below it."""
     table = [cells(comparison, group) for group in comparison.groups]
     lines = writing.markdown_heading(1, comparison.title)
     lines += [*writing.markdown_table([*comparison.keys, *HEADS], table), ""]

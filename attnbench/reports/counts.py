@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from attnbench.config.composition import Config, compose, prepared
+from attnbench.config.composition import compose
+from attnbench.config.configuration import Config
+from attnbench.config.hydra_state import prepared
 from attnbench.models import complexity
 from attnbench.reports.paper_tables import Column, Row, Table
 

@@ -26,6 +26,7 @@ class Grid:
 
 
 def grid(made: Report) -> Grid:
+    """A report as headings and rows of text, a row for each line of the table."""
     headings, makers = ["row"], [lambda line: line.label]
     for name, column in made.chosen.table.columns.items():
         for heading, words in _columns(name, column, made):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from attnbench.base.errors import ConfigError, nearest
-from attnbench.config import composition
+from attnbench.config import option_files
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def contents(kind: str, name: str, known: Sequence[str]) -> dict[str, Any]:
     """
     if name not in known:
         raise ConfigError(f"there is no {kind} {name}", "command line", nearest(name, known))
-    path = composition.folder() / kind / f"{name}.yaml"
+    path = option_files.folder() / kind / f"{name}.yaml"
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
@@ -111,4 +111,5 @@ def parsed(table: str, content: Mapping[str, Any]) -> Table:
 
 
 def folder() -> Path:
-    return composition.folder() / "table"
+    """Where the tables' files are: ``configs/table``."""
+    return option_files.folder() / "table"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.base.errors import Failure
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports.counts import Sketch
 from attnbench.reports.rows import Chosen, RowRun, distinct
-from attnbench.runs.status import Standing, standing
+from attnbench.runs.data import Look
+from attnbench.runs.status import Standing, standing_of
 from attnbench.training.recorder import read_metrics
 
 EVALUATION = 1 / 3  # of a training step's time an image: the forward pass without the backward one
@@ -39,6 +40,7 @@ class PlannedRun:
 
     @property
     def waits(self) -> bool:
+        """Whether the run still has to be done."""
         return self.standing.state != "done"
 
 
@@ -64,11 +66,11 @@ def planned_runs(chosen: Sequence[Chosen], sketch: Sketch) -> list[PlannedRun]:
         ConfigError: a network that cannot be built, by its row's label.
     """
     sizes: dict[str, int] = {}
-    planned = []
+    planned, look = [], Look()
     for run in distinct(run for some in chosen for run in some.runs()):
         if run.config.hash not in sizes:
             sizes[run.config.hash] = _params(run, sketch)
-        planned.append(PlannedRun(run, standing(run.path), sizes[run.config.hash]))
+        planned.append(PlannedRun(run, standing_of(run.config, look), sizes[run.config.hash]))
     return planned
 
 
@@ -122,8 +124,8 @@ def as_dict(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estim
 
 def _member(one: PlannedRun) -> dict[str, Any]:
     run, stands = one.run, one.standing
-    about = {"state": stands.state, "reason": stands.reason, "folder": str(run.path), "params": one.params}
-    return {"label": run.label, "seed": run.seed, **about, "config_hash": run.config.hash}
+    about = {"state": stands.state, "reason": stands.reason, "unseen": stands.unseen, "folder": str(run.path)}
+    return {"label": run.label, "seed": run.seed, **about, "params": one.params, "config_hash": run.config.hash}
 
 
 def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimate | None) -> list[str]:
@@ -138,7 +140,8 @@ def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimat
         first = of_row[0]
         written.append(f"  {first.run.label:{width}}  {first.params:>12,} parameters  {_states(of_row)}")
     written.append(f"{len(planned)} runs: {len(planned) - waiting} done, {waiting} to run")
-    return written + _time(time)
+    unseen = dict.fromkeys(one.standing.unseen for one in planned if one.standing.unseen)
+    return [*written, *unseen, *_time(time)]
 
 
 def _states(of_row: Sequence[PlannedRun]) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.base import files
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import CHANGED
 from attnbench.reports import counts
 from attnbench.reports.paper_tables import Row
 from attnbench.reports.rows import Chosen, baseline, seeded, seeds_there
 from attnbench.reports.statistics import Paired, Spread, paired, spread
-from attnbench.runs.status import Standing, standing
+from attnbench.runs.data import Look
+from attnbench.runs.status import Standing, standing_of
 from attnbench.training.metrics.titles import TITLES
 
 # What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
@@ -95,13 +96,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """A table as far as it has been run."""
+    """A table as far as it has been run.
+
+    Attributes:
+        unseen: why data could not be compared with those that runs were made of.
+    """
 
     chosen: Chosen
     lines: list[Line]
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
+        """The table's title, with whatever was changed in its setting."""
         return self.chosen.title
 
     @property
@@ -128,18 +135,20 @@ def report(
         counted: the cells of parameters and operations of a row.
         failed: reasons of failures that could not be written into the run's folder.
     """
-    lines = []
+    lines, look = [], Look()
+    unseen: dict[str, None] = {}
     for row, composed in chosen.rows:
-        found = _standings(chosen, composed, failed)
+        found = _standings(chosen, composed, failed, look)
+        unseen |= {stands.unseen: None for _, stands in found.values() if stands.unseen}
         cells = _cells(chosen, row, found, counted(row))
         label = baseline(chosen.table, row)
-        other = _standings(chosen, chosen.baselines.get(label or ""), {})
+        other = _standings(chosen, chosen.baselines.get(label or ""), {}, look)
         differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
-    made = Report(chosen, lines)
+    made = Report(chosen, lines, list(unseen))
     data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := changed_images(trace.data)))
-    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines)
+    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines, list(unseen))
 
 
 def changed_images(source: str) -> str:
@@ -147,13 +156,13 @@ def changed_images(source: str) -> str:
     return source.partition(CHANGED)[2].partition(", fingerprint")[0]
 
 
-def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str]) -> Standings:
+def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str], look: Look) -> Standings:
     """How the runs of a row stand: those that there should be and, unless seeds were named, those there are."""
     if composed is None:
         return {}
     seeds = chosen.seeds if chosen.exact else sorted({*chosen.seeds, *seeds_there(composed)})
-    paths = {seed: seeded(composed, seed).run_folder for seed in seeds}
-    found = {seed: (path, standing(path)) for seed, path in paths.items()}
+    runs = {seed: seeded(composed, seed) for seed in seeds}
+    found = {seed: (run.run_folder, standing_of(run, look)) for seed, run in runs.items()}
     for seed, (path, stands) in found.items():
         if path in failed and stands.state != "done":
             found[seed] = (path, Standing("failed", failed[path]))
@@ -299,7 +308,7 @@ def remarks(made: Report) -> list[str]:
             "no print of another one compares"
         )
     lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
-    return [*lines, EPOCHS, STATISTICS]
+    return [*lines, *made.unseen, EPOCHS, STATISTICS]
 
 
 def coverage(made: Report) -> list[str]:

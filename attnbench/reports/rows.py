@@ -11,10 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config import composition, naming
+from attnbench.config.configuration import Config
 from attnbench.reports.paper_tables import Row, Table
-from attnbench.runs.status import standing
+from attnbench.runs.data import Look
+from attnbench.runs.status import standing_of
 
 SHORT = {"epochs": "schedule.epochs"}  # what --scale may be told in one word
 
@@ -90,7 +91,7 @@ def _key(word: str) -> str:
 
 def _is_neutral(word: str) -> bool:
     key = _key(word)
-    return key in composition.NEUTRAL or key.split(".")[0] in composition.NEUTRAL
+    return key in naming.NEUTRAL or key.split(".")[0] in naming.NEUTRAL
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ class RowRun:
 
     @property
     def seed(self) -> int:
+        """The run's seed."""
         return self.config.seed
 
     @property
     def path(self) -> Path:
+        """The run's folder, which may not exist yet."""
         return self.config.run_folder
 
 
@@ -147,6 +150,7 @@ class Chosen:
 
 
 def warning(changed: str) -> str:
+    """The part of a title that says what was changed in the paper's setting."""
     return f"CHANGED PROTOCOL: {changed}; not the paper's setting"
 
 
@@ -205,6 +209,7 @@ def _fitting(pattern: str, labels: list[str]) -> list[str]:
 
 
 def seeded(composed: Config, seed: int) -> Config:
+    """The configuration with another seed."""
     return replace(composed, tree=composed.tree | {"seed": seed})
 
 
@@ -234,10 +239,11 @@ class Listed:
     needs: str = ""
 
 
-def listed(chosen: Chosen, done: dict[Path, bool]) -> Listed:
+def listed(chosen: Chosen, done: dict[Path, bool], look: Look) -> Listed:
     """How much of what is chosen is run; ``done`` says it of runs looked at before, and is told of new ones."""
-    runs = {run.path for run in chosen.runs()}
-    done |= {path: standing(path).state == "done" for path in runs - done.keys()}
+    configs = {run.path: run.config for run in chosen.runs()}
+    runs = set(configs)
+    done |= {path: standing_of(configs[path], look).state == "done" for path in runs - done.keys()}
     missing = {path for path in runs if not done[path]}
     groups = {path.parent for path in runs}
     whole = groups - {path.parent for path in missing}
@@ -247,5 +253,6 @@ def listed(chosen: Chosen, done: dict[Path, bool]) -> Listed:
 
 def seeds_there(composed: Config) -> list[int]:
     """The seeds that a configuration has folders of, in order."""
-    names = (path.name.removeprefix("seed") for path in composed.group_folder.glob("seed*"))
+    folders = (path for group in composed.group_folders for path in group.glob("seed*"))
+    names = {path.name.removeprefix("seed") for path in folders}
     return sorted(int(name) for name in names if name.isdecimal())

@@ -42,6 +42,7 @@ class Paired:
 
     @property
     def n(self) -> int:
+        """The number of pairs."""
         return len(self.seeds)
 
 

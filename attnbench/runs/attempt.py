@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.base.errors import Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs.folder import RunFolder
+from attnbench.runs.status import finished
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str,
         config = configure()
         folder = RunFolder(config.run_folder)
         path = str(folder.path)
-        if config.tree["resume"] == "auto" and (result := folder.result()):
+        if config.tree["resume"] == "auto" and (result := finished(config)):
             return Outcome("skipped", path, result)
         folder.refuse_busy()
         from attnbench.runs import processes

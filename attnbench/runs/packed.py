@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.base.errors import Failure, OutOfMemory
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Dataset
 from attnbench.models.stacking import Stack, mistake
 from attnbench.runs import run
@@ -140,11 +140,13 @@ class PackedRun(Process):
         return -(-super().workers // self.packed)
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        """The network as the run calls it: its batch waits for those of the other runs."""
         self.model = super().wrap(model)
         model.register_state_dict_post_hook(_own)
         return _Meeting(self, model)
 
     def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler that hands out the pack's gradients before it steps; it scales in fp16 alone."""
         return _Scaler(self, self.device.type, enabled=self.runtime.precision == "fp16")
 
     def signals(self) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from attnbench.base.cores import cores
 from attnbench.base.errors import Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs import run
 from attnbench.runs.folder import RunFolder
 from attnbench.training import runtime

@@ -27,7 +27,8 @@ class Schedule:
         per: whether e is whole (``epoch``) or moves with every ``step``.
         factor, period: of the laws step and exponential; the period may be a list of the epochs after which the rate
             drops.
-        accumulate: parts in which a batch is computed, one after the other, for one update.
+        accumulate: parts in which each process computes its share of a batch, one after the other, for one update;
+            where batch norm trains, each has at least two samples.
         ema_decay: of the average of the weights that is evaluated in their stead (null: none).
     """
 

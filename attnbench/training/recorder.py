@@ -31,7 +31,9 @@ class Progress(Protocol):
     step: int
 
     @property
-    def lr(self) -> float: ...
+    def lr(self) -> float:
+        """The learning rate of the step."""
+        ...
 
     def mean_loss(self) -> float:
         """The epoch's mean loss, at the price of waiting for the device."""
@@ -61,10 +63,17 @@ class Recorder(Protocol):
 class NullRecorder:
     """Off the main process nothing is written."""
 
-    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
-    def step(self, state: Progress) -> None: ...
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Write nothing."""
+
+    def step(self, state: Progress) -> None:
+        """Write nothing."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Write nothing."""
 
 
 class FolderRecorder:
@@ -109,10 +118,12 @@ class FolderRecorder:
         self.done = 0
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Start the progress display at ``step`` of an epoch's ``steps``."""
         self.done = epoch * steps
         self.progress.begin(epoch, epochs, step, steps, self.samples / steps)
 
     def step(self, state: Progress) -> None:
+        """Move the progress display on; every so many steps, write loss and learning rate to TensorBoard."""
         at = self.done + state.step
         if at % self.every == 0:
             loss = state.mean_loss()
@@ -136,6 +147,7 @@ class FolderRecorder:
         self.progress.epoch(line)
 
     def close(self) -> None:
+        """End the progress display and flush TensorBoard's file."""
         self.progress.close()
         self.writer.close()
 

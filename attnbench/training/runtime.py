@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -74,6 +74,11 @@ class Runtime:
             raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
 
     @property
+    def world_size(self) -> int:
+        """How many processes the run has, those that are still to be started included."""
+        return self.missing or world_size()
+
+    @property
     def missing(self) -> int:
         """How many processes are still to be started for this run; 0 if this one is all, or torchrun's."""
         return (self.processes or 1) if (self.processes or 1) > 1 and "WORLD_SIZE" not in os.environ else 0
@@ -115,6 +120,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
+    """The number of processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -158,6 +164,7 @@ class Process:
         self.rank, self.world_size = rank(), world_size()
         self.main = self.rank == 0
         self.stop_requested = False
+        self.ddp: nn.parallel.DistributedDataParallel | None = None
 
     @property
     def workers(self) -> int:
@@ -169,6 +176,7 @@ class Process:
 
     @property
     def memory_format(self) -> torch.memory_format:
+        """The memory format of the network and of its images."""
         return torch.channels_last if self.runtime.channels_last else torch.contiguous_format
 
     @property
@@ -198,7 +206,16 @@ class Process:
         if self.world_size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        self.ddp = nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        return self.ddp
+
+    def gradients(self, *, last: bool) -> AbstractContextManager[None]:
+        """What surrounds one part of a batch, forward and backward.
+
+        Args:
+            last: of its batch's parts. In that one alone the processes add up their gradients, those of all parts.
+        """
+        return nullcontext() if last or self.ddp is None else self.ddp.no_sync()
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""

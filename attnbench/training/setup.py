@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from attnbench.config.catalog import Size, setting
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
+from attnbench.training.parts import Division, fewest
 from attnbench.training.runtime import Process
 from attnbench.training.state import TrainState, moving_average
 
@@ -41,6 +42,16 @@ def train_state(model: nn.Module, schedule: Schedule, process: Process) -> Train
         average=moving_average(model, schedule.ema_decay),
         loss_sum=torch.zeros((), device=process.device),
     )
+
+
+def division(config: Config, model: nn.Module, processes: int, batch_size: int | None = None) -> Division:
+    """How a run divides its batches, of another size than the configuration's if one is given.
+
+    Args:
+        model: the run's network, in training mode.
+    """
+    batch_size = batch_size or config.tree["batch_size"]
+    return Division(batch_size, processes, config.tree["schedule"].get("accumulate", 1), fewest(model))
 
 
 def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[str] = ("dataset=",)) -> Batch:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from attnbench.data.dataset import Batch
+from attnbench.training.parts import fewest
 from attnbench.training.runtime import Process
 from attnbench.training.state import TrainState
 
@@ -22,7 +24,8 @@ class Update:
 
     Args:
         loss: of a part of a batch, by the network.
-        parts: in how many parts a batch is computed.
+        parts: in how many parts a batch is computed; a smaller batch, such as an epoch's last one, comes in as many
+            as it has samples for, in every process the same number.
     """
 
     def __init__(self, state: TrainState, loss: Callable[[Batch], Tensor], process: Process, parts: int) -> None:
@@ -31,15 +34,26 @@ class Update:
     def __call__(self, batch: Batch) -> Tensor:
         """Update the weights once; the batch's loss, a scalar on its device."""
         total = self.state.loss_sum.new_zeros(())
-        for part in batch.parts(self.parts):
-            with self.process.autocast():
-                loss = self.loss(part)
-            self.state.scaler.scale(loss).backward()
-            total += loss.detach()
+        parts = batch.parts(max(1, min(self.parts, batch.smallest // self.fewest)))
+        for number, part in enumerate(parts, 1):
+            with self.process.gradients(last=number == len(parts)):
+                total += self._backward(part)
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
         self.state.optimizer.zero_grad()
         return total
+
+    @cached_property
+    def fewest(self) -> int:
+        """Samples that a part needs."""
+        return fewest(self.state.model)
+
+    def _backward(self, part: Batch) -> Tensor:
+        """Add a part's gradients to those that are there; the part's loss."""
+        with self.process.autocast():
+            loss = self.loss(part)
+        self.state.scaler.scale(loss).backward()
+        return loss.detach()
 
 
 class Recorded:

@@ -16,6 +16,7 @@ WORDS = ["backbone=mobilenetv2_cifar", "dataset=cifar10", "batch_size=128", "run
 
 
 def main() -> None:
+    """Measure and print."""
     taken = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     labels, configs = speed.members(WORDS)

@@ -147,7 +147,12 @@ def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
 
     (slurm / "states").write_text("17_0 PENDING\n17_1 PENDING\n17_2 OUT_OF_MEMORY\n")
     over: list[Member] = []
-    wait_for(lambda: over.extend(executor.ended()) or over)
+
+    def ended() -> list[Member]:
+        over.extend(executor.ended())
+        return over
+
+    wait_for(ended)
     assert over == [some[2]] and some[2].outcome is not None
     assert some[2].outcome.state == "failed" and "OUT_OF_MEMORY" in str(some[2].outcome.failure)
     assert some[0].began is not None and some[1].began is None

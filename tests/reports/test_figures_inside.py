@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import torch
 
 from attnbench.base.errors import ConfigError, DataError, Failure
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports.figures import channels, hooks, lambdas
 from attnbench.runs import results, run
 from attnbench.runs.load import load_run, ready
-from tests.figure_fixtures import Draw, legend, words
+from tests.figure_fixtures import Draw, Leave, legend, words
 
 TINY = ("runtime.device=cpu", "backbone=resnet20", "dataset.size=4", "batch_size=512", "schedule.epochs=1")
 
@@ -36,7 +37,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
 
 def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> None:
     trained = load_run(ran["eca"].run_folder)
-    model = trained.model.double()
+    model: Any = trained.model.double()
     images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with hooks.listening(model) as heard, torch.no_grad():
         model(images)
@@ -67,7 +68,8 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
             for batch in opened.val.epoch(0)
             for image, target in zip(*batch[:2], strict=True)
         ]
-        branch = opened.model.layer2[1].bn2
+        model: Any = opened.model
+        branch = model.layer2[1].bn2
         kept: list[torch.Tensor] = []
         hook = branch.trunk.register_forward_hook(lambda m, i, y: kept.append(y))
         with torch.no_grad():
@@ -79,7 +81,8 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
         few = opened.val.epoch(0)
         batch = next(few)
         cut = batch._replace(images=batch.images[:40], targets=batch.targets[:40])
-        counts, sums = torch.zeros(10, dtype=torch.float64), {}
+        counts = torch.zeros(10, dtype=torch.float64)
+        sums: dict[str, torch.Tensor] = {}
         with hooks.listening(opened.model) as heard, torch.no_grad():
             opened.model(cut.images)
             hooks._add(cut, here, heard.signals, sums, counts)
@@ -133,9 +136,10 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert [axes.get_title() for axes in (first, second, last)] == ["conv1", "conv2", "after the last epoch"]
     for axes, conv in ((first, "conv1"), (second, "conv2")):
         paths = [f"layer2.{i}.{conv}.attention" for i in range(3)]
-        drawn = [line.get_ydata() for line in axes.lines]
+        drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
         assert [list(y) for y in drawn] == [[0.1, *(epoch[path]["mean"] for epoch in lines)] for path in paths]
-    weights = load_run(folder).model.layer2[0].conv1.attention.lambda_.detach()
+    model: Any = load_run(folder).model
+    weights = model.layer2[0].conv1.attention.lambda_.detach()
     (learned,) = lambdas.learned(results.find([str(folder)]))
     place = learned.places[0]
     assert (place.role, place.depth) == ("conv1", 1)
@@ -143,6 +147,25 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert place.last["max"] == pytest.approx(float(weights.max()), abs=1e-6)
     assert len(set(place.means)) == 3  # it moved
     assert "backbone=resnet20" in title
+
+
+def test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come(leave: Leave) -> None:
+    """The second seed stopped after two of three epochs."""
+    folders = []
+    for seed, epochs in ((0, 3), (1, 2)):
+        folder = leave([*TINY, "attention=sb", "placement.stages=[2]", "attention.lambda_init=0.5"], seed, 50.0)
+        lines = []
+        for epoch in range(1, epochs + 1):
+            numbers = {name: 10.0 * seed + epoch + k / 10 for k, name in enumerate(("mean", "std", "min", "max"))}
+            paths = [f"layer2.{block}.{conv}.attention" for block in range(3) for conv in ("conv1", "conv2")]
+            lines.append({"epoch": epoch, "lambda": dict.fromkeys(paths, numbers)})
+        (folder / "gauges.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        folders.append(str(folder))
+    (learned,) = lambdas.learned(results.find(folders))
+    assert learned.seeds == [0, 1] and len(learned.places) == 6
+    for place in learned.places:
+        assert place.means == pytest.approx([0.5, 6.0, 7.0])  # what it was set to, then (1 + 11) / 2, (2 + 12) / 2
+        assert place.last == pytest.approx({"mean": 7.0, "std": 7.1, "min": 7.2, "max": 7.3})
 
 
 @pytest.mark.parametrize(

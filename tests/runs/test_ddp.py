@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.in_memory.digits import digits
 from attnbench.data.loader import Loader
 from attnbench.models import factory
@@ -26,7 +27,7 @@ from attnbench.training import engine, setup
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
 from attnbench.training.recorder import NullRecorder
-from attnbench.training.runtime import Runtime
+from attnbench.training.runtime import Process, Runtime
 from attnbench.training.tasks.classification import Classification
 from tests.small_runs import (
     ENVIRONMENT,
@@ -44,6 +45,7 @@ from tests.small_runs import (
     torchrun,
 )
 
+IMAGES = 1438  # to train on
 VALIDATION = 359  # images: two processes cannot share them evenly
 
 
@@ -149,30 +151,52 @@ class Plain(nn.Module):
         return self.layers(images.double())
 
 
-def fitted(accumulate: int = 1, batch_size: int = 63) -> tuple[dict[str, Tensor], float]:
-    """Weights and mean loss after an epoch of digits; a step's share of two processes is 32 and 31 samples."""
+class Fitted(NamedTuple):
+    """What an epoch leaves: weights, the mean loss, and how often the processes have added up gradients."""
+
+    weights: dict[str, Tensor]
+    loss: float
+    exchanges: int
+
+
+def fitted(accumulate: int = 1, batch_size: int = 63) -> Fitted:
+    """An epoch of digits in this process."""
+    with Runtime(device="cpu").start() as process:
+        return fitted_in(process, accumulate, batch_size)
+
+
+def fitted_in(process: Process, accumulate: int, batch_size: int) -> Fitted:
     schedule = Schedule(law="cosine", epochs=1, lr=0.1, per="step", accumulate=accumulate, ema_decay=0.5)
     data, task = digits(size=4, pad=1), Classification(label_smoothing=0.1)
-    with Runtime(device="cpu").start() as process:
-        ranks = {"rank": process.rank, "world_size": process.world_size}
-        loader = Loader(data.train, batch_size=batch_size, seed=1, train=True, **ranks)
-        model = process.place(Plain())
-        state = setup.train_state(model, schedule, process)
-        losses: dict[str, float] = {}
-        saver = Recording(losses)
-        engine.fit(
-            state,
-            process.wrap(model),
-            task,
-            Feed(loader, process, data.mean, data.std),
-            lambda: {"top1": 0.0},
-            schedule=schedule,
-            batch_size=batch_size,
-            process=process,
-            recorder=NullRecorder(),
-            saver=saver,  # type: ignore[arg-type]
-        )
-    return state.evaluated.state_dict(), losses["train_loss"]
+    ranks = {"rank": process.rank, "world_size": process.world_size}
+    loader = Loader(data.train, batch_size=batch_size, seed=1, train=True, **ranks)
+    model = process.place(Plain())
+    network = process.wrap(model)
+    exchanged: list[object] = []
+    if process.ddp is not None:
+        # A lambda, as DDP refuses annotations that are strings.
+        process.ddp.register_comm_hook(exchanged, lambda kept, bucket: _exchange(kept, bucket))
+    state = setup.train_state(model, schedule, process)
+    losses: dict[str, float] = {}
+    engine.fit(
+        state,
+        network,
+        task,
+        Feed(loader, process, data.mean, data.std),
+        lambda: {"top1": 0.0},
+        schedule=schedule,
+        batch_size=batch_size,
+        process=process,
+        recorder=NullRecorder(),
+        saver=Recording(losses),  # type: ignore[arg-type]
+    )
+    return Fitted(state.evaluated.state_dict(), losses["train_loss"], len(exchanged))
+
+
+def _exchange(exchanged: list[object], bucket: Any) -> torch.futures.Future[Tensor]:
+    """Add up gradients over the processes as ever, and keep count."""
+    exchanged.append(bucket)
+    return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
 
 class Recording:
@@ -187,17 +211,41 @@ class Recording:
         self.metrics.update(metrics)
 
 
-def assert_close(ours: tuple[dict[str, Tensor], float], theirs: tuple[dict[str, Tensor], float]) -> None:
-    assert ours[1] == pytest.approx(theirs[1], rel=1e-6)  # summed in float32
-    for name, tensor in ours[0].items():
-        torch.testing.assert_close(tensor, theirs[0][name], rtol=0, atol=1e-12)
+def assert_close(ours: Fitted, theirs: Fitted) -> None:
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)  # summed in float32
+    for name, tensor in ours.weights.items():
+        torch.testing.assert_close(tensor, theirs.weights[name], rtol=0, atol=1e-12)
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    command = [sys.executable, *torchrun(2), "-m", "tests.test_ddp", str(tmp_path / "fitted.pt")]
-    end = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
-    assert end.returncode == 0, end.stderr
-    assert_close(tuple(torch.load(tmp_path / "fitted.pt", weights_only=True)), fitted())
+# The parts and the size of batches. Of 67 samples the processes have 34 and 33, of the last batch 16 and 15.
+# Where a batch has 717, the last one has 4.
+DIVIDED = [(1, 63), (16, 67), (33, 67), (5, 717)]
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Fitted]:
+    """An epoch in two processes, with batches divided in each of these ways."""
+    path = tmp_path_factory.mktemp("two") / "fitted.pt"
+    command = [sys.executable, *torchrun(2), "-m", "tests.runs.test_ddp", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            _, stderr = launcher.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()  # ends the processes, too
+            raise
+    assert launcher.returncode == 0, stderr
+    left = torch.load(path, weights_only=True)
+    return {divided: Fitted(*one) for divided, one in zip(DIVIDED, left, strict=True)}
+
+
+@pytest.mark.parametrize(("accumulate", "batch_size"), DIVIDED)
+def test_two_processes_learn_what_one_learns_of_whole_batches(
+    in_two_processes: dict[tuple[int, int], Fitted], accumulate: int, batch_size: int
+) -> None:
+    """However many parts, and with a last batch that has fewer samples than parts; gradients travel once a step."""
+    ours = in_two_processes[accumulate, batch_size]
+    assert_close(ours, fitted(batch_size=batch_size))
+    assert ours.exchanges == -(-IMAGES // batch_size)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 63])
@@ -212,6 +260,7 @@ def test_another_batch_size_makes_another_update() -> None:
 
 
 if __name__ == "__main__":
-    weights_and_loss = fitted()
+    with Runtime(device="cpu").start() as process:
+        left = [tuple(fitted_in(process, *divided)) for divided in DIVIDED]
     if os.environ["RANK"] == "0":
-        torch.save(list(weights_and_loss), sys.argv[1])
+        torch.save(left, sys.argv[1])

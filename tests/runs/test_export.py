@@ -23,10 +23,11 @@ from torch import Tensor, nn
 import attnbench
 from attnbench import create_model
 from attnbench.base.errors import ConfigError, StorageError
-from attnbench.config.composition import Config
+from attnbench.cli import main
+from attnbench.config.configuration import Config
 from attnbench.runs import export
 from attnbench.runs.load import Trained, load_run
-from attnbench.training.state import Checkpoints
+from attnbench.training.checkpoints import Checkpoints
 from tests.conftest import refused
 
 needs_onnx = pytest.mark.skipif(
@@ -215,7 +216,7 @@ def test_the_number_of_classes_is_the_weights_and_stock_weights_are_not_fetched(
     done = compose("backbone=resnet18", "backbone.pretrained=true", "attention=se")
     model = create_model("resnet18", "se", num_classes=7)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(export._safetensors(Trained(model, [], 7, done, {})))
+    path.write_bytes(export._safetensors(Trained(model, [], list("abcdefg"), done, {})))
     monkeypatch.setattr(
         "torchvision.models.get_model_weights", lambda name: pytest.fail("stock weights were looked for")
     )
@@ -234,7 +235,7 @@ def test_onnx_without_its_packages_says_what_to_install(folder: Path, monkeypatc
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", ["attnbench export", *words])
-    export.export_command()
+    main.command("export")()
 
 
 def test_the_command_writes_and_prints_the_file(
@@ -302,7 +303,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
     done = compose(f"backbone={backbone}", f"attention={attention}", f"dataset.size={size}")
     model = lively(create_model(backbone, attention, num_classes=10), size)
     path = tmp_path / "model.onnx"
-    path.write_bytes(export._onnx(Trained(model, [], 10, done, {})))
+    path.write_bytes(export._onnx(Trained(model, [], list("0123456789"), done, {})))
     for number in (1, 5):
         images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
         with torch.no_grad():

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnbench.base import files
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch import pool
 from attnbench.launch.executor import Member
 from attnbench.launch.packing import objection, packs
 from attnbench.models import factory
+from attnbench.models.insertion import Site
 from attnbench.reports.rows import seeded
 from attnbench.runs import packed
 from attnbench.runs.attempt import Outcome, attempt
@@ -164,7 +165,12 @@ def stopped_after_a_while() -> None:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks and images in float64, networks stacked as on a GPU."""
     network, normalised = factory.network, Feed.normalised
-    monkeypatch.setattr(factory, "network", lambda *a: (lambda model, sites: (model.double(), sites))(*network(*a)))
+
+    def in_double(*arguments: Any) -> tuple[nn.Module, list[Site]]:
+        model, sites = network(*arguments)
+        return model.double(), sites
+
+    monkeypatch.setattr(factory, "network", in_double)
     monkeypatch.setattr(Feed, "normalised", lambda self, images: normalised(self, images).double())
     monkeypatch.setattr(packed, "IN_TURNS", set())
 

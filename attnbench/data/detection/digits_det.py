@@ -95,9 +95,11 @@ class Canvases:
         return len(self.found)
 
     def image(self, index: int) -> np.ndarray:
+        """Canvas ``index``, uint8 (H, W, 3), made when the data set was."""
         return self.images[index]
 
     def objects(self, index: int, masks: bool = True) -> Objects:
+        """The digits on canvas ``index``; their masks are always there."""
         return self.found[index]
 
     def _canvas(self, random: Random) -> tuple[np.ndarray, Objects]:

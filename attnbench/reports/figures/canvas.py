@@ -28,6 +28,7 @@ Style = dict[str, Any]  # what matplotlib takes as keywords
 
 
 def colour(number: int) -> str:
+    """The colour of the n-th series, in hex; they repeat."""
     return COLOURS[number % len(COLOURS)]
 
 

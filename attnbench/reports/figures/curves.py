@@ -30,10 +30,12 @@ class Value:
 
 
 def printed(cell: Cell) -> Value:
+    """What the paper prints in a cell."""
     return Value(float(cell.printed) if cell.printed else None, float(cell.printed_std) if cell.printed_std else None)
 
 
 def ours(cell: Cell) -> Value:
+    """What our runs reached in a cell."""
     return Value(cell.ours, cell.std)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.base.errors import ConfigError, DataError
-from attnbench.config import composition
-from attnbench.config.composition import NEUTRAL, Config
+from attnbench.config import hydra_state
+from attnbench.config.configuration import Config
+from attnbench.config.naming import NEUTRAL
 from attnbench.models import factory
 from attnbench.models.checkpoint import Which
 from attnbench.reports import counts
@@ -72,7 +73,7 @@ class Asked:
     def chosen(self) -> Chosen:
         """The rows with their runs."""
         table = self.figure.table
-        with composition.prepared():
+        with hydra_state.prepared():
             if self.runs is not None:
                 return matched(table, self.runs, self.composer)
             return choose(table, table.rows, self.figure.seeds(self.seeds), self.composer)
@@ -128,7 +129,7 @@ def _costs(asked: Asked) -> Drawn:
 def _lambdas(asked: Asked) -> Drawn:
     """What became of lambda in given runs, or in those of the figure's row."""
     figure, [row] = asked.figure, asked.figure.table.rows
-    with composition.prepared():
+    with hydra_state.prepared():
         chosen = choose(figure.table, [row], asked.seeds, asked.composer)
     if asked.runs is None:
         runs = [results.read(run.path) for run in chosen.runs() if (run.path / "config.yaml").is_file()]

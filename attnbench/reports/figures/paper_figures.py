@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import composition
+from attnbench.config import option_files
 from attnbench.reports import paper_tables
 from attnbench.reports.paper_tables import Column, Row, Table
 
@@ -65,7 +65,7 @@ class Figure:
     """A figure.
 
     Attributes:
-        kind: which of ``KINDS`` in ``kinds.py`` draws it.
+        kind: which of ``KINDS`` in ``drawing.py`` draws it.
         tables: where its rows are looked for.
         rows: those that no table has; ``printed_in`` names the table and row that print their numbers.
         shown: the labels of rows whose runs are looked into.
@@ -182,4 +182,5 @@ def _row(label: str, overrides: list[str], printed_in: str = "", note: str = "")
 
 
 def folder() -> Path:
-    return composition.folder() / "figure"
+    """Where the figures' files are: ``configs/figure``."""
+    return option_files.folder() / "figure"

@@ -1,0 +1,154 @@
+"""Parts of a batch: as many in every process, none too small for batch norm, and what is refused or advised."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attnbench import create_model
+from attnbench.base.errors import ConfigError, OutOfMemory
+from attnbench.cli import speed
+from attnbench.config.configuration import Config
+from attnbench.data.dataset import Batch
+from attnbench.models import factory
+from attnbench.runs import run
+from attnbench.training import setup
+from attnbench.training.optim import Schedule
+from attnbench.training.parts import Division, fewest
+from attnbench.training.runtime import Runtime
+from attnbench.training.step import Update
+
+
+class OneWeight(nn.Module):
+    """A network with one parameter and a norm."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.ones(1)), norm
+
+
+def shares(batch_size: int, processes: int) -> list[Batch]:
+    """What each process has of a batch, as ``Loader`` shares it out."""
+    each = [torch.arange(batch_size)[rank::processes] for rank in range(processes)]
+    return [Batch(mine, mine, len(mine) * processes / batch_size) for mine in each]
+
+
+@pytest.fixture
+def sizes() -> Iterator[Callable[[nn.Module, Batch, int], list[int]]]:
+    """The sizes of the parts that an update shows to a model."""
+    with Runtime(device="cpu").start() as process:
+
+        def parts(model: nn.Module, batch: Batch, count: int) -> list[int]:
+            state = setup.train_state(model, Schedule(law="cosine", epochs=1, lr=0.1), process)
+            shown: list[Batch] = []
+
+            def loss(part: Batch) -> Tensor:
+                shown.append(part)
+                return next(model.parameters()).sum() * part.weight
+
+            Update(state, loss, process, count)(batch)
+            assert sum(part.weight for part in shown) == pytest.approx(batch.weight, rel=1e-12)
+            assert torch.equal(torch.cat([part.targets for part in shown]), batch.targets)  # type: ignore[arg-type, misc]
+            return [len(part.targets) for part in shown]
+
+        yield parts
+
+
+@pytest.mark.parametrize(("norm", "least"), [(nn.BatchNorm2d(3, affine=False), 2), (nn.LayerNorm(3), 1)])
+def test_every_process_makes_as_many_parts_and_none_is_too_small(
+    sizes: Callable[[nn.Module, Batch, int], list[int]], norm: nn.Module, least: int
+) -> None:
+    for processes, count in itertools.product((1, 2, 3), (1, 2, 5, 16)):
+        for batch_size in range(2 * processes, 12 * processes):
+            each = [sizes(OneWeight(norm), batch, count) for batch in shares(batch_size, processes)]
+            share = batch_size // processes
+            assert {len(parts) for parts in each} == {min(count, share // least)}
+            assert all(min(parts) >= least and max(parts) - min(parts) <= 1 for parts in each)
+
+
+def test_only_batch_norms_that_train_need_two_samples() -> None:
+    norm = nn.BatchNorm2d(3)
+    assert fewest(nn.Sequential(norm, nn.LayerNorm(3))) == 2
+    norm.eval()
+    assert fewest(nn.Sequential(norm, nn.LayerNorm(3))) == 1
+    assert fewest(create_model("timm/vit_tiny_patch16_224", num_classes=3)) == 1
+
+
+@pytest.mark.parametrize("attention", ["sb", "none"])
+def test_the_short_last_batch_of_an_epoch_trains_in_parts(attention: str) -> None:
+    """Five samples in four parts: the batch norm inside SB refused a part of one."""
+    with Runtime(device="cpu").start() as process:
+        model = process.place(create_model("resnet20", attention, num_classes=3))
+        state = setup.train_state(model, Schedule(law="cosine", epochs=1, lr=0.1), process)
+        update = Update(state, lambda part: model(part.images).square().mean() * part.weight, process, parts=4)
+        assert update(Batch(torch.randn(5, 3, 16, 16), torch.zeros(5), 1.0)).isfinite()
+
+
+DETECTS = ["task=detection", "dataset.train_images=4", "dataset.val_images=2", "detector=mask_rcnn_small"]
+TOO_MANY = [
+    (["batch_size=3", "schedule.accumulate=2"], 1, "3 samples cannot be 2 parts: batch norm needs 2 in each part"),
+    (["batch_size=64", "schedule.accumulate=33"], 32, "64 samples cannot be 33 parts"),
+    (["batch_size=67", "schedule.accumulate=17", "runtime.processes=2"], 16, "33 samples in each of 2 processes"),
+    ([*DETECTS, "batch_size=4", "schedule.accumulate=3"], 2, "batch norm needs 2 in each part"),
+    ([*DETECTS, "detector.norm=frozen", "batch_size=4", "schedule.accumulate=5"], 4, "each part needs one"),
+]
+
+
+@pytest.mark.parametrize(("words", "most", "what"), TOO_MANY)
+def test_parts_that_no_full_batch_has_are_refused_and_the_most_are_not(
+    words: list[str], most: int, what: str, compose: Callable[..., Config]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        run.refuse(compose("runtime.device=cpu", "attention=sb", *words))
+    assert what in refused.value.what and refused.value.where == "schedule.accumulate"
+    assert refused.value.todo == f"use at most {most}"
+    run.refuse(compose("runtime.device=cpu", "attention=sb", *words, f"schedule.accumulate={most}"))
+
+
+def test_a_batch_too_small_for_its_processes_is_refused_before_they_start(compose: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"3: batch norm needs 2 samples in every process .*use at least 4"):
+        run.refuse(compose("runtime.device=cpu", "batch_size=3", "runtime.processes=2"))
+
+
+def test_speed_refuses_what_training_does() -> None:
+    labels, configs = speed.members(["runtime.device=cpu", "batch_size=4", "schedule.accumulate=3"])
+    with pytest.raises(ConfigError, match="use at most 2"):
+        speed.measure(labels, configs, ["dataset=digits"], 1, batch_named=True)
+
+
+ADVICE = [
+    (Division(64, 1, 1, fewest=2), "use a smaller batch_size, or schedule.accumulate=2"),
+    (Division(64, 1, 4, fewest=2), "use a smaller batch_size, or schedule.accumulate=8"),
+    (Division(7, 1, 2, fewest=2), "use a smaller batch_size, or schedule.accumulate=3"),
+    (Division(3, 1, 1, fewest=2), "use a smaller batch_size"),
+    (Division(3, 1, 1, fewest=1), "use a smaller batch_size, or schedule.accumulate=2"),
+    (Division(67, 2, 16, fewest=2), "use a smaller batch_size"),
+    (Division(2, 1, 1, fewest=1), "use schedule.accumulate=2"),
+    (Division(4, 2, 1, fewest=2), "use smaller images or a smaller network"),
+]
+
+
+@pytest.mark.parametrize(("division", "advice"), ADVICE)
+def test_what_is_advised_for_too_little_memory_is_not_refused(division: Division, advice: str) -> None:
+    assert division.saving() == advice
+    division.refuse()
+    if "accumulate=" in advice:
+        parts = int(advice.rpartition("=")[2])
+        Division(division.batch_size, division.processes, parts, division.fewest).refuse()
+
+
+def test_a_run_out_of_memory_says_what_would_help_it(
+    compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*args: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(factory, "network", too_large)
+    monkeypatch.setattr(factory, "sketch", lambda *args, **options: (OneWeight(nn.BatchNorm2d(3)), []))
+    with pytest.raises(OutOfMemory) as failed:
+        run.train(compose("runtime.device=cpu", "batch_size=5", "schedule.accumulate=2"))
+    assert str(failed.value) == "out of memory (batch_size); use a smaller batch_size"
