@@ -87,11 +87,11 @@ def legend(picture: Picture, handles: Sequence[Artist], title: str = "", **optio
         picture.legend(handles=list(handles), loc="outside right center", **about, **options)
 
 
-def key(label: str, **looks: Any) -> Line2D:
+def key(label: str, **style: Any) -> Line2D:
     """A line of a legend."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=label, **looks)
+    return Line2D([], [], label=label, **style)
 
 
 def bar(deviation: float | None) -> float:
