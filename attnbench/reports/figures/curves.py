@@ -89,7 +89,7 @@ def position(axis: Axis, tick: str) -> float:
 
 
 def _panel(axes: Axes, figure: Figure, places: Iterable[Place], values: dict[str, Value], *, is_printed: bool) -> None:
-    """Every series on one ground; where there is a value for none of them, words say so."""
+    """Every series on one ground; where none of them has a value, a text says so."""
     here = list(places)
     for number in range(len(figure.series)):
         mine = [place for place in here if place.series == number]

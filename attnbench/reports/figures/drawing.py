@@ -1,7 +1,7 @@
 """From a figure and its runs to a picture and its title, for each kind of figure.
 
 The runs are those that lie where the rows' configurations say, or given ones that fit the rows. What makes them other
-than the paper's is in the title, in the words of the tables.
+than the paper's is in the title, as the tables put it.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Asked:
             return choose(table, table.rows, self.figure.seeds(self.seeds), self.composer)
 
     def otherwise(self) -> list[str]:
-        """Where data lie and what computes: the only words that a trained network takes from the command line."""
-        keys = {word: word.partition("=")[0] for word in self.composer.extra}
-        return [word for word, key in keys.items() if key in NEUTRAL and key.split(".")[0] in FREE]
+        """Where data lie and what computes: the only overrides that a trained network takes."""
+        keys = {override: override.partition("=")[0] for override in self.composer.extra}
+        return [override for override, key in keys.items() if key in NEUTRAL and key.split(".")[0] in FREE]
 
 
 def draw(

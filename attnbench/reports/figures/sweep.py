@@ -76,9 +76,9 @@ def _curve(
 def costs(comparison: Comparison, title: str, notes: Sequence[str]) -> Picture:
     """Accuracy against parameters, multiply-adds and measured training speed, a point for each configuration."""
     picture, [line] = canvas(1, len(COSTS), (12, 4), title, [*notes, f"{NOTE}."], sharey=True)
-    for axes, (metric, (words, per)) in zip(line, COSTS.items(), strict=True):
+    for axes, (metric, (title, per)) in zip(line, COSTS.items(), strict=True):
         plain(axes)
-        axes.set_xlabel(words, fontsize=9)
+        axes.set_xlabel(title, fontsize=9)
         drawn = [_cost(axes, i, group, metric, per) for i, group in enumerate(comparison.groups)]
         if not any(drawn):
             said(axes, "not measured")
