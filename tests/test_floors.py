@@ -18,7 +18,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes"},
         {"files"},
     ],
-    "config": [{"options"}, {"builders"}, {"composition"}, {"catalog"}],
+    "config": [{"options"}, {"annotations"}, {"builders"}, {"composition"}, {"catalog"}],
     "data": [
         {"dataset"},
         {"sampling"},
