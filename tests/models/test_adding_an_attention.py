@@ -1,4 +1,4 @@
-"""docs/adding-an-attention.md, followed to the letter: two files, and it trains."""
+"""The two files in docs/adding-an-attention.md add an attention that trains."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_two_files_add_an_attention(tmp_path: Path) -> None:
     (here / "configs/attention/sm.yaml").write_text(option, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(here)}
 
-    def train(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "train.py", "attention=sm", "schedule.epochs=1", *words]
+    def train(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "train.py", "attention=sm", "schedule.epochs=1", *overrides]
         return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
 
     done = train("attention.init=0.5")

@@ -1,4 +1,4 @@
-"""Backbones: their sizes, their weights, and whose blocks are known."""
+"""Backbones: their sizes, their weights, and which of them have supported blocks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_names_are_listed_by_pattern() -> None:
 
 
 def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Weights of a ResNet-18 where torchvision keeps what it has downloaded."""
+    """Save weights of a ResNet-18 where torchvision keeps its downloads."""
     torch.manual_seed(5)
     weights = models.resnet18().state_dict()
     path = folder / "hub" / "checkpoints" / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
@@ -47,7 +47,7 @@ def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_stock_weights_are_loaded_before_attention_and_keep_their_trunk_with_other_classes(
+def test_pretrained_weights_are_loaded_before_attention_and_without_the_classifier_for_other_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -61,7 +61,7 @@ def test_stock_weights_are_loaded_before_attention_and_keep_their_trunk_with_oth
     assert torch.equal(whole.state_dict()["fc.weight"], weights["fc.weight"])
 
 
-def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded_give_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise URLError("no route to host")
 
@@ -72,13 +72,13 @@ def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["resnet200", "resnext101", "densenet264"])
-def test_networks_without_stock_weights_say_so(name: str) -> None:
+def test_networks_without_pretrained_weights_refuse_them(name: str) -> None:
     with pytest.raises(ConfigError, match="has no weights"):
         create_model(name, pretrained=True)
 
 
 @pytest.mark.parametrize(("name", "width"), [("shufflenetv2", 0.7), ("mnasnet", 0.35)])
-def test_a_width_that_is_not_made_is_refused_with_those_that_are(name: str, width: float) -> None:
+def test_a_width_that_torchvision_lacks_is_refused_with_a_list_of_widths(name: str, width: float) -> None:
     with pytest.raises(ConfigError, match=r"use 0\.5"):
         create_model(name, backbone_kwargs={"width": width})
 
@@ -86,14 +86,14 @@ def test_a_width_that_is_not_made_is_refused_with_those_that_are(name: str, widt
 def evaluated(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5).eval()
-    for key, value in model.state_dict().items():  # statistics and weights as training would leave them
+    for key, value in model.state_dict().items():  # as after training
         if "running_var" in key:
             value.uniform_(0.5, 1.5)
     return model
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "efficientnet_b0", "mnasnet_100"])
-def test_an_attention_that_is_the_identity_leaves_a_timm_network_as_it_is(name: str) -> None:
+def test_an_attention_that_adds_zero_does_not_change_the_outputs_of_a_timm_network(name: str) -> None:
     model = evaluated(name)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -110,11 +110,11 @@ def test_timm_networks_are_made_by_name() -> None:
         create_model("timm/resnet10x", num_classes=3)
 
 
-def test_a_network_without_known_blocks_names_those_it_has() -> None:
+def test_the_error_for_a_network_without_supported_blocks_names_its_block_classes() -> None:
     with pytest.raises(ConfigError, match="timm.models.convnext.ConvNeXtBlock") as refused:
         known_blocks(timm.create_model("convnext_atto"))
     assert "ANATOMY" in str(refused.value)
 
 
-def test_without_attention_blocks_need_not_be_known() -> None:
+def test_without_attention_any_blocks_will_do() -> None:
     assert create_model("timm/convnext_atto", num_classes=3)(torch.randn(1, 3, 32, 32)).shape == (1, 3)

@@ -1,4 +1,4 @@
-"""Counting, against hand computations and the papers' printed counts."""
+"""Counts of parameters and operations, against hand computations and the papers' printed counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attnbench.reports import counts, paper_tables
 
 COUNTED = ["eca/1", "eca/2", "eca/3", "sb/1", "sb/2", "sb/3", "sb/5", "sb/6", "sb/7", "sb/8", "sb/9", "sb/10"]
 
-# Printed counts that ours do not round to, each with its reason in the table's own note.
+# Printed counts that ours do not round to; a note in the table gives the reason for each.
 UNMATCHED = {
     "eca/2": {
         ("A2-Nets ResNet-50", "params"), ("A2-Nets ResNet-50", "flops"), ("GSoP-Net1 ResNet-50", "flops"),
@@ -38,13 +38,13 @@ UNMATCHED = {
     },
 }  # fmt: skip
 
-# Where counts.md's integer is of a differently counted network: the print is matched by neither.
+# Here the integer in counts.md belongs to a network that is counted differently; neither matches the printed count.
 OTHER_INTEGER = {("eca/3", "DenseNet-264", "flops")}
 
 
 @cache
 def counted(name: str) -> list[tuple[paper_tables.Row, dict[str, counts.CountedCell]]]:
-    """A table's counts, which take seconds."""
+    """A table's counts, cached because they take seconds."""
     return counts.count(paper_tables.load(name), sketch)
 
 
@@ -107,10 +107,10 @@ def test_each_counter_against_a_hand_computation() -> None:
     convolutions, linear = out * 27 + out * 9, 32 * 5
     assert complexity.macs(model, 8) == convolutions + linear
     assert complexity.activations(model, 8) == 2 * out + 5
-    # linear (2 in - 1) out, norm 4 an element, the last ReLU alone, pooling k an output
+    # linear (2 in - 1) out, norm 4 per element, only the last call of ReLU, pooling k per output
     assert complexity.COUNTERS["thop2019"](model, 8) == convolutions + 63 * 5 + 4 * out + 5 + 2 * 32
     assert complexity.COUNTERS["thop2019_late"](model, 8) == convolutions + 63 * 5 + 4 * out
-    # bias of the first convolution, norm 2, every ReLU, pooling 1 an input
+    # bias of the first convolution, norm 2 per element, every call of ReLU, pooling 1 per input
     assert complexity.COUNTERS["detection"](model, 8) == convolutions + out + linear + 2 * out + (2 * out + 5) + out
 
 
@@ -124,8 +124,8 @@ def test_counting_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2_cifar", "shufflenetv2", "mnasnet", "resnet18"])
-def test_the_sb_papers_overhead_formulas_agree_with_what_is_counted_at_each_site(backbone: str) -> None:
-    """Equations 10 to 17: the two layers are counted as multiply-adds; pooling and lambda are cin and cout more."""
+def test_the_sb_papers_overhead_formulas_agree_with_the_counts_at_each_site(backbone: str) -> None:
+    """Equations 10 to 17 also count pooling and lambda, which cost cin and cout more than our multiply-adds."""
     composed, size, _, _ = inspect([f"backbone={backbone}", "attention=sb"])
     with torch.device("meta"):
         sites = list(place(roles=["layer"])(composed.build("backbone", num_classes=10)))
@@ -139,18 +139,18 @@ def test_the_sb_papers_overhead_formulas_agree_with_what_is_counted_at_each_site
 
 
 def test_sites_add_up_to_the_attention() -> None:
-    for words in (
+    for overrides in (
         ["attention=eca"],
         ["attention=sb"],
         ["attention=sb", "placement.wrap=conv_norm"],
         ["attention=dyconv"],
     ):
-        _, size, _, _ = inspect(["backbone=mobilenetv2_cifar", *words])
+        _, size, _, _ = inspect(["backbone=mobilenetv2_cifar", *overrides])
         assert sum(site.params for site in size.sites) == size.attention_params > 0
         assert sum(site.macs for site in size.sites) == size.attention_macs > 0
 
 
-def test_a_network_is_counted_at_what_it_is_made_for_unless_a_data_set_is_named() -> None:
+def test_a_network_is_counted_for_its_usual_data_unless_a_data_set_is_given() -> None:
     assert inspect(["backbone=resnet50"])[3] == (1000, 224)
     assert inspect(["backbone=resnet20"])[3] == (10, 32)
     assert inspect(["backbone=resnet50", "dataset=digits"])[3] == (10, 16)
@@ -169,10 +169,10 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def command(attnbench: Command) -> Command:
-    return lambda *words: attnbench(*words, script="tests/attnbench_command.py")
+    return lambda *arguments: attnbench(*arguments, script="tests/attnbench_command.py")
 
 
-def test_count_prints_plain_units_first_and_data_on_request(command: Command) -> None:
+def test_count_prints_plain_units_first_and_json_on_request(command: Command) -> None:
     done = command("count", "attention=eca", "backbone=resnet50", "attention.kernel_size=[3,5,5,7]", "--json")
     counted = json.loads(done.stdout)
     assert (counted["params"], counted["attention_params"], counted["num_classes"]) == (25_557_112, 80, 1000)
@@ -191,7 +191,7 @@ def test_show_draws_the_tree_of_sites(command: Command) -> None:
     assert "stage 3" not in text
 
 
-def test_table_count_json_is_the_designs(command: Command) -> None:
+def test_table_count_prints_json(command: Command) -> None:
     done = command("table", "sb/2", "--count", "--json")
     table = json.loads(done.stdout)
     assert table["id"] == "sb/2"
@@ -200,7 +200,7 @@ def test_table_count_json_is_the_designs(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("arguments", "hint"),
     [
         (["count", "--josn"], "--josn"),
         (["count", "attention=ecaa"], "attention=eca"),
@@ -210,8 +210,8 @@ def test_table_count_json_is_the_designs(command: Command) -> None:
         (["show", "attention=se_gc1", "backbone=mobilenetv2"], "groups"),
     ],
 )
-def test_bad_words_are_one_line_and_exit_2(command: Command, words: list[str], hint: str) -> None:
-    done = command(*words)
+def test_wrong_arguments_give_one_error_line_and_exit_code_2(command: Command, arguments: list[str], hint: str) -> None:
+    done = command(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert hint in done.stderr

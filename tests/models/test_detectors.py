@@ -1,4 +1,4 @@
-"""Detectors around any backbone: equal to torchvision's own, frozen where they shall be, started from a classifier."""
+"""Detectors around any backbone: they equal torchvision's, freeze the right parts and start from a classifier."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ IMAGES, TARGETS = [image for image, _ in SCENES], [target for _, target in SCENE
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> None:
-    """Equal losses, the same samples drawn, and equal detections."""
+    """Check that two networks give equal losses, with the same random samples, and equal detections."""
     for network in (ours, theirs):
         network.train()
     losses = []
@@ -68,20 +68,20 @@ def same(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["faster_rcnn", "mask_rcnn"])
-def test_an_rcnn_without_attention_is_torchvisions(masks: bool) -> None:
+def test_an_rcnn_without_attention_equals_torchvisions(masks: bool) -> None:
     torch.manual_seed(0)
     kind, theirs_of = (MaskRCNN, maskrcnn_resnet50_fpn) if masks else (FasterRCNN, fasterrcnn_resnet50_fpn)
     options = kind(short_side=96, long_side=128, frozen_stages=0, norm="trained")
     ours: Any = options.network(resnet50(), 5)
     theirs = theirs_of(weights=None, weights_backbone=None, num_classes=6, min_size=96, max_size=128)
     options.settle(ours)
-    nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.3)  # or nothing would be found
+    nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.3)  # otherwise nothing is detected
     theirs.load_state_dict(ours.state_dict())
     same(ours, theirs)
 
 
 class Slices(nn.Module):
-    """MobileNetV2's maps and the extra blocks, cut by hand."""
+    """MobileNetV2 and the extra blocks, split by hand at their feature maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Slices(nn.Module):
         return {str(i): one for i, one in enumerate(maps)}
 
 
-def test_ssd_without_attention_is_torchvisions() -> None:
+def test_ssd_without_attention_equals_torchvisions() -> None:
     torch.manual_seed(0)
     options = SSD(size=96, normalize="imagenet")
     ours = options.network(mobilenet_v2(), 5)
@@ -116,7 +116,7 @@ def test_ssd_without_attention_is_torchvisions() -> None:
 
 
 def test_priors_are_those_of_pytorch_ssd() -> None:
-    """Its generator, spelt as it stands there."""
+    """Against a copy of that project's generator."""
     expected = []
     specs = [(19, 16, 60, 105), (10, 32, 105, 150), (5, 64, 150, 195), (3, 100, 195, 240), (2, 150, 240, 285)]
     for side, shrinkage, least, most in [*specs, (1, 300, 285, 330)]:
@@ -138,8 +138,8 @@ def test_priors_are_those_of_pytorch_ssd() -> None:
     assert torch.allclose(ours, corners, atol=1e-3)
 
 
-def small(*words: str) -> nn.Module:
-    composed = composition.compose(["task=detection", *words])
+def small(*overrides: str) -> nn.Module:
+    composed = composition.compose(["task=detection", *overrides])
     torch.manual_seed(0)
     return factory.network(composed, 10)[0]
 
@@ -149,19 +149,19 @@ DETECTORS = ["ssd", "faster_rcnn_small", "mask_rcnn_small"]
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("attention", ["se", "eca", "sb"])
-def test_attention_stands_in_the_backbone_alone_and_learns(detector: str, attention: str) -> None:
-    words = [f"detector={detector}", "backbone=mobilenetv2_cifar", "backbone.width=0.35"]
-    composed = composition.compose(["task=detection", *words, f"attention={attention}"])
+def test_attention_is_inserted_only_in_the_backbone_and_gets_gradients(detector: str, attention: str) -> None:
+    overrides = [f"detector={detector}", "backbone=mobilenetv2_cifar", "backbone.width=0.35"]
+    composed = composition.compose(["task=detection", *overrides, f"attention={attention}"])
     torch.manual_seed(0)
     model, sites = factory.network(composed, 10)
     at = [path for path, module in model.named_modules() if isinstance(module, Attended)]
     assert sorted(at) == sorted(site.path for site in sites) and len(at) >= 17
     assert all(path.startswith("backbone.body.") for path in at)
-    plain = small(*words)
+    plain = small(*overrides)
     stock = {
         key.replace(".trunk.", "."): value for key, value in model.state_dict().items() if ".attention." not in key
     }
-    assert all(torch.equal(stock[key], value) for key, value in plain.state_dict().items())  # comparisons are paired
+    assert all(torch.equal(stock[key], value) for key, value in plain.state_dict().items())  # same weights
     losses = model([image[:, :64, :64] for image in IMAGES], clipped(TARGETS))
     torch.stack([*losses.values()]).sum().backward()
     grads = [p.grad for p in model.parameters() if p.requires_grad]
@@ -193,7 +193,7 @@ FAMILIES = ["resnet18", "resnet20", "mobilenetv2", "mobilenetv2_cifar", "shuffle
 
 
 @pytest.mark.parametrize("backbone", [*FAMILIES, "timm/resnet18", "timm/mobilenetv2_050"])
-def test_every_backbone_carries_a_detector(backbone: str) -> None:
+def test_every_backbone_supports_a_detector(backbone: str) -> None:
     for detector in ("ssd", "faster_rcnn")[: 1 if backbone == "densenet264" else 2]:
         composed = composition.compose(["task=detection", f"detector={detector}", f"backbone={backbone}"])
         model: Any = factory.sketch(composed, 10)[0]
@@ -203,7 +203,7 @@ def test_every_backbone_carries_a_detector(backbone: str) -> None:
         assert all(p.requires_grad for p in model.backbone.fpn.parameters()) if detector != "ssd" else True
 
 
-def test_what_no_level_depends_on_is_gone_and_nothing_moved() -> None:
+def test_parts_that_no_level_depends_on_are_removed_and_the_rest_is_unchanged() -> None:
     torch.manual_seed(0)
     body = resnet50()
     before = copy.deepcopy(body.state_dict())
@@ -217,8 +217,8 @@ def test_what_no_level_depends_on_is_gone_and_nothing_moved() -> None:
 
 
 def test_the_papers_recipe_freezes_the_stem_and_the_first_stage() -> None:
-    words = ["detector=faster_rcnn", "backbone=resnet50", "attention=se"]
-    model: Any = factory.sketch(composition.compose(["task=detection", *words]), 10)[0]
+    overrides = ["detector=faster_rcnn", "backbone=resnet50", "attention=se"]
+    model: Any = factory.sketch(composition.compose(["task=detection", *overrides]), 10)[0]
     frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "bn1", "layer1"}
     assert all(not p.requires_grad for name, p in model.named_parameters() if ".layer1." in name)
@@ -226,10 +226,10 @@ def test_the_papers_recipe_freezes_the_stem_and_the_first_stage() -> None:
     assert len(norms) == 53 and not any(m.training for m in norms)
     assert model.rpn.training and model.backbone.body.layer2[0].conv1.training
     with pytest.raises(ConfigError, match="no stage 5"):
-        factory.sketch(composition.compose(["task=detection", *words, "detector.frozen_stages=5"]), 10)
+        factory.sketch(composition.compose(["task=detection", *overrides, "detector.frozen_stages=5"]), 10)
 
 
-def test_an_average_of_a_detectors_weights_is_a_network_of_its_own() -> None:
+def test_the_moving_average_of_a_detector_is_independent_of_it() -> None:
     model: Any = small("attention=eca")
     average: Any = state.moving_average(model.eval(), 0.5)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_a_detector_starts_from_a_classification_run(classifier: Path, compose: 
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("overrides", "named"),
     [
         (["attention.kernel_size=5"], "attention.kernel_size: adaptive there, 5 here"),
         (["attention=se"], "attention: eca there, se here"),
@@ -271,17 +271,18 @@ def test_a_detector_starts_from_a_classification_run(classifier: Path, compose: 
     ],
     ids=str,
 )
-def test_another_backbone_is_refused_by_name(
-    words: list[str], named: str, classifier: Path, compose: Callable[..., Config], tmp_path: Path
+def test_the_error_for_a_different_backbone_names_the_difference(
+    overrides: list[str], named: str, classifier: Path, compose: Callable[..., Config], tmp_path: Path
 ) -> None:
-    kept = [word for word in DETECT if word.split("=")[0] not in {w.split("=")[0] for w in words}]
+    changed = {override.split("=")[0] for override in overrides}
+    kept = [override for override in DETECT if override.split("=")[0] not in changed]
     with pytest.raises(ConfigError) as refused:
-        run.train(compose(*kept, *words, f"detector.backbone_from={classifier}"))
+        run.train(compose(*kept, *overrides, f"detector.backbone_from={classifier}"))
     assert named in str(refused.value) and refused.value.where == "detector.backbone_from"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_run_to_start_from(compose: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused_as_the_start(compose: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not a run's folder"):
         run.train(compose(*DETECT, f"detector.backbone_from={tmp_path}"))
 

@@ -1,4 +1,4 @@
-"""The network that is evaluated against the one that is trained, in float64."""
+"""A folded network gives the same outputs as the original one, in float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from attnbench import create_model
 from attnbench.models.folding import PRODUCTS, Foreseen, Shifted, folded
 
-# How many sites know their signal before their map: behind a wide pointwise convolution, before a norm.
+# Backbone, attention, placement; the number of Foreseen sites (after a pointwise convolution that widens the map) and
+# of Shifted ones (between a convolution and its norm).
 NETWORKS = [
     ("resnet50", "none", {}, 0, 0),
     ("resnet50", "se", {}, 16, 0),
@@ -29,7 +30,7 @@ NETWORKS = [
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """The model with norms and shifts that are not those of the beginning, in float64."""
+    """The model in float64, with norms and shifts that differ from their initial values."""
     torch.manual_seed(1)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and tensor.dim() < 2:
@@ -48,7 +49,7 @@ def count(model: nn.Module, kind: type[nn.Module]) -> int:
 
 
 @pytest.mark.parametrize(("backbone", "attention", "placement", "foreseen", "shifted"), NETWORKS)
-def test_a_folded_network_evaluates_as_the_one_it_was_made_of(
+def test_a_folded_network_gives_the_outputs_of_the_original(
     backbone: str, attention: str, placement: dict[str, str], foreseen: int, shifted: int
 ) -> None:
     torch.manual_seed(0)
@@ -58,7 +59,7 @@ def test_a_folded_network_evaluates_as_the_one_it_was_made_of(
     network = folded(model)
     assert model.training and not network.training
     assert (count(network, Foreseen), count(network, Shifted)) == (foreseen, shifted)
-    if attention not in ("dyconv", "a2"):  # those have norms behind what is no convolution, or of their own
+    if attention not in ("dyconv", "a2"):  # they have norms that do not follow a convolution, or inside attention
         assert norms(network) == 0
     assert norms(network) < norms(model)
     with torch.no_grad():
@@ -83,7 +84,7 @@ def test_weights_kept_in_autocasts_precision_change_no_bit(
 
 
 class Twice(nn.Module):
-    """A convolution whose output a norm reads, and something else too."""
+    """A convolution whose output is used by a norm and once more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class Twice(nn.Module):
 
 
 class Shared(nn.Module):
-    """A norm behind two convolutions, and a convolution before two norms."""
+    """A norm that follows two convolutions, and a convolution that comes before two norms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class Untraceable(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Twice, Shared, Untraceable])
-def test_what_cannot_be_folded_evaluates_as_it_is(kind: type[nn.Module]) -> None:
+def test_networks_that_cannot_be_folded_keep_their_norms_and_outputs(kind: type[nn.Module]) -> None:
     model = moved(kind())
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     expected = copy.deepcopy(model).eval()(x)

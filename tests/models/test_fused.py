@@ -1,4 +1,4 @@
-"""Every way to compute a norm with its attention against the reference, in float64: values, gradients, statistics."""
+"""Every backend for a norm with attention against the reference, in float64: values, gradients, statistics."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SIGNALS: dict[str, Callable[[int, int], nn.Module]] = {
     "groups": lambda i, o: GroupGate(o, o),
     "cbam": lambda i, o: ConvolutionalBlockAttention(o, 3, 3, bias=True, norm=False),
 }
-# Where a norm stands: it is the trunk, or ends it; what is read; N, C, H, W.
+# What attention reads and how its signal is applied; N, C, H, W.
 READS, COMBINE = ("output", "input"), ("mul", "add")
 SHAPES = [(4, 7, 5, 6), (3, 5, 1, 1), (1, 7, 4, 4), (2, 1, 3, 2)]
 
 
 class Block(nn.Module):
-    """conv, BN with attention, residual, activation: the end of a block."""
+    """The end of a block: [convolution,] batch norm with attention, residual, activation."""
 
     def __init__(self, site: nn.Module, residual: bool, activation: nn.Module) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ def site(signal: str, *, channels: int, ends: bool, reads: str, combine: str) ->
     nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
     trunk = nn.Sequential(nn.Conv2d(channels, channels, 1), norm) if ends else norm
     if signal == "cbam":
-        nn.init.uniform_(norm.weight, -1.5, 1.5)  # whose maximum is then that of the smallest value
+        nn.init.uniform_(norm.weight, -1.5, 1.5)  # a negative weight makes the smallest value the maximum
         reads, combine = "output", "replace"
     return Attended(trunk, SIGNALS[signal](channels, channels), reads=reads, combine=combine).double()  # type: ignore[arg-type]
 
 
 def outcome(block: nn.Module, x: Tensor, r: Tensor) -> list[Tensor]:
-    """Everything that a step leaves: the output, the gradients of both inputs and all weights, the buffers."""
+    """All results of a step: the output, the gradients of both inputs and of all weights, and the buffers."""
     x, r = x.clone().requires_grad_(), r.clone().requires_grad_()
     torch.manual_seed(1)
     y = block(x * 1, r * 1)
@@ -98,7 +98,7 @@ def test_a_backend_equals_the_reference(backend: str, signal: str, shape: tuple[
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memory_format) -> None:
+def test_a_whole_network_trains_the_same_with_each_backend(memory_format: torch.memory_format) -> None:
     for attention, sites in {"se": 9, "eca": 9, "sb": 18, "se_layer": 18, "cbam": 9, "gsop": 0}.items():
         torch.manual_seed(0)
         kwargs = {"placement_kwargs": {"wrap": "conv_norm"}} if attention in ("sb", "se_layer") else {}
@@ -124,25 +124,25 @@ def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memor
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("signal", "combine"), [("se", "mul"), ("eca", "mul"), ("weights", "mul"), ("se", "add")])
-def test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu(
+def test_the_default_backend_fuses_the_norm_with_its_attention_on_a_cpu(
     signal: str, combine: str, training: bool
 ) -> None:
-    """Only the reference calls the norm as a module."""
+    """Seen by the norm's forward hook, which only the reference triggers."""
     calls = {}
     for name in ("auto", "reference"):
         made = site(signal, channels=4, ends=True, reads="output", combine=combine).train(training)
         assert fused.choose(made, *([] if name == "auto" else [name])) == (name == "auto")  # type: ignore[arg-type]
-        heard: list[nn.Module] = []
+        called: list[nn.Module] = []
         trunk = made.trunk
         assert isinstance(trunk, nn.Sequential)
-        trunk[-1].register_forward_hook(lambda norm, x, y, heard=heard: heard.append(norm))
+        trunk[-1].register_forward_hook(lambda norm, x, y, called=called: called.append(norm))
         with torch.set_grad_enabled(training):
             made(torch.randn(3, 4, 5, 6, dtype=torch.float64))
-        calls[name] = len(heard)
+        calls[name] = len(called)
     assert calls == {"auto": 0, "reference": 1}
 
 
-def test_what_is_compiled_trains_as_the_reference() -> None:
+def test_a_compiled_network_trains_as_the_reference() -> None:
     torch.manual_seed(0)
     first = site("se", channels=3, ends=True, reads="output", combine="mul")
     plain = nn.Sequential(first, nn.ReLU(), site("sb", channels=3, ends=True, reads="input", combine="add"))
@@ -157,17 +157,17 @@ def test_what_is_compiled_trains_as_the_reference() -> None:
         torch.testing.assert_close(moved, still, rtol=1e-10, atol=1e-10)
 
 
-# What a compiler makes of it: full-tensor passes
+# Passes over whole maps in compiled code
 
 
 def passes(signal: str, backend: str) -> float:
-    """Maps of z's size that the compiled code of BN, attention, residual and ReLU reads and writes, both directions."""
+    """Passes over a map in the compiled forward and backward code of batch norm, attention, residual and ReLU."""
     compile_fx = pytest.importorskip("torch._inductor.compile_fx")
     graphs = pytest.importorskip("torch._inductor.graph")
     debug = pytest.importorskip("torch._inductor.debug")
     post_grad = pytest.importorskip("torch._inductor.fx_passes.post_grad")
     virtualized = pytest.importorskip("torch._inductor.virtualized").V
-    n, c, side = 4, 8, 40  # maps large enough that a compiler takes mean and variance in one pass
+    n, c, side = 4, 8, 40  # large maps: the compiler computes mean and variance in one pass
     seen: list[Any] = []
 
     def inner(graph: Any, inputs: Any, **options: Any) -> Any:
@@ -199,10 +199,10 @@ def passes(signal: str, backend: str) -> float:
 
 
 @pytest.mark.filterwarnings("ignore:Your compiler for AOTAutograd")
-def test_compiled_attention_makes_no_pass_over_a_map_more_than_plain_batch_norm() -> None:
+def test_compiled_attention_makes_no_more_passes_over_a_map_than_batch_norm() -> None:
     plain = passes("", "reference")
     assert plain > 8
-    assert passes("se", "reference") > plain + 4  # what it would cost, and proof that the count sees it
+    assert passes("se", "reference") > plain + 4  # the count notices additional passes
     for signal in ("se", "eca", "sb"):
         assert passes(signal, "auto") < plain + 0.5, signal
 
@@ -245,7 +245,7 @@ def test_statistics_over_two_processes_are_those_of_the_whole_batch(tmp_path: Pa
         torch.testing.assert_close(part[2], whole.trunk.running_var, rtol=1e-10, atol=1e-10)
 
 
-def test_what_cannot_be_fused_stays_as_it_is_written() -> None:
+def test_sites_that_cannot_be_fused_are_recognised() -> None:
     frozen = nn.BatchNorm2d(4, affine=False)
     assert not ops.is_plain(frozen)
     eca = EfficientChannelAttention(3)

@@ -1,6 +1,6 @@
 """The fused norm's CUDA kernels in Triton's interpreter, against plain operations.
 
-In a process of their own: the interpreter is chosen when Triton is imported.
+They run in a separate process, because the interpreter is chosen when Triton is imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def check() -> None:
-    """Forward and backward of moments -> (A, B) -> act(A z + B + r), for all shapes, precisions and activations."""
+    """Check forward and backward of moments -> (A, B) -> act(A z + B + r) for all shapes, dtypes and activations."""
     from attnbench.models.ops import fused_norm, fused_norm_triton
 
     torch.manual_seed(0)

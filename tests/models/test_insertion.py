@@ -1,4 +1,4 @@
-"""Attention gets in without touching anything else, and where it was asked for."""
+"""Attention is inserted at the requested sites, and the rest of the network does not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def count(model: nn.Module) -> int:
 
 
 def trunk_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights under their stock names, those of attention left out."""
+    """The weights under their stock names, without those of attention."""
     named = {key.replace(".trunk", ""): value for key, value in model.state_dict().items()}
     return {key: value for key, value in named.items() if ".attention." not in key}
 
@@ -67,13 +67,13 @@ def timm_resnet18(attention: str) -> nn.Module:
 
 
 def as_stock(model: nn.Module, theirs: nn.Module) -> None:
-    """Give a torchvision ResNet the trunk of timm's, whose names agree but for the attention."""
+    """Load the trunk of a timm ResNet into torchvision's; their names differ only in the attention."""
     stock = {k: v for k, v in theirs.state_dict().items() if ".se." not in k}
     model.load_state_dict(stock)
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Batch norm statistics that are not the initial zeros and ones, so that order matters."""
+    """Replace the initial zeros and ones of batch norms, so that the order of operations matters."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
         if "running" in name or (".bn" in name and value.is_floating_point()):
@@ -112,7 +112,7 @@ def copy_slot(ours: Any, slot: Any) -> None:
         mine.bias.data.copy_(their.bias)
 
 
-def test_a_placement_that_finds_nothing_is_refused_and_changes_nothing() -> None:
+def test_a_placement_without_sites_is_refused_and_changes_nothing() -> None:
     model = resnet18()
     before = [type(m) for m in model.modules()]
     with pytest.raises(ConfigError, match="selects no site"):
@@ -124,7 +124,7 @@ def test_a_placement_that_finds_nothing_is_refused_and_changes_nothing() -> None
     assert [type(m) for m in model.modules()] == before
 
 
-def test_a_builder_that_fails_halfway_leaves_the_model_whole() -> None:
+def test_a_builder_that_fails_halfway_leaves_the_model_unchanged() -> None:
     model = resnet18()
 
     def fails_later(site: Site) -> nn.Module:
@@ -142,7 +142,7 @@ def test_sites_that_overlap_are_refused() -> None:
         insert(resnet18(), place(roles=["conv2", "block"], wrap="conv_norm"), eca)
 
 
-def test_sites_are_where_and_what_they_say() -> None:
+def test_sites_have_the_right_paths_stages_roles_and_channels() -> None:
     sites = list(place(roles=["layer"], stages=[2, 4])(resnet50()))
     assert [s.path for s in sites][:4] == ["layer2.0.conv1", "layer2.0.conv2", "layer2.0.conv3", "layer2.1.conv1"]
     assert {s.stage for s in sites} == {2, 4}
@@ -150,15 +150,15 @@ def test_sites_are_where_and_what_they_say() -> None:
     assert (last.in_channels, last.out_channels, last.role, last.width) == (512, 2048, "conv3", 512)
 
 
-def test_stages_of_mobilenetv2_follow_its_table_where_channels_do_not_tell() -> None:
+def test_stages_of_mobilenetv2_come_from_its_table_even_if_their_channels_are_equal() -> None:
     model = create_model("mobilenetv2", backbone_kwargs={"width": 0.35})  # stages 1 and 2 have 8 channels each
     stages = [s.stage for s in place(roles=["block"])(model)]
     assert [stages.count(s) for s in range(1, 8)] == [1, 2, 3, 4, 3, 3, 1]
 
 
 @pytest.mark.parametrize("wrap", ["conv", "conv_norm", "conv_norm_act"])
-def test_a_wrap_point_moves_attention_and_not_the_network(wrap: Wrap) -> None:
-    """With an attention that adds nothing, every wrap point computes the stock network."""
+def test_every_wrap_point_keeps_what_the_network_computes(wrap: Wrap) -> None:
+    """With an attention that adds zero."""
     torch.manual_seed(0)
     stock = randomised(create_model("mobilenetv2_cifar", num_classes=10, backbone_kwargs={"width": 0.35})).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -177,7 +177,7 @@ def test_a_wrap_point_moves_attention_and_not_the_network(wrap: Wrap) -> None:
     assert torch.equal(stock(images), expected)
 
 
-def test_conv_norm_act_in_a_block_whose_layers_have_their_own_activation() -> None:
+def test_conv_norm_act_wraps_the_activation_of_a_layer() -> None:
     stock = randomised(create_model("mobilenetv2", num_classes=10)).eval()
     images = torch.randn(1, 3, 32, 32)
     expected = stock(images)

@@ -1,4 +1,4 @@
-"""Layers and networks packed are the same ones alone."""
+"""Packed layers and networks compute the same as the single ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def generators() -> list[torch.Generator]:
 
 
 def members(make: Callable[[], nn.Module]) -> list[nn.Module]:
-    """S modules in float64, every parameter and statistic drawn."""
+    """S modules in float64, with random parameters and statistics."""
     torch.manual_seed(0)
     modules = [make().double() for _ in range(S)]
     for module in modules:
@@ -42,7 +42,7 @@ def learned(modules: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def check(make: Callable[[], nn.Module], x: Tensor, forward: Callable[..., Tensor] | None = None) -> None:
-    """Outputs, gradients of inputs, gradients handed out and statistics, against the modules alone."""
+    """Compare outputs, gradients of inputs and parameters, and statistics with those of the modules alone."""
     own = members(make)
     alone = copy.deepcopy(own)
     stack = Stack(own, generators())
@@ -82,13 +82,13 @@ DEPTHWISE = {"kernel_size": 3, "groups": 6}
         (side_by_side, {"kernel_size": (1, 3), "stride": (2, 1), "bias": False}),
     ],
 )
-def test_a_convolution_in_every_form(
+def test_a_packed_convolution_in_every_form(
     form: Callable[[PackedConv, Tensor], Tensor], options: dict[str, Any], layout: torch.memory_format
 ) -> None:
     check(lambda: nn.Conv2d(6, 12, **options), images(6, layout=layout), form)
 
 
-def test_the_forms_are_taken_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_of_a_convolution_follows_from_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     def form(inputs: int, outputs: int, **options: Any) -> object:
         conv = PackedConv([nn.Conv2d(inputs, outputs, **options) for _ in range(S)], generators())
         return conv.route(torch.ones(S, inputs, 5, 5))
@@ -116,12 +116,12 @@ def test_the_forms_are_taken_where_they_belong(monkeypatch: pytest.MonkeyPatch) 
         (lambda: nn.BatchNorm2d(5).eval(), (5, 2, 2)),
     ],
 )
-def test_a_layer(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_a_packed_layer(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
     check(make, torch.randn(S * N, *shape, dtype=torch.float64))
 
 
-def test_a_norm_of_numbers_far_from_zero_keeps_its_digits() -> None:
+def test_a_norm_of_values_far_from_zero_is_accurate() -> None:
     x = (torch.randn(S * 64, 2, 4, 4) + 1000).requires_grad_()
     norm = PackedNorm([nn.BatchNorm2d(2) for _ in range(S)], generators())
     own = x.detach().double().chunk(S)
@@ -130,7 +130,7 @@ def test_a_norm_of_numbers_far_from_zero_keeps_its_digits() -> None:
     assert (norm._maps(packed_rows, x) - expected).abs().max() < 1e-3
 
 
-def test_low_precision_goes_through_float32() -> None:
+def test_bf16_is_normalised_in_float32() -> None:
     x = images(3).bfloat16().requires_grad_()
     norm = PackedNorm([nn.BatchNorm2d(3) for _ in range(S)], generators())
     y, mean, _ = packed.Normalised.apply(norm._rows(x), norm.weight, norm.bias, norm.eps)
@@ -139,7 +139,7 @@ def test_low_precision_goes_through_float32() -> None:
     torch.testing.assert_close(mean, norm._rows(x).float().mean(1), rtol=0, atol=1e-6)
 
 
-def test_each_network_draws_what_it_would_draw_alone() -> None:
+def test_each_network_draws_the_same_random_numbers_as_alone() -> None:
     rates = [0.2, 0.0, 0.5]
     dropout = PackedDropout([nn.Dropout(rate) for rate in rates], generators())
     x = torch.randn(S * N, 50)
@@ -152,7 +152,7 @@ def test_each_network_draws_what_it_would_draw_alone() -> None:
     assert torch.equal(PackedDropout([nn.Dropout(1.0)] * S, generators())(x), torch.zeros_like(x))
 
 
-def test_parameters_and_buffers_are_slices_in_their_own_format() -> None:
+def test_parameters_and_buffers_become_slices_and_keep_their_memory_format() -> None:
     convs = [nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last) for _ in range(S)]
     values = [conv.weight.clone() for conv in convs]
     stacked = PackedConv(convs, generators())
@@ -168,7 +168,7 @@ def test_parameters_and_buffers_are_slices_in_their_own_format() -> None:
 
 
 class Two(nn.Module):
-    """A network that packing would get wrong, one way or another."""
+    """A network that packing computes wrongly, except for the kind ``honest``."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["honest", "tied", "mixing", "drawing", "peeking"])
-def test_a_network_that_cannot_be_packed_is_found_out(kind: str) -> None:
+def test_a_network_that_cannot_be_packed_is_detected(kind: str) -> None:
     models = [Two(kind) for _ in range(2)]
     before = copy.deepcopy(models[0].state_dict())
     found = mistake(models, torch.randn(2, 2, 3, 4, 4))
@@ -207,19 +207,19 @@ TAKE_TURNS = {"dyconv": {"DynamicConvolution"}}
 
 
 def networks(
-    compose: Callable[..., Config], words: Sequence[str], varied: Sequence[str] = ("",) * S
+    compose: Callable[..., Config], overrides: Sequence[str], varied: Sequence[str] = ("",) * S
 ) -> list[nn.Module]:
     made = []
     for s, more in enumerate(varied):
         torch.manual_seed(s)
-        config = compose("backbone=resnet20", *words, *more.split())
+        config = compose("backbone=resnet20", *overrides, *more.split())
         made.append(factory.network(config, 10)[0].double().train())
-        fused.choose(made[-1])  # as a run does; a stack has norms of its own kind, and computes attention as written
+        fused.choose(made[-1])  # as a run does; a stack uses the reference backend
     return made
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_take_five_steps_as_they_would_alone(compose: Callable[..., Config], name: str) -> None:
+def test_packed_networks_take_the_same_five_steps_as_alone(compose: Callable[..., Config], name: str) -> None:
     varied = ["", "", ""]
     if name == "sb":
         varied = ["attention.lambda_init=0.3", "attention.gate=sigmoid", "attention.dropout=0.5"]
@@ -229,7 +229,7 @@ def test_networks_take_five_steps_as_they_would_alone(compose: Callable[..., Con
     stack = Stack(own, draws)
     assert set(stack.in_turns.values()) == TAKE_TURNS.get(name, set())
     torch.manual_seed(7)
-    size = 16 if name == "depthwise" else 8  # a norm of few values multiplies rounding at every step
+    size = 16 if name == "depthwise" else 8  # a norm over few values amplifies rounding errors at every step
     batches = torch.randn(5, S, 8, 3, size, size, dtype=torch.float64)
 
     def together(batch: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def test_networks_take_five_steps_as_they_would_alone(compose: Callable[..., Con
             torch.testing.assert_close(x, y, **EXACT, msg=key)
 
 
-def test_a_networks_nan_stays_its_own(compose: Callable[..., Config]) -> None:
+def test_a_nan_in_one_network_does_not_reach_the_others(compose: Callable[..., Config]) -> None:
     models = networks(compose, NETWORKS["sb"])
     poisoned = copy.deepcopy(models)
     next(poisoned[1].parameters()).data.fill_(float("nan"))
@@ -271,8 +271,8 @@ def test_a_networks_nan_stays_its_own(compose: Callable[..., Config]) -> None:
     assert any(gradient.isnan().any() for gradient in learned([poisoned[1]]))
 
 
-def test_a_packed_step_looks_at_no_number(compose: Callable[..., Config]) -> None:
-    """On the meta device there are none; a step that asks for one cannot become a CUDA graph."""
+def test_a_packed_step_does_not_depend_on_values(compose: Callable[..., Config]) -> None:
+    """Shown on the meta device, which has no values; a step that reads one cannot become a CUDA graph."""
     with torch.device("meta"):
         models = [factory.network(compose(*NETWORKS["depthwise"]), 10)[0] for _ in range(2)]
     stack = Stack(models, generators()[:2])

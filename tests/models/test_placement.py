@@ -1,4 +1,4 @@
-"""The table of blocks against the blocks themselves: what runs after each convolution."""
+"""``ANATOMY`` against the blocks themselves: the modules that run after each convolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def name_of(kind: type[nn.Module]) -> str:
 
 
 def calls(model: nn.Module, image: Tensor) -> list[str]:
-    """The modules without parts that a network calls, in order, by their names."""
+    """The names of the leaf modules that a network calls, in order."""
     called: list[str] = []
     for name, part in model.named_modules():
         if not list(part.children()):
@@ -31,7 +31,7 @@ def calls(model: nn.Module, image: Tensor) -> list[str]:
 
 
 def follows(block: nn.Module, called: list[str]) -> dict[str, Layer]:
-    """Each convolution with the norm, and after that the activation, that is called next and at no other place."""
+    """Each convolution with the norm called after it and the activation after that, if they are called only once."""
     times, found = Counter(called), {}
     for at, name in enumerate(called):
         if isinstance(block.get_submodule(name), nn.Conv2d):
@@ -45,7 +45,7 @@ def follows(block: nn.Module, called: list[str]) -> dict[str, Layer]:
     return found
 
 
-# One of each family: the others of it have the same blocks.
+# One backbone per family, whose members have the same blocks.
 FAMILIES = ["resnet20", "resnet18", "resnet50", "mobilenetv2", "mobilenetv2_cifar", "shufflenetv2", "mnasnet"]
 
 
@@ -63,7 +63,7 @@ def test_a_layer_is_a_convolution_with_the_norm_and_the_activation_that_follow_i
 
 
 def test_what_shufflenet_has_around_each_of_its_convolutions() -> None:
-    """Both kinds of unit by hand: the one that downsamples has convolutions in its first branch too."""
+    """Both kinds of unit by hand; the one that downsamples also has convolutions in its first branch."""
     with torch.device("meta"):
         model = create_model("shufflenetv2", num_classes=10)
     sites = list(place(roles=["layer"], stages=[1], wrap="conv_norm")(model))
@@ -86,10 +86,10 @@ class Zero(nn.Module):
 @pytest.mark.parametrize(
     ("name", "role"), [("shufflenetv2", "project"), ("shufflenetv2", "shortcut_project"), ("mnasnet", "depthwise")]
 )
-def test_attention_behind_an_activation_that_adds_nothing_leaves_the_network_as_it_is(name: str, role: str) -> None:
+def test_attention_after_an_activation_that_adds_zero_does_not_change_the_outputs(name: str, role: str) -> None:
     torch.manual_seed(0)
     model = create_model(name, num_classes=5).eval()
-    for key, value in model.state_dict().items():  # statistics as training would leave them
+    for key, value in model.state_dict().items():  # as after training
         if "running" in key:
             value.uniform_(0.5, 1.5)
     images = torch.randn(2, 3, 64, 64)
@@ -100,7 +100,7 @@ def test_attention_behind_an_activation_that_adds_nothing_leaves_the_network_as_
         assert torch.equal(model(images), expected)
 
 
-def test_a_layer_without_an_activation_of_its_own_is_not_wrapped_with_one() -> None:
+def test_a_layer_without_an_activation_cannot_be_wrapped_with_one() -> None:
     with torch.device("meta"):
         model = create_model("shufflenetv2", num_classes=10)
     for role in ("depthwise", "shortcut_depthwise"):

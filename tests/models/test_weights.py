@@ -1,4 +1,4 @@
-"""The same weights under other names give the same logits, and what does not fit is refused by name."""
+"""Weights under other names give the same logits, and errors name the weights that do not fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RELEASED_K = [3, 5, 5, 7]
 
 
 def randomised(model: nn.Module, seed: int = 1) -> Any:
-    """Every weight and statistic drawn anew, so that each one matters to logits of about 1."""
+    """Draw every weight and statistic at random, so that each one affects the logits, which are about 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
@@ -70,13 +70,13 @@ def images() -> Tensor:
 def equal_logits(one: nn.Module, other: nn.Module, images: Tensor) -> bool:
     with torch.no_grad():
         expected, difference = one.eval()(images), (one(images) - other.eval()(images)).abs().max()
-    assert 0.1 < expected.abs().max() < 100  # else 1e-5 says little
+    assert 0.1 < expected.abs().max() < 100  # else a difference of 1e-5 means little
     return bool(difference < 1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("attention", ["se", "eca"])
-def test_timm_and_back(name: str, attention: str, images: Tensor) -> None:
+def test_weights_go_to_timm_and_back(name: str, attention: str, images: Tensor) -> None:
     theirs = timm_resnet(name, attention)
     ours = randomised(ours_like(theirs, name, attention))
     assert not equal_logits(ours, theirs, images)
@@ -91,8 +91,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_timm_weights_reach_a_timm_network_of_ours(images: Tensor) -> None:
-    """``backbone=timm/resnet18`` with SE inserted has the names of torchvision's."""
+def test_timm_weights_fit_a_timm_backbone_with_inserted_attention(images: Tensor) -> None:
+    """``backbone=timm/resnet18`` with inserted SE has the same names as torchvision's ResNet."""
     theirs = randomised(timm_resnet("resnet18", "se"))
     ours = timm.create_model("resnet18", num_classes=CLASSES)
     hidden = iter([8, 8, 8, 8, 16, 16, 32, 32])
@@ -112,7 +112,7 @@ def test_an_se_without_biases_goes_to_timm_and_back_as_zeros(images: Tensor) -> 
     assert same(ours.state_dict(), again.state_dict())
 
 
-def test_biases_that_an_se_has_no_place_for_are_refused() -> None:
+def test_biases_are_refused_by_an_se_that_has_none() -> None:
     theirs = randomised(timm_resnet("resnet18", "se"))
     ours = ours_like(theirs, "resnet18", "se", bias=False)
     before = {key: value.clone() for key, value in ours.state_dict().items()}
@@ -138,7 +138,7 @@ def test_biases_that_an_se_has_no_place_for_are_refused() -> None:
         ("none", {}, "eca", "missing layer1.0.se.conv.weight"),
     ],
 )
-def test_what_differs_from_timms_slot_is_named_and_nothing_is_copied(
+def test_differences_from_timms_slot_are_named_and_nothing_is_copied(
     attention: str, options: dict[str, object], slot: str, named: str
 ) -> None:
     theirs = timm_resnet("resnet18", slot)
@@ -157,13 +157,13 @@ def test_what_differs_from_timms_slot_is_named_and_nothing_is_copied(
         ("se_layer", {}, "reads=input"),
     ],
 )
-def test_what_timm_has_no_slot_for_is_refused(attention: str, options: dict[str, object], reason: str) -> None:
+def test_attention_without_a_slot_in_timm_is_refused(attention: str, options: dict[str, object], reason: str) -> None:
     model = create_model("resnet18", attention, num_classes=CLASSES, attention_kwargs=options)
     refused(lambda: weights.to_timm(model, timm_resnet("resnet18", "se")), ConfigError, reason)
 
 
 @pytest.mark.parametrize(("reads", "combine"), [("input", "mul"), ("output", "add")])
-def test_a_gate_that_is_read_or_applied_otherwise_has_no_slot(
+def test_a_gate_that_reads_the_input_or_is_added_has_no_slot(
     reads: Literal["input", "output"], combine: Literal["mul", "add"]
 ) -> None:
     model = create_model("resnet18", num_classes=CLASSES)
@@ -176,7 +176,7 @@ def test_a_gate_that_is_read_or_applied_otherwise_has_no_slot(
     refused(lambda: weights.to_timm(model, theirs), ConfigError, f"reads={reads}, combine={combine}")
 
 
-def test_attention_inside_a_block_has_no_slot_elsewhere() -> None:
+def test_attention_inside_a_block_has_no_slot_in_timm() -> None:
     model = create_model("resnet18", num_classes=CLASSES)
     insert(model, place(roles=["conv1"], wrap="conv_norm"), eca)
     refused(
@@ -191,7 +191,7 @@ def test_attention_inside_a_block_has_no_slot_elsewhere() -> None:
     [CecaModule, functools.partial(SEModule, gate_layer="hard_sigmoid"), functools.partial(SEModule, add_maxpool=True)],
     ids=["circular", "gate", "maxpool"],
 )
-def test_a_slot_of_the_same_names_that_computes_something_else_is_refused(slot: type[nn.Module]) -> None:
+def test_a_slot_with_the_same_names_that_computes_something_else_is_refused(slot: type[nn.Module]) -> None:
     theirs = timm_resnet("resnet18", slot)
     attention = "eca" if slot is CecaModule else "se"
     ours = ours_like(theirs, "resnet18", attention)
@@ -200,7 +200,7 @@ def test_a_slot_of_the_same_names_that_computes_something_else_is_refused(slot: 
 
 
 class ReleasedECA(nn.Module):
-    """The equation spelled once more, under the official names."""
+    """ECA written a second time, with the official names."""
 
     def __init__(self, k: int) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class ReleasedECA(nn.Module):
 
 
 class ReleasedResNet(nn.Module):
-    """A stock ResNet whose blocks have ``eca`` after their last norm, in their own forward."""
+    """A stock ResNet whose blocks call ``eca`` after their last norm."""
 
     def __init__(self, name: str, k: list[int]) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ RELEASED = {
 
 
 def checkpoint(model: nn.Module, path: Path) -> Path:
-    """As the official main.py saves one, by the torch of its time."""
+    """Save a checkpoint as the official main.py does, in the file format of the torch version of that time."""
     content = {
         "epoch": 100,
         "arch": "se_resnet50",
@@ -285,7 +285,7 @@ def test_a_released_checkpoint_gives_its_networks_logits(name: str, images: Tens
 
 
 def test_released_names_are_the_official_ones() -> None:
-    """Read off models/eca_resnet.py and models/eca_mobilenetv2.py of github.com/BangguWu/ECANet."""
+    """The names are copied from models/eca_resnet.py and models/eca_mobilenetv2.py of github.com/BangguWu/ECANet."""
     resnet = ReleasedResNet("resnet50", RELEASED_K).state_dict()
     assert resnet["layer3.5.eca.conv.weight"].shape == (1, 1, 5)
     mobilenet = released_mobilenetv2().state_dict()
@@ -295,7 +295,7 @@ def test_released_names_are_the_official_ones() -> None:
     assert mobilenet["features.17.conv.4.conv.weight"].shape == (1, 1, 3)
 
 
-def test_another_k_than_the_released_one_is_named_with_the_right_one() -> None:
+def test_the_error_for_a_wrong_k_gives_the_released_one() -> None:
     theirs = ReleasedResNet("resnet50", RELEASED_K).state_dict()
     ours = create_model("resnet50", "eca", num_classes=CLASSES)  # adaptive: 5, 5, 5, 7
     before = {key: value.clone() for key, value in ours.state_dict().items()}
@@ -310,7 +310,7 @@ def test_the_released_layout_has_eca_only() -> None:
     refused(lambda: weights.load_released(model, model.state_dict()), ConfigError, "layer1.0.bn2 is not ECA")
 
 
-def test_what_does_not_fit_is_listed_five_of_each() -> None:
+def test_at_most_five_weights_of_each_kind_are_listed() -> None:
     model = create_model("resnet18", "eca", num_classes=CLASSES)
     state = dict(model.state_dict())
     gone = [state.pop(key) for key in list(state) if key.startswith("layer1.0.")]
@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_listed_five_of_each() -> None:
         lambda: weights.load(model, state, "some.pt"),
         StorageError,
         "missing layer1.0.conv1.weight, layer1.0.bn1.weight, layer1.0.bn1.bias, layer1.0.bn1.running_mean, "
-        f"layer1.0.bn1.running_var and {len(gone) - 5 - 2} more;",  # two of them are counts of batches
+        f"layer1.0.bn1.running_var and {len(gone) - 5 - 2} more;",  # two of them are num_batches_tracked
         "unexpected head.0, head.1, head.2, head.3, head.4 and 2 more;",
         "wrong shape fc.weight 2x2 for 10x512, fc.bias 2x2 for 10 (some.pt)",
     )
@@ -328,17 +328,17 @@ def test_what_does_not_fit_is_listed_five_of_each() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
+def test_prefixes_of_wrappers_are_removed(prefix: str) -> None:
     one, two = torch.ones(1), torch.zeros(1)
     assert weights.stripped({f"{prefix}module_a.weight": one, f"{prefix}b": two}) == {"module_a.weight": one, "b": two}
 
 
-def test_a_name_that_only_some_have_is_no_prefix() -> None:
+def test_a_prefix_that_only_some_names_have_is_kept() -> None:
     state = {"module.a": torch.ones(1), "b": torch.zeros(1)}
     assert weights.stripped(state) == state
 
 
-def test_a_state_dict_of_before_batches_were_counted_loads() -> None:
+def test_a_state_dict_without_num_batches_tracked_loads() -> None:
     model: Any = create_model("resnet18", num_classes=CLASSES)
     state = {k: v for k, v in randomised(model).state_dict().items() if not k.endswith("num_batches_tracked")}
     other: Any = create_model("resnet18", num_classes=CLASSES)
@@ -357,7 +357,7 @@ def test_files_of_every_kind_are_read(tmp_path: Path) -> None:
 
 
 class Evil:
-    """An object that makes a file when it is unpickled by a loader that lets it."""
+    """An object that creates a file when an unsafe loader unpickles it."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -366,7 +366,7 @@ class Evil:
         return Path.touch, (self.marker,)
 
 
-def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
+def test_files_without_weights_are_refused_and_not_executed(tmp_path: Path) -> None:
     evil, text, cut, half = (tmp_path / name for name in ("evil.pt", "text.pt", "cut.safetensors", "half.pt"))
     marker = tmp_path / "ran"
     torch.save({"state_dict": {"a": torch.zeros(1), "b": Evil(marker)}}, evil)

@@ -26,7 +26,7 @@ class RelativeSelfAttention(nn.Module):
         keys, values: d_k and d_v, of all heads together.
         heads: N_h.
         reach: number of positions that the tables distinguish in each direction; in the paper, the side of the map.
-        stride: of the convolution beside which this is computed.
+        stride: of the convolution whose output is concatenated.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Double attention against its equations, place by place."""
+"""Double attention against its equations, position by position."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_a2_is_its_equation() -> None:
     )
     expected = x.clone()
     for n in range(2):
-        places = [x[n, :, i, j] for i in range(3) for j in range(5)]
-        pooling = torch.softmax(torch.stack([theta @ p for p in places]), 0)  # over places, for each map
-        gathered = [sum(a[m] * (phi @ p) for a, p in zip(pooling, places, strict=True)) for m in range(4)]
+        positions = [x[n, :, i, j] for i in range(3) for j in range(5)]
+        pooling = torch.softmax(torch.stack([theta @ p for p in positions]), 0)  # over positions, for each map
+        gathered = [sum(a[m] * (phi @ p) for a, p in zip(pooling, positions, strict=True)) for m in range(4)]
         for i in range(3):
             for j in range(5):
-                choice = torch.softmax(rho @ x[n, :, i, j], 0)  # over descriptors, at each place
+                choice = torch.softmax(rho @ x[n, :, i, j], 0)  # over descriptors, at each position
                 expected[n, :, i, j] += w @ sum(c * g for c, g in zip(choice, gathered, strict=True))
     torch.testing.assert_close(layer(x), expected)

@@ -16,31 +16,31 @@ from attnbench.models.insertion import Site
 from tests.models.attention import block_site, layer_site
 
 
-def plainly(attention: RelativeSelfAttention, x: Tensor, keys: int, values: int, heads: int) -> Tensor:
-    """MHA of one map (C_in, H, W), already at the stride, with loops over heads, queries and keys."""
+def reference(attention: RelativeSelfAttention, x: Tensor, keys: int, values: int, heads: int) -> Tensor:
+    """MHA of one map (C_in, H, W), already subsampled by the stride, with loops over heads, queries and keys."""
     _, height, width = x.shape
     projected = torch.einsum("oc,chw->ohw", attention.project.weight[:, :, 0, 0], x)
     q, k, v = projected[:keys], projected[keys : 2 * keys], projected[2 * keys :]
     d, dv, far = keys // heads, values // heads, attention.reach - 1
-    places = [(y, x) for y in range(height) for x in range(width)]
+    positions = [(y, x) for y in range(height) for x in range(width)]
     joined = x.new_zeros(values, height, width)
     for h in range(heads):
         own, own_v = slice(h * d, (h + 1) * d), slice(h * dv, (h + 1) * dv)
-        for y, x_ in places:
+        for y, x_ in positions:
             query, logits = q[own, y, x_], []
-            for i, j in places:
+            for i, j in positions:
                 down, right = max(-far, min(far, i - y)), max(-far, min(far, j - x_))
                 key = k[own, i, j] + attention.offsets_y[down + far] + attention.offsets_x[right + far]
                 logits.append(query @ key / math.sqrt(d))
             weights = torch.softmax(torch.stack(logits), 0)
-            joined[own_v, y, x_] = sum(w * v[own_v, i, j] for w, (i, j) in zip(weights, places, strict=True))
+            joined[own_v, y, x_] = sum(w * v[own_v, i, j] for w, (i, j) in zip(weights, positions, strict=True))
     return torch.einsum("oc,chw->ohw", attention.output.weight[:, :, 0, 0], joined)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("reach", [2, 9])
 def test_aa_is_its_equation(stride: int, reach: int) -> None:
-    """At offsets that the tables tell apart and beyond; the convolution gives the first channels."""
+    """At offsets within and beyond the reach of the tables; the convolution gives the first channels."""
     torch.manual_seed(0)
     trunk = nn.Conv2d(5, 16, 3, stride=stride, padding=1).double()
     assert trunk.bias is not None
@@ -50,13 +50,13 @@ def test_aa_is_its_equation(stride: int, reach: int) -> None:
     y = layer(x)
     torch.testing.assert_close(y[:, :12], F.conv2d(x, weight[:12], bias[:12], stride, 1))
     strided = x[:, :, ::stride, ::stride]
-    expected = torch.stack([plainly(layer.attention, m, keys=6, values=4, heads=2) for m in strided])
+    expected = torch.stack([reference(layer.attention, m, keys=6, values=4, heads=2) for m in strided])
     torch.testing.assert_close(y[:, 12:], expected)
     assert trunk.out_channels == 16, "the site's trunk was cut, not a copy of it"
 
 
 def test_positions_matter() -> None:
-    """A mirrored map gives the mirrored answer without positions and another one with them."""
+    """Without relative positions, a mirrored map gives the mirrored output; with them, it does not."""
     torch.manual_seed(0)
     attention = RelativeSelfAttention(3, keys=4, values=4, heads=2, reach=8, stride=(1, 1)).double()
     x = torch.randn(1, 3, 3, 4, dtype=torch.float64)
@@ -67,8 +67,8 @@ def test_positions_matter() -> None:
     torch.testing.assert_close(attention(x.flip(3)).flip(3), attention(x))
 
 
-def test_keys_have_at_least_20_a_head() -> None:
-    """kappa 0.2 of 64 channels is 12.8; the paper's floor makes it 20 for each of 8 heads."""
+def test_each_head_has_at_least_20_keys() -> None:
+    """kappa = 0.2 of 64 channels gives 12.8 keys; the paper's minimum is 20 for each of the 8 heads."""
     layer: Any = aa(layer_site(nn.Conv2d(64, 64, 3, padding=1)))
     assert layer.attention.widths == [160, 160, 8] and layer.conv.out_channels == 56
 
@@ -82,11 +82,11 @@ def test_keys_have_at_least_20_a_head() -> None:
     ],
     ids=["depthwise", "unpadded", "norm"],
 )
-def test_refuses_by_role(site: Site) -> None:
+def test_unsuitable_roles_are_refused(site: Site) -> None:
     with pytest.raises(ConfigError, match=f"aa cannot be used at .* the role {site.role} .*conv2"):
         aa(site)
 
 
-def test_refuses_to_take_all_channels() -> None:
+def test_attention_cannot_take_all_channels() -> None:
     with pytest.raises(ConfigError, match="attention takes 8 of the 8 channels"):
         aa(layer_site(nn.Conv2d(8, 8, 1)))

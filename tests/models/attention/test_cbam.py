@@ -1,4 +1,4 @@
-"""CBAM against its equations, channel by channel and place by place."""
+"""CBAM against its equations, channel by channel and position by position."""
 
 from __future__ import annotations
 

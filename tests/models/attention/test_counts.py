@@ -12,7 +12,7 @@ from attnbench.models.insertion import insert
 
 
 def parameters(overrides: str) -> int:
-    """Of the network that the overrides make, counted on the meta device."""
+    """Count the parameters of the network that the overrides describe, on the meta device."""
     config = compose(overrides.split())
     with torch.device("meta"):
         model = config.build("backbone", num_classes=10 if "cifar" in overrides else 1000)
@@ -65,12 +65,12 @@ def test_deeper_networks_of_the_eca_paper(depth: str, attention: str, total: int
 
 
 def test_gsop_net1() -> None:
-    """One block at the end of each of stages 2, 3 and 4."""
+    """It has attention in the last block of stages 2, 3 and 4."""
     assert parameters("backbone=resnet50 attention=gsop placement=last_blocks") == 28_054_440
 
 
 def test_a2_net_stays_near_the_quoted_33_million() -> None:
-    """Even blocks of stages 2 and 3: 4 C (C/2) each; printed 33.0, quoted from a paper without code."""
+    """Even blocks of stages 2 and 3: 4 C (C/2) each. The printed 33.0 is quoted from a paper without code."""
     total = parameters("backbone=resnet50 attention=a2 placement=even_blocks")
     assert total == PLAIN["resnet50"] + 2 * 2 * 512**2 + 3 * 2 * 1024**2 == 32_897_064
 

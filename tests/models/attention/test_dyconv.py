@@ -1,4 +1,4 @@
-"""Dynamic and conditional convolution beyond the mixing itself."""
+"""Dynamic and conditional convolution; test_mixing.py tests the mixing of kernels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_batch_of_8_is_8_batches_of_1(trunk: nn.Conv2d, size: tuple[int, int]) -
 
 
 def test_dyconv_is_its_equation() -> None:
-    """pi by hand from the branch's weights, at the temperature asked for."""
+    """With pi computed by hand from the branch's weights, at the given temperature."""
     torch.manual_seed(0)
     layer: Any = dyconv(layer_site(nn.Conv2d(8, 5, 3, padding=1)), temperature=3.0).double().eval()
     x, branch = torch.randn(2, 8, 6, 6, dtype=torch.float64), layer.branch
@@ -73,7 +73,7 @@ def test_temperature_stays_unless_annealed() -> None:
 
 
 def test_annealing_compiles_at_most_twice() -> None:
-    """A temperature that moves at every step must not compile the network at every step."""
+    """A temperature that changes at every step must not recompile the network at every step."""
     torch._dynamo.reset()
     layer: Any = dyconv(layer_site(nn.Conv2d(8, 8, 1)), annealing_epochs=10.0).eval()
     counter = CompileCounter()
@@ -86,7 +86,7 @@ def test_annealing_compiles_at_most_twice() -> None:
 
 @pytest.mark.parametrize("method", [dyconv, condconv])
 def test_takes_only_a_stock_convolution(method: Callable[[Site], nn.Module]) -> None:
-    """A norm, a wrapped convolution and one with a forward or padding of its own are refused by role."""
+    """A norm, a convolution with its norm, an overridden forward and another padding mode are refused by role."""
 
     class OwnForward(nn.Conv2d): ...
 

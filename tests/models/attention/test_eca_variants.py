@@ -28,7 +28,7 @@ def expected(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def banded(weight: Tensor) -> Tensor:
-    """Row i of the matrix holds channel i's weights around the diagonal, cut at both ends."""
+    """The matrix whose row i has the weights of channel i around the diagonal, cut off at both ends."""
     size, k = weight.shape
     rows = [F.pad(weight[i], (i, size - 1 - i))[k // 2 : k // 2 + size] for i in range(size)]
     return torch.stack(rows)
@@ -49,7 +49,7 @@ def banded(weight: Tensor) -> Tensor:
     ],
     ids=["se_var1", "se_var2", "se_var3", "se_gc groups", "se_gc channels", "eca_ns"],
 )
-def test_gate_is_its_matrix(layer: Attended, matrix: Callable[[nn.Module], Tensor]) -> None:
+def test_a_gate_equals_its_matrix(layer: Attended, matrix: Callable[[nn.Module], Tensor]) -> None:
     x = torch.randn(2, C, 3, 5)
     torch.testing.assert_close(layer(x), expected(x, matrix(layer.attention)))
 

@@ -1,4 +1,4 @@
-"""What holds for every attention, found in configs/attention so that a new one is covered at once."""
+"""Properties of every attention in configs/attention; a new one is tested as soon as it has an option file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SMALL = [
 ]
 DEEP = ["resnet50", "mobilenetv2", "shufflenetv2", "mnasnet"]
 
-# Fewer kernels, keys and rows than usual where the usual ones only cost time.
+# Fewer kernels, keys and rows than usual, to save time.
 LIGHT = {
     "condconv": ["attention.kernels=2"],
     "dyconv": ["attention.kernels=2"],
     "gsop": ["attention.channels=8"],
     "aa": ["attention.heads=2", "attention.head_keys=3", "attention.reach=3"],
 }
-# Not every attention can stand everywhere; what is not listed here can.
+# Pairs of attention and backbone that are refused; all others work.
 REFUSED = {
     *product(["aa", "eca_released", "se_gc1", "se_gc2"], [b for b in [*SMALL, *DEEP] if "resnet" not in b]),
     ("se_gc3", "shufflenetv2"),  # 58 channels
@@ -77,7 +77,7 @@ def inputs(attention: str, samples: int = 3, size: tuple[int, int] = (5, 7)) -> 
 
 @pytest.mark.parametrize(("attention", "backbone"), PAIRS)
 def test_trains_in_small_networks(attention: str, backbone: str) -> None:
-    """Odd maps down to 2x2; every parameter gets a finite gradient, most of the sites' are not zero."""
+    """Maps of odd size, down to 2x2: all gradients are finite, and most of those at the sites are not zero."""
     model, sites = network(configured(attention, backbone))
     logits = model(torch.randn(3, 3, 41, 41))
     nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
@@ -85,12 +85,12 @@ def test_trains_in_small_networks(attention: str, backbone: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     module_parameters = [p for site in sites for p in model.get_submodule(site.path).parameters()]
     idle = [p for p in module_parameters if p.grad is not None and not p.grad.any()]
-    assert len(idle) < 0.1 * len(module_parameters)  # a dead ReLU unit or a softmax over nothing is no fault
+    assert len(idle) < 0.1 * len(module_parameters)  # dead ReLU units and a softmax over one value are allowed
 
 
 @pytest.mark.parametrize(("attention", "backbone"), DEEP_PAIRS)
 def test_shapes_in_deep_networks(attention: str, backbone: str) -> None:
-    """Forward and backward at 224x224 on the meta device, which knows shapes and no numbers."""
+    """Forward and backward at 224x224 on the meta device, which has shapes but no values."""
     with torch.device("meta"):
         model, _ = network(configured(attention, backbone))
         model(torch.randn(2, 3, 224, 224)).sum().backward()
@@ -98,7 +98,7 @@ def test_shapes_in_deep_networks(attention: str, backbone: str) -> None:
 
 
 @pytest.mark.parametrize(("attention", "backbone"), sorted(pair for pair in REFUSED if pair[1] in SMALL))
-def test_refuses_where_it_cannot_stand(attention: str, backbone: str) -> None:
+def test_is_refused_where_it_cannot_be_used(attention: str, backbone: str) -> None:
     config = configured(attention, backbone)
     with pytest.raises(ConfigError) as refusal:
         network(config)
@@ -106,8 +106,8 @@ def test_refuses_where_it_cannot_stand(attention: str, backbone: str) -> None:
 
 
 @pytest.mark.parametrize("attention", [a for a in ATTENTIONS if a != "eca_released"])  # which has four stages
-def test_trunk_weights_are_the_plain_networks(attention: str) -> None:
-    """Same seed, same trunk: the stock weight is found whole, as kernel 0 or, in AA, as its first filters."""
+def test_trunk_weights_are_those_of_the_plain_network(attention: str) -> None:
+    """The same seed gives the same trunk: stock weights are found unchanged, as kernel 0, or as first filters (AA)."""
     torch.manual_seed(0)
     plain = configured(attention, "resnet20").build("backbone", num_classes=5).state_dict()
     model, sites = network(configured(attention, "resnet20"))
@@ -123,7 +123,7 @@ def test_trunk_weights_are_the_plain_networks(attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_gradients_are_right(attention: str) -> None:
+def test_gradients_are_correct(attention: str) -> None:
     """Numerical and analytical gradients of the input and every parameter agree, in training mode."""
     built = module(attention).train()
     names, values = zip(*built.named_parameters(), strict=True) if [*built.parameters()] else ((), ())
@@ -136,8 +136,8 @@ def test_gradients_are_right(attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_compiles_without_a_break(attention: str) -> None:
-    """Captured whole with dynamic shapes, at two batch and map sizes: equal outputs and input gradients."""
+def test_compiles_without_a_graph_break(attention: str) -> None:
+    """With dynamic shapes, at two batch and map sizes: outputs and input gradients equal those of eager execution."""
     torch._dynamo.reset()
     built = module(attention)
     compiled = torch.compile(built, backend="aot_eager", fullgraph=True, dynamic=True)
@@ -150,8 +150,8 @@ def test_compiles_without_a_break(attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_samples_do_not_meet(attention: str) -> None:
-    """In evaluation a batch gives what its samples give one by one, batch size 1 included."""
+def test_samples_of_a_batch_are_independent(attention: str) -> None:
+    """In evaluation, a batch gives the same outputs as its samples one by one."""
     built, x = module(attention), inputs(attention, 8)
     one_by_one = torch.cat([built(sample[None]) for sample in x])
     torch.testing.assert_close(built(x), one_by_one)
@@ -169,7 +169,7 @@ def test_memory_format_does_not_matter(attention: str, size: tuple[int, int]) ->
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_bf16_autocast(attention: str) -> None:
-    """Autocast in bf16 stays within bf16's few digits of float32, and gradients are finite."""
+    """Under bf16 autocast, outputs agree with float32 within the precision of bf16, and gradients are finite."""
     built, x = module(attention).float(), inputs(attention).float().requires_grad_()
     expected = built(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -181,7 +181,7 @@ def test_bf16_autocast(attention: str) -> None:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_state_dict_round_trip(attention: str, tmp_path: Path) -> None:
-    """All that the output depends on is in the state, which loads with weights_only."""
+    """The state dict has everything that the output depends on, and loads with weights_only."""
     first, second, x = module(attention, seed=1), module(attention, seed=2), inputs(attention)
     if first.state_dict():
         assert not torch.equal(first(x), second(x))

@@ -22,14 +22,14 @@ def test_gsop_is_its_equation(activation: bool) -> None:
     torch.manual_seed(0)
     layer: Any = gsop(block_site(6), channels=4, activation=activation).double().eval()
     s = layer.attention
-    s.row_norm.running_mean += torch.arange(4) / 10  # rows are told apart
+    s.row_norm.running_mean += torch.arange(4) / 10  # makes the rows distinguishable
     x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
     for y, sample in zip(layer(x), x, strict=True):
         reduced = torch.einsum("dc,chw->dhw", s.reduce.weight[:, :, 0, 0], sample.relu())
         reduced = s.norm((reduced + s.reduce.bias[:, None, None])[None])[0].relu()
         rows = s.row_norm(torch.cov(reduced.flatten(1), correction=0)[None, :, :, None])[0, :, :, 0]
         numbers = []
-        for r, row in enumerate(rows):  # four numbers from each row, by weights of its own
+        for r, row in enumerate(rows):  # four values from each row, by separate weights
             weights = s.row_conv.weight[4 * r : 4 * r + 4, 0, 0]
             numbers.append(weights @ row + s.row_conv.bias[4 * r : 4 * r + 4])
         joined = torch.cat(numbers).relu() if activation else torch.cat(numbers)

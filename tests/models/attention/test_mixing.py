@@ -1,4 +1,4 @@
-"""Every way of mixing kernels is the equation y_n = (sum_k pi_nk W_k) * x_n."""
+"""Every way of mixing kernels equals the equation y_n = (sum_k pi_nk W_k) * x_n."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONVOLUTIONS = {
 
 
 def definition(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, x: Tensor, mixture: Tensor) -> Tensor:
-    """Sample by sample, kernel by kernel."""
+    """The equation, computed sample by sample and kernel by kernel."""
     rows = []
     for sample, weights in zip(x, mixture, strict=True):
         mixed = sum(p * w for p, w in zip(weights, weight, strict=True))
@@ -44,7 +44,7 @@ def ways(conv: MixedConv2d) -> list[Callable[[MixedConv2d, Tensor, Tensor], Tens
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize(("samples", "size"), [(1, (9, 8)), (3, (9, 8)), (4, (13, 14))])
-def test_all_ways_are_the_equation(name: str, samples: int, size: tuple[int, int]) -> None:
+def test_all_ways_equal_the_equation(name: str, samples: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     trunk = deepcopy(CONVOLUTIONS[name]).double()
     conv = MixedConv2d(trunk, 3).double()
@@ -63,8 +63,8 @@ def test_all_ways_are_the_equation(name: str, samples: int, size: tuple[int, int
 
 
 @pytest.mark.parametrize("name", ["pointwise strided", "depthwise strided", "depthwise multiplied", "groups"])
-def test_compiles_whole_at_any_size(name: str) -> None:
-    """Captured with dynamic shapes; small and large maps, which take different ways, and a single sample."""
+def test_compiles_as_one_graph_at_any_size(name: str) -> None:
+    """With dynamic shapes: small and large maps, which are computed in different ways, and a single sample."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     conv = MixedConv2d(deepcopy(CONVOLUTIONS[name]), 3).double()
@@ -86,7 +86,7 @@ def test_inductor_agrees() -> None:
 
 
 def test_ways_are_chosen_by_shape() -> None:
-    """A kernel for each sample where maps are large; depthwise convolutions never take K copies."""
+    """One kernel per sample if maps are large; depthwise convolutions never use K copies."""
     large, small, one = torch.randn(2, 6, 16, 16), torch.randn(2, 6, 3, 3), torch.randn(1, 6, 3, 3)
     choice = {name: [MixedConv2d(CONVOLUTIONS[name], 2).route(x) for x in (large, small, one)] for name in CONVOLUTIONS}
     assert choice["pointwise"] == [matrices, stacked, grouped]
@@ -94,7 +94,7 @@ def test_ways_are_chosen_by_shape() -> None:
     assert choice["depthwise"] == [grouped, grouped, grouped]
 
 
-def test_kernel_0_is_the_trunks_and_the_others_are_as_wide() -> None:
+def test_kernel_0_is_the_trunks_and_the_others_have_its_standard_deviation() -> None:
     torch.manual_seed(0)
     trunk = nn.Conv2d(64, 64, 3)
     conv = MixedConv2d(trunk, 4)

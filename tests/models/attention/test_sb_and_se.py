@@ -1,4 +1,4 @@
-"""What the SB paper claims of scaled and shifted attention (arXiv:2103.13080, section 3 and equation 8)."""
+"""The SB paper's claims about scaled and shifted attention (arXiv:2103.13080, section 3 and equation 8)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def conv() -> nn.Conv2d:
 
 
 def saturated(layer: Any) -> Any:
-    """Its branch's last norm answers -200 for everything: sigmoid 0, tanh -1, both flat."""
+    """The layer, with a last norm in its branch that always gives -200: sigmoid is 0 and tanh -1, both flat."""
     branch: Any = getattr(layer.attention, "branch", layer.attention)
     nn.init.zeros_(branch.norm2.weight)
     nn.init.constant_(branch.norm2.bias, -200.0)
@@ -39,7 +39,7 @@ def test_sb_stays_within_lambda_of_the_trunk() -> None:
 
 
 def test_sb_with_lambda_0_is_the_plain_network() -> None:
-    """Bit for bit, in training and evaluation mode, with every layer attended."""
+    """Bit for bit, in training and evaluation mode, with SB at every layer."""
 
     def small() -> nn.Module:
         torch.manual_seed(0)
@@ -53,7 +53,7 @@ def test_sb_with_lambda_0_is_the_plain_network() -> None:
 
 
 def test_a_saturated_gate_stops_the_trunks_gradient_and_a_shift_does_not() -> None:
-    """SE: dL/dW of the trunk is exactly 0, dL/dx too. SB: they are those of the trunk alone (equation 8)."""
+    """With SE, dL/dW of the trunk and dL/dx are exactly 0. With SB, they are those of the trunk alone (equation 8)."""
     x, upstream = torch.randn(4, 6, 5, 5, requires_grad=True), torch.randn(4, 8, 5, 5)
     scaled, shifted = (saturated(method(layer_site(conv()))) for method in (se_layer, sb))
     trunk = conv()
@@ -65,7 +65,7 @@ def test_a_saturated_gate_stops_the_trunks_gradient_and_a_shift_does_not() -> No
 
 
 def test_layer_wise_se_is_sb_without_lambda() -> None:
-    """The same branch to the last parameter, joined by a product."""
+    """It has the same branch, with the same parameters, and multiplies by it."""
     shifted: Any = sb(layer_site(conv()), gate="sigmoid")
     scaled: Any = se_layer(layer_site(conv()))
     scaled.attention.load_state_dict(shifted.attention.branch.state_dict())
