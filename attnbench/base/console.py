@@ -60,7 +60,7 @@ def _print_to_stderr(line: str) -> None:
 class Display:
     """A progress display on stderr.
 
-    On a terminal, it is a drawing below all printed lines. Each drawing replaces the last one, and the last one is
+    On a terminal, it is a drawing below all printed lines. Each drawing replaces the one before; the final one is
     removed at the end. Without a terminal, the display is a line every 15 seconds.
 
     Args:

@@ -62,7 +62,7 @@ def from_record(record: Any, where: Path) -> Config:
 
 
 def checked(config: Config, where: Path) -> Config:
-    """Check a configuration that was read in the same way as one from the command line.
+    """Check a configuration that was read from a file, in the same way as one from the command line.
 
     Raises:
         StorageError: the configuration is not valid.

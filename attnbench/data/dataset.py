@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: two splits and a few facts about their pixels."""
+"""A data set as the rest of the program uses it: two splits, and a few facts about their pixels."""
 
 from __future__ import annotations
 
