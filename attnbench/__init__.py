@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from attnbench.models.factory import create_model, list_attentions, list_models
     from attnbench.models.insertion import Attended, Site, insert
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "Attended",
     "PooledAttention",

@@ -14,10 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
 
 import torch
 
-from attnbench.base.errors import DataError
+from attnbench.base.errors import DataError, Failure
 from attnbench.cli import main
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs import run
 
 pytest_plugins = ["tests.data_fixtures", "tests.small_runs", "tests.figure_fixtures"]
@@ -27,6 +27,17 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 Check = Callable[[Path], tuple[int, list[str]]]
+
+
+def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> str:
+    """The one line of a refusal, which holds all of the words."""
+    with pytest.raises(kind) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+    return line
 
 
 @pytest.fixture

@@ -17,8 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
+from torch import Tensor
+
+from attnbench.data.dataset import Batch, Split
+from attnbench.data.detection.scenes import Scenes
 
 SAMPLES = Path(os.environ.get("ATTNBENCH_SAMPLES") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
@@ -53,6 +58,44 @@ cifar_sample = _sample("cifar10-jpeg.tar.xz")
 voc_sample = _sample("voc-mini.tar")
 # 34 + 24 real COCO images with instances, crowds among them; some are grey
 coco_sample = _sample("coco-mini.tar")
+
+
+def _either(name: str, generated: Callable[[Path], object]) -> Callable[..., Path]:
+    """A fixture: a folder of generated images, then a sample of real ones, which is skipped where it is absent."""
+
+    @pytest.fixture(scope="session", params=["generated", "real"])
+    def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        if request.param == "real":
+            return request.getfixturevalue(name)
+        folder = tmp_path_factory.mktemp(name)
+        generated(folder)
+        return folder
+
+    return images
+
+
+def tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The images and targets of a batch of classification."""
+    assert isinstance(batch.images, Tensor) and isinstance(batch.targets, Tensor)
+    return batch.images, batch.targets
+
+
+def same_batches(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
+    """Whether two streams have the same images, targets and weights, to the bit."""
+    return len(one) == len(other) and all(
+        all(map(torch.equal, tensors(a), tensors(b))) and a.weight == b.weight for a, b in zip(one, other, strict=True)
+    )
+
+
+def scenes(split: Split) -> Scenes:
+    """A split of a detection data set as what it is."""
+    assert isinstance(split, Scenes)
+    return split
+
+
+def source(split: Split) -> Any:
+    """What a split of a detection data set draws from, with all that only its kind has."""
+    return scenes(split).source
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
@@ -129,6 +172,85 @@ def coco_folder(root: Path, change: Callable[[dict[str, Any]], object] = dict) -
         (root / "annotations").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
+
+
+def imagenet_scenes(root: Path) -> None:
+    """Images of many shapes as ``val/<class>/*.JPEG``, every third one grey; no train."""
+    sizes = [(343, 256), (256, 343), (500, 375), (375, 500), (257, 300), (300, 257), (640, 259), (500, 357), (300, 300)]
+    for k, size in enumerate(sizes):
+        folder = root / "val" / f"n{k:08}"
+        folder.mkdir(parents=True)
+        photo(k, *size).convert("L" if k % 3 == 2 else "RGB").save(folder / f"{k}.JPEG", quality=90)
+
+
+def voc_scenes(root: Path, images: int = 12) -> None:
+    """A VOC folder of images with up to three objects each, some difficult: in ``trainval``, the last four in ``test``.
+
+    Of image k, from 0, the first object is difficult where k is divisible by 4.
+    """
+    year, random = root / "VOCdevkit" / "VOC2007", np.random.default_rng(0)
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (year / folder).mkdir(parents=True)
+    for k in range(images):
+        width, height = 120 + 10 * k, 160 - 5 * k
+        photo(k, width, height).save(year / "JPEGImages" / f"{k:06}.jpg")
+        objects = ""
+        for n in range(k % 4):
+            left, top = random.integers(1, (width // 2, height // 2))
+            box = (left, top, random.integers(left + 8, width + 1), random.integers(top + 8, height + 1))
+            whole = voc_annotation(box, ("dog", "person", "car")[n], difficult=int(k % 4 == n + 1 == 1))
+            objects += whole[whole.index("<object>") : whole.index("</annotation>")]
+        sides = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        (year / "Annotations" / f"{k:06}.xml").write_text(f"<annotation>{sides}{objects}</annotation>")
+    names = [f"{k:06}\n" for k in range(images)]
+    (year / "ImageSets/Main/trainval.txt").write_text("".join(names[:-4]))
+    (year / "ImageSets/Main/test.txt").write_text("".join(names[-4:]))
+
+
+KINDS = [{"id": 3 * n + 2, "name": f"kind {n}"} for n in range(5)]  # ids with gaps, as COCO's
+CORNERS = [(0.0, 0.2), (0.6, 0.0), (1.0, 0.7), (0.3, 1.0)]  # of a quadrangle in its box
+
+
+def coco_scenes(root: Path, images: int = 10) -> None:
+    """A COCO folder of two splits: small, middling and large quadrangles, a crowd in every third image, some grey."""
+    random = np.random.default_rng(0)
+    (root / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir()
+        content: dict[str, Any] = {"images": [], "categories": KINDS, "annotations": []}
+        for k in range(images):
+            number, width, height = 100 + 7 * k, 200 + 8 * k, 220 - 4 * k
+            name = f"{number:012}.jpg"
+            image = photo(k + images * (split == "val2017"), width, height)
+            image.convert("L" if k % 4 == 3 else "RGB").save(root / split / name)
+            content["images"].append({"id": number, "file_name": name, "width": width, "height": height})
+            shapes = [_quadrangle(width, height, at, random) for at in (16, 50, 120)[: 1 + (k + 2) % 3]]
+            shapes += [_crowd(width, height)] if k % 3 == 0 else []
+            for n, shape in enumerate(shapes):
+                about = {"id": len(content["annotations"]) + 1, "image_id": number}
+                content["annotations"].append(about | {"category_id": KINDS[(k + n) % 5]["id"], **shape})
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def _quadrangle(width: int, height: int, side: int, random: np.random.Generator) -> dict[str, Any]:
+    """A quadrangle of about ``side`` pixels anywhere in an image."""
+    w, h = random.integers(side, side + side // 4, 2)
+    left, top = random.integers(0, (width - w, height - h))
+    polygon = [float(at) for x, y in CORNERS for at in (left + w * x, top + h * y)]
+    box = [int(left), int(top), int(w), int(h)]
+    return {"bbox": box, "area": 0.5 * float(w * h), "iscrowd": 0, "segmentation": [polygon]}
+
+
+def _crowd(width: int, height: int) -> dict[str, Any]:
+    """The upper third of an image as a region."""
+    rows = height // 3
+    region = {"size": [height, width], "counts": [0, *[rows, height - rows] * width]}
+    return {"bbox": [0, 0, width, rows], "area": width * rows, "iscrowd": 1, "segmentation": region}
+
+
+imagenet_images = _either("imagenet_sample", imagenet_scenes)
+voc_images = _either("voc_sample", voc_scenes)
+coco_images = _either("coco_sample", coco_scenes)
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

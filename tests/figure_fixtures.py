@@ -29,12 +29,12 @@ def draw(tmp_path: Path) -> Draw:
         *words: str,
         seeds: list[int] | None = None,
         runs: list[Path] | None = None,
-        **looks: Any,
-    ):
+        **options: Any,
+    ) -> tuple[Picture, str]:
         composer = Composer([*words, f"paths.outputs={tmp_path}/outputs"])
         given = None if runs is None else results.find(map(str, runs))
         figure = paper_figures.load(name) if isinstance(name, str) else name
-        return drawing.draw(figure, given, composer, seeds, drawing.Looks(**looks))
+        return drawing.draw(figure, given, composer, seeds, drawing.FigureOptions(**options))
 
     return drawn
 
@@ -47,8 +47,7 @@ def leave(tmp_path: Path) -> Leave:
         composed = composition.compose([*words, f"paths.outputs={tmp_path}/outputs"])
         folder = seeded(composed, seed).run_folder
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"choices": composed.choices, "hash": composed.hash, **composed.tree, "seed": seed}
-        (folder / "config.yaml").write_text(yaml.safe_dump(record))
+        (folder / "config.yaml").write_text(yaml.safe_dump(seeded(composed, seed).record()))
         files.write_json(folder / "env.json", {"commit": "c0ffee", "device": "a card"})
         if top1 is None:
             files.write_json(folder / "status.json", {"status": "failed", "error": "the loss became nan"})

@@ -47,7 +47,7 @@ def test_subjects_take_turns_and_each_is_first_as_often() -> None:
 
 
 def test_a_ratio_is_that_of_pairs() -> None:
-    found = benchmark.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
+    found = benchmark.Timings({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
     assert found.ratio("ours", "theirs") == benchmark.Median(2.0, 2.0, 2.0)
     assert found.rate("ours", 8).median == 4.0
 
@@ -61,7 +61,7 @@ def test_a_childs_time_counts() -> None:
 def test_a_claim_is_met_by_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     made = importlib.import_module("claims").Claim
-    found = benchmark.Comparison({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
+    found = benchmark.Timings({"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]})
     assert made("", "ours", "theirs", 2.0, "calls", 8).met(found)
     assert not made("", "ours", "theirs", 2.1, "calls", 8).met(found)
 

@@ -15,18 +15,27 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
-        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes"},
+        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes", "escape"},
         {"files"},
     ],
-    "config": [{"options"}, {"annotations"}, {"builders"}, {"composition"}, {"catalog"}],
+    "config": [
+        {"options", "renamed", "first_release"},
+        {"annotations"},
+        {"builders", "naming"},
+        {"option_files"},
+        {"configuration", "hydra_state"},
+        {"catalog", "complaints"},
+        {"composition"},
+        {"stored"},
+    ],
     "data": [
-        {"dataset"},
+        {"dataset", "record"},
         {"sampling"},
-        {"loader", "in_memory.resident", "images.crops", "images.threads", "image_folders.folder"},
+        {"loader", "in_memory.resident", "images.crops", "images.threads", "images.contents", "image_folders.folder"},
         {"images.pillow"},
         {"images.jpeg"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
-        {"image_folders.imagenet", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
+        {"image_folders.datasets", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
         {"detection.annotated", "detection.box_augment"},
         {"detection.coco", "detection.voc", "detection.digits_det"},
@@ -41,11 +50,11 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "training": [
         {"metrics", "optim", "parts", "runtime", "state"},
-        {"recorder", "feed", "step", "tasks"},
+        {"checkpoints", "recorder", "feed", "step", "tasks"},
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder"},
+        {"folder", "data"},
         {"status"},
         {"results", "load", "probe", "run"},
         {"evaluate", "export", "predict", "processes"},
@@ -60,7 +69,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"hydra_launchers"},
     ],
     "reports": [
-        {"paper_tables", "statistics"},
+        {"paper_tables", "statistics", "writing"},
         {"counts", "rows"},
         {"plan", "report"},
         {"comparison", "formats"},
@@ -73,7 +82,10 @@ ROOMS: dict[str, list[set[str]]] = {
         {"main"},
     ],
 }
-KNOW_HYDRA = {"config.composition", "launch.hydra_launchers", "launch.sweep", "cli.train"}
+KNOW_HYDRA = {
+    *("config.option_files", "config.hydra_state", "config.complaints", "config.composition"),
+    *("launch.hydra_launchers", "launch.sweep", "cli.train"),
+}
 PACKAGE = ROOT / "attnbench"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 

@@ -1,0 +1,1 @@
+"""What any wing may use: errors, files, the console, processor cores."""

@@ -54,7 +54,7 @@ def median(values: Sequence[float]) -> Median:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Timings:
     """Seconds of every subject, turn by turn."""
 
     seconds: Mapping[str, list[float]]
@@ -75,7 +75,7 @@ def compare(
     repetitions: int = 15,
     clock: Callable[[], float] = cpu_seconds,
     warm_up: int = 1,
-) -> Comparison:
+) -> Timings:
     """Call the subjects in turn, ``repetitions`` times each after ``warm_up`` calls that do not count."""
     names = list(subjects)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -86,4 +86,4 @@ def compare(
             subjects[name]()
             if turn >= 0:
                 seconds[name].append(clock() - began)
-    return Comparison(seconds)
+    return Timings(seconds)

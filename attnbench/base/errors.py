@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from types import FrameType
 
@@ -45,6 +45,10 @@ class DataError(Failure):
     code = 3
 
 
+class OtherData(DataError):
+    """The data are not those that a run was made of."""
+
+
 class NonFiniteError(Failure):
     """The loss or a weight became NaN or infinite; the last checkpoint is still finite."""
 
@@ -80,6 +84,21 @@ def nearest(word: str, known: Collection[str]) -> str:
     close = get_close_matches(word, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}there are {', '.join(known)}"
+
+
+LISTED = 5  # keys of each kind that an error names
+
+
+def listed(keys: Iterable[str]) -> str:
+    """The first five and how many more there are: ``a, b, c, d, e and 3 more``."""
+    names = list(keys)
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, as one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -104,6 +104,19 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's contents."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of files by name, as ``SHA256SUMS`` in a folder lists them; empty if it is not there."""
+    path = folder / "SHA256SUMS"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    """Write ``SHA256SUMS`` as ``sha256sum -c`` reads it, whole or not at all."""
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()) if digest)
+    write(folder / "SHA256SUMS", lambda file: file.write(text.encode()))
 
 
 def _flush_folder(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnbench.base import console
-from attnbench.cli.parser import Words
+from attnbench.cli.parser import CommandParser
 from attnbench.reports.comparison import Comparison, compare
 from attnbench.reports.comparison_formats import HEADS, cells, remarks, write
 from attnbench.runs import results
@@ -14,18 +14,19 @@ from attnbench.training.metrics.titles import headline
 
 def main() -> None:
     """``attnbench compare RUNS... [--by KEY] [--metric M] [--baseline KEY=VALUE] [--output DIR]``."""
-    parser = Words(prog="attnbench compare", description="What differs between runs, and what it does.")
+    parser = CommandParser(prog="attnbench compare", description="What differs between runs, and what it does.")
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, folders above them, quoted patterns")
     parser.add_argument("--by", metavar="KEY", help="the key on the picture's axis, such as attention.kernel_size")
     parser.add_argument("--metric", help="a number of result.json (default: top1, or a detector's AP or mAP)")
     parser.add_argument("--baseline", metavar="KEY=VALUE", help="compare with these (default: attention=none)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/compare")
-    words = parser.taken()
-    found = results.find(words.runs)
-    metric = words.metric or next((told[0] for run in found if (told := headline(run.result))), "top1")
-    comparison = compare(found, by=words.by, metric=metric, baseline=words.baseline)
+    options = parser.parse()
+    found = results.find(options.runs)
+    headlines = filter(None, (headline(run.result) for run in found))
+    metric = options.metric or next((name for name, _ in headlines), "top1")
+    comparison = compare(found, by=options.by, metric=metric, baseline=options.baseline)
     _show(comparison)
-    for path in write(comparison, words.output or results.outputs() / "compare"):
+    for path in write(comparison, options.output or results.outputs() / "compare"):
         print(path)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from attnbench.base import console
-from attnbench.cli.parser import overriding
-from attnbench.config.composition import Config
+from attnbench.cli.parser import override_parser
+from attnbench.config.configuration import Config
 from attnbench.models import complexity
 from attnbench.models.complexity import Complexity, SiteCount
 from attnbench.models.inspection import Setting, inspect, title
@@ -14,20 +14,20 @@ from attnbench.models.inspection import Setting, inspect, title
 
 def main() -> None:
     """``attnbench count [-v] [--json] key=value ...``."""
-    words = overriding("count", "Parameters and operations of a network, without its weights.")
-    words.add_argument("-v", "--verbose", action="store_true", help="each site")
-    words.add_argument("--json", action="store_true", help="as data")
-    words.add_argument("--counter", choices=complexity.COUNTERS, help="only the operations by one way of counting")
-    taken = words.taken()
-    composed, size, operations, setting = inspect(taken.overrides)
-    if taken.json:
+    parser = override_parser("count", "Parameters and operations of a network, without its weights.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="each site")
+    parser.add_argument("--json", action="store_true", help="as data")
+    parser.add_argument("--counter", choices=complexity.COUNTERS, help="only the operations by one way of counting")
+    options = parser.parse()
+    composed, size, operations, setting = inspect(options.overrides)
+    if options.json:
         about = {"counters": operations, "num_classes": setting[0], "image_size": setting[1]}
         print(json.dumps(size.as_dict() | about))
-    elif taken.counter:
-        print(operations[taken.counter])
+    elif options.counter:
+        print(operations[options.counter])
     else:
         _print_counts(composed, size, operations, setting)
-        if taken.verbose:
+        if options.verbose:
             _print_sites(size.sites)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from attnbench.base import files
+from attnbench.base import console, files
 from attnbench.base.cores import cores
 from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, nearest
-from attnbench.cli.parser import Words
+from attnbench.cli.parser import CommandParser
 from attnbench.runs.folder import RunFolder
 
 USAGE = """\
@@ -27,21 +25,20 @@ attnbench data: look after a data set before a run uses it.
 
 READERS = 16  # threads that read: on a network file system reading is mostly waiting
 SHARD_BYTES = 2**29
-LINE_SECONDS = 15.0
-
-Tell = Callable[[int], object]
 
 
 def main() -> None:
     """``attnbench data check|shard ...``."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
-    if words[0] not in COMMANDS:
-        raise ConfigError(f"{words[0]} is nothing to do with data", "attnbench data", nearest(words[0], COMMANDS))
-    sys.argv = [f"attnbench data {words[0]}", *words[1:]]
-    COMMANDS[words[0]]()
+    if arguments[0] not in COMMANDS:
+        raise ConfigError(
+            f"{arguments[0]} is nothing to do with data", "attnbench data", nearest(arguments[0], COMMANDS)
+        )
+    sys.argv = [f"attnbench data {arguments[0]}", *arguments[1:]]
+    COMMANDS[arguments[0]]()
 
 
 # attnbench data check
@@ -53,17 +50,17 @@ def check() -> None:
     Raises:
         DataError: there are problems, or the folder holds no data set that is known.
     """
-    words = Words(prog="attnbench data check", description="What is wrong with a data set, a line each.")
-    words.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
-    root = words.taken().root.expanduser()
+    parser = CommandParser(prog="attnbench data check", description="What is wrong with a data set, a line each.")
+    parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
+    root = parser.parse().root.expanduser()
     from attnbench.data.layouts import recognise
 
     known = recognise(root)
     problems = notes = 0
     total = known.size(root)
-    with warnings.catch_warnings(), progress("images", total) as tell:
+    with warnings.catch_warnings(), console.counting(total, "images") as advance:
         warnings.simplefilter("ignore")  # Pillow's, which name no file
-        for finding in known.check(root, lambda: tell(1), cores()):
+        for finding in known.check(root, lambda: advance(1), cores()):
             print(finding, flush=True)
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
     print(f"{known.name}: {total:,} images, {_counted(problems, 'problem')}, {_counted(notes, 'note')}")
@@ -87,18 +84,20 @@ def shard() -> None:
         BusyError: another process writes there.
         Stopped: a signal came.
     """
-    words = Words(prog="attnbench data shard", description="An image folder as a few large files with checksums.")
-    words.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
-    words.add_argument("target", metavar="DST", type=Path, help="where the shards go; then dataset.root=DST")
-    words.add_argument("--short-side", type=_positive, metavar="N", help="make larger images smaller: shorter side N")
-    words.add_argument("--quality", type=_positive, metavar="Q", help="of the JPEG images made smaller; default: 90")
-    words.add_argument("--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: 512")
-    taken = words.taken()
-    if taken.quality and (not taken.short_side or taken.quality > 100):
-        raise ConfigError(f"{taken.quality} without --short-side, or above 100", "--quality", "see --help")
-    source, target = taken.source.expanduser(), taken.target.expanduser()
+    parser = CommandParser(
+        prog="attnbench data shard", description="An image folder as a few large files with checksums."
+    )
+    parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
+    parser.add_argument("target", metavar="DST", type=Path, help="where the shards go; then dataset.root=DST")
+    parser.add_argument("--short-side", type=_positive, metavar="N", help="make larger images smaller: shorter side N")
+    parser.add_argument("--quality", type=_positive, metavar="Q", help="of the JPEG images made smaller; default: 90")
+    parser.add_argument("--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: 512")
+    options = parser.parse()
+    if options.quality and (not options.short_side or options.quality > 100):
+        raise ConfigError(f"{options.quality} without --short-side, or above 100", "--quality", "see --help")
+    source, target = options.source.expanduser(), options.target.expanduser()
     try:
-        _shard(source, target, taken.short_side, taken.quality or 90, taken.shard_size << 20)
+        _shard(source, target, options.short_side, options.quality or 90, options.shard_size << 20)
     except KeyboardInterrupt:
         raise Stopped("stopped by a signal", target, "the same command continues") from None
     except BusyError as error:
@@ -121,12 +120,12 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     classes, planned = sharding.plan(source, target, resizing, shard_bytes)
     threads = cores() if resizing else READERS
     files.make_folder(target, sharding.TODO)
-    with RunFolder(target).hold(), progress("bytes", sum(one.bytes for one in planned)) as tell:
+    with RunFolder(target).hold(), console.counting(sum(one.bytes for one in planned), "bytes") as advance:
         for one in planned:
             if sharding.is_written(one):
-                tell(one.bytes)
+                advance(one.bytes)
             else:
-                sharding.write(one, resizing, threads, tell)
+                sharding.write(one, resizing, threads, advance)
         sharding.finish(target, classes, planned, resizing)
     images = sum(len(one.images) for one in planned)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
@@ -136,36 +135,3 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"check": check, "shard": shard}
-
-
-@contextmanager
-def progress(unit: str, total: int) -> Iterator[Tell]:
-    """How far it is, as a bar on a terminal and a line every few seconds elsewhere; yields what is told of progress."""
-    if not sys.stderr.isatty():
-        yield _lines(unit, total)
-        return
-    from rich import progress as bars
-    from rich.console import Console
-
-    done = [bars.DownloadColumn(), bars.TransferSpeedColumn()] if unit == "bytes" else [bars.MofNCompleteColumn()]
-    columns = [bars.BarColumn(), bars.TaskProgressColumn(), *done, bars.TimeRemainingColumn()]
-    shared = sys.stdout.isatty()  # else what is printed would not go where it was sent
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda new: bar.advance(task, new)
-
-
-def _lines(unit: str, total: int) -> Tell:
-    began = shown = time.monotonic()
-    done = 0
-
-    def tell(new: int) -> None:
-        nonlocal shown, done
-        done += new
-        now = time.monotonic()
-        if now - shown > LINE_SECONDS:
-            shown = now
-            left = (now - began) * (total - done) / max(1, done)
-            print(f"{done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr)
-
-    return tell

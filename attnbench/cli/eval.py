@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from attnbench.base import console
-from attnbench.cli.parser import Words
+from attnbench.cli.parser import CommandParser
 from attnbench.models.checkpoint import Which
 from attnbench.runs.evaluate import evaluate
 
 
 def main() -> None:
     """``attnbench eval RUN [key=value ...] [--which last|best] [--json]``."""
-    parser = Words(prog="attnbench eval", description="A run's weights over its validation split.")
+    parser = CommandParser(prog="attnbench eval", description="A run's weights over its validation split.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
-    parser.add_argument("options", nargs="*", metavar="key=value", help="dataset.root=DIR, runtime.device=cpu")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dataset.root=DIR, runtime.device=cpu")
     parser.add_argument("--which", choices=get_args(Which), default="last", help="weights of which epoch")
     parser.add_argument("--json", action="store_true", help="as data")
-    taken = parser.taken()
-    found = evaluate(taken.run, taken.which, taken.options)
-    if taken.json:
+    options = parser.parse()
+    found = evaluate(options.run, options.which, options.overrides)
+    if options.json:
         print(json.dumps({key: None if value != value else value for key, value in found.items()}, indent=2))
     else:
         _print(found)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from attnbench.cli.parser import Words
+from attnbench.cli.parser import CommandParser
 from attnbench.models.checkpoint import Which
 from attnbench.runs.export import Format, export
 
 
 def main() -> None:
     """``attnbench export RUN [--format F] [--output FILE] [--which last|best]``; prints the file's path."""
-    parser = Words(prog="attnbench export", description="Write a run's weights for others.")
+    parser = CommandParser(prog="attnbench export", description="Write a run's weights for others.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
     parser.add_argument("--format", choices=get_args(Format), default="safetensors", help="default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/export/<which>.<suffix>")
@@ -22,5 +22,5 @@ def main() -> None:
         default="last",
         help="last: result.json's top1; best: best_top1 (default: last)",
     )
-    words = parser.taken()
-    print(export(words.run, words.format, words.output, words.which))
+    options = parser.parse()
+    print(export(options.run, options.format, options.output, options.which))

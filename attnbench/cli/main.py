@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from attnbench import __version__
 from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, say
 
 USAGE = """\
@@ -26,7 +27,7 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench data shard SRC DST           an image folder as a few large files with checksums
   attnbench predict RUN image ...        pictures with the boxes and masks that a run's detector finds
 
-Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
+`attnbench --version` prints the version. Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
   attnbench train -m attention=eca attention.kernel_size=3,5,7,9,adaptive seed=0,1,2
 """
@@ -34,12 +35,15 @@ Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
 
 def main() -> None:
     """The entry point of ``attnbench``."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
-    sys.argv = [f"attnbench {words[0]}", *words[1:]]
-    guarded(lambda: command(words[0])())
+    if arguments[0] in ("-V", "--version"):
+        print(f"attnbench {__version__}")
+        return
+    sys.argv = [f"attnbench {arguments[0]}", *arguments[1:]]
+    guarded(lambda: command(arguments[0])())
 
 
 def guarded(run: Callable[[], object]) -> None:
@@ -62,12 +66,12 @@ def guarded(run: Callable[[], object]) -> None:
 def _failure(error: BaseException) -> Failure:
     if isinstance(error, Failure):
         return error
-    if isinstance(error.__cause__, Failure):  # Hydra's words around ours
+    if isinstance(error.__cause__, Failure):  # Hydra's error around ours
         return error.__cause__
     if isinstance(error, KeyboardInterrupt):
         return EARLY
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-        from attnbench.config.composition import translate
+        from attnbench.config.complaints import translate
 
         return translate(error, sys.argv[1:])
     first = (str(error).splitlines() or [""])[0]
@@ -77,15 +81,15 @@ def _failure(error: BaseException) -> Failure:
 COMMANDS = (*("train", "show", "count", "speed", "table", "compare", "figure", "eval", "export", "data", "predict"),)
 
 
-def command(word: str) -> Callable[[], object]:
+def command(name: str) -> Callable[[], object]:
     """The command of a name; its module is imported now and not before.
 
     Raises:
         ConfigError: there is none.
     """
-    if word not in COMMANDS:
-        close = get_close_matches(word, COMMANDS, 1)
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, 1)
         todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
-        raise ConfigError(f"{word} is no command", "command line", todo)
-    function: Callable[[], object] = importlib.import_module(f"attnbench.cli.{word}").main
+        raise ConfigError(f"{name} is no command", "command line", todo)
+    function: Callable[[], object] = importlib.import_module(f"attnbench.cli.{name}").main
     return function

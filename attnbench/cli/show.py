@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from attnbench.cli.parser import overriding
-from attnbench.config.composition import Config
+from attnbench.cli.parser import override_parser
+from attnbench.config.configuration import Config
 from attnbench.models.complexity import Complexity, SiteCount
 from attnbench.models.inspection import Setting, inspect, title
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """``attnbench show key=value ...``: the tree of sites."""
-    words = overriding("show", "Where attention goes: the tree of sites.")
-    taken = words.taken()
-    composed, size, _, setting = inspect(taken.overrides)
+    parser = override_parser("show", "Where attention goes: the tree of sites.")
+    options = parser.parse()
+    composed, size, _, setting = inspect(options.overrides)
     from rich.console import Console
 
     Console().print(_tree(composed, size, setting))
@@ -42,5 +42,5 @@ def _tree(composed: Config, size: Complexity, setting: Setting) -> Tree:
 
 def _line(site: SiteCount, block: str) -> str:
     channels = f"{site.in_channels} -> {site.out_channels}"
-    words = [site.path.removeprefix(block + "."), site.role, channels, site.detail]
-    return f"{'  '.join(filter(None, words))}  {site.params:+,} params  {site.macs:+,} MACs"
+    parts = [site.path.removeprefix(block + "."), site.role, channels, site.detail]
+    return f"{'  '.join(filter(None, parts))}  {site.params:+,} params  {site.macs:+,} MACs"

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.base import benchmark, console
-from attnbench.base.benchmark import Comparison, Median, wall_seconds
+from attnbench.base.benchmark import Median, Timings, wall_seconds
 from attnbench.base.errors import ConfigError, OutOfMemory
-from attnbench.cli.parser import overriding
-from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.cli.parser import override_parser
+from attnbench.config import catalog, composition, hydra_state
+from attnbench.config.configuration import Config
 from attnbench.launch import sweep
 from attnbench.models import complexity, factory, fused
 from attnbench.models.folding import folded
@@ -40,7 +40,7 @@ MEMORY_TURNS = 7
 
 
 @dataclass(frozen=True)
-class Member:
+class TimedNetwork:
     """A configuration's network on the device, and its two kinds of call.
 
     Attributes:
@@ -95,16 +95,16 @@ class Measured:
 
 def main() -> None:
     """``attnbench speed attention=none,se,eca backbone=resnet50 [key=value ...]``."""
-    words = overriding("speed", "Training and inference speed and memory, members in turn; the first one is 1.")
-    words.add_argument("--repetitions", type=int, default=REPETITIONS, help="calls of each kind a member is timed for")
-    words.add_argument("--json", action="store_true", help="as data")
-    taken = words.taken()
-    if taken.repetitions < 1:
+    parser = override_parser("speed", "Training and inference speed and memory, members in turn; the first one is 1.")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="calls of each kind a member is timed for")
+    parser.add_argument("--json", action="store_true", help="as data")
+    options = parser.parse()
+    if options.repetitions < 1:
         raise ConfigError("--repetitions is no number from 1 on", "command line", "15 gives an interval")
-    labels, configs = members(taken.overrides)
-    named = any(word.startswith("batch_size=") for word in taken.overrides)
-    lines = measure(labels, configs, taken.overrides, taken.repetitions, batch_named=named)
-    if taken.json:
+    labels, configs = members(options.overrides)
+    named = any(override.startswith("batch_size=") for override in options.overrides)
+    lines = measure(labels, configs, options.overrides, options.repetitions, batch_named=named)
+    if options.json:
         print(json.dumps([line.as_dict() for line in lines], indent=2))
     else:
         report(lines, configs[0])
@@ -112,14 +112,14 @@ def main() -> None:
 
 def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
     """The members of a command line, ``attention=none,se`` being two, each with what tells it from the others."""
-    with composition.prepared():
+    with hydra_state.prepared():
         lines = sweep.expand(list(overrides))
         configs = [composition.compose(line) for line in lines]
     common = set.intersection(*(set(line) for line in lines))
-    different = [[word for word in line if word not in common] for line in lines]
+    different = [[override for override in line if override not in common] for line in lines]
     if all(len(line) == 1 for line in different) and len({line[0].partition("=")[0] for line in different}) == 1:
         different = [[line[0].partition("=")[2]] for line in different]
-    return [" ".join(words) or configs[0].choices["attention"] for words in different], configs
+    return [" ".join(line) or configs[0].choices["attention"] for line in different], configs
 
 
 def measure(
@@ -137,7 +137,7 @@ def measure(
     with runtimes[0].start() as first:
         try:
             made = [
-                member(label, one, Process(runtime, first.device, None), list(overrides), batch_named)
+                timed_network(label, one, Process(runtime, first.device, None), list(overrides), batch_named)
                 for label, one, runtime in zip(labels, configs, runtimes, strict=True)
             ]
             return _measured(made, first, repetitions)
@@ -145,7 +145,9 @@ def measure(
             raise OutOfMemory("out of memory", "batch_size", "use a smaller one, or fewer members") from error
 
 
-def member(label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool) -> Member:
+def timed_network(
+    label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool
+) -> TimedNetwork:
     """Build a member's network, its optimizer and a batch of noise."""
     classes, size = catalog.setting(composed, overrides)
     small = (size if isinstance(size, int) else min(size)) < 64
@@ -178,7 +180,7 @@ def member(label: str, composed: Config, process: Process, overrides: list[str],
 
     sketch, _ = factory.sketch(composed, classes)
     width = torch.finfo({"fp32": torch.float32}.get(composed.tree["runtime"]["precision"], torch.bfloat16)).bits // 8
-    return Member(
+    return TimedNetwork(
         label=label,
         batch=batch,
         train=train,
@@ -206,10 +208,10 @@ def maps(model: nn.Module, size: complexity.Size) -> int:
     return sum(numbers)
 
 
-def _measured(made: Sequence[Member], process: Process, repetitions: int) -> list[Measured]:
+def _measured(made: Sequence[TimedNetwork], process: Process, repetitions: int) -> list[Measured]:
     print(f"warming up {len(made)} members, then {repetitions} turns of each kind", file=sys.stderr)
     memory = peak_memory(made, process)
-    kinds: dict[str, Comparison] = {
+    kinds: dict[str, Timings] = {
         "train": benchmark.compare(_calls(made, "train"), repetitions=repetitions, clock=wall_seconds),
         "infer": benchmark.compare(_calls(made, "infer"), repetitions=repetitions, clock=wall_seconds),
     }
@@ -236,20 +238,20 @@ def _measured(made: Sequence[Member], process: Process, repetitions: int) -> lis
     return lines
 
 
-def _key(i: int, one: Member) -> str:
+def _key(i: int, one: TimedNetwork) -> str:
     return f"{i} {one.label}"
 
 
-def _calls(made: Sequence[Member], kind: str) -> dict[str, Callable[[], None]]:
+def _calls(made: Sequence[TimedNetwork], kind: str) -> dict[str, Callable[[], None]]:
     return {_key(i, one): getattr(one, kind) for i, one in enumerate(made)}
 
 
-def _per_image(ratio: Median, one: Member, base: Member) -> Median:
+def _per_image(ratio: Median, one: TimedNetwork, base: TimedNetwork) -> Median:
     scale = one.batch / base.batch
     return Median(ratio.median * scale, ratio.low * scale, ratio.high * scale)
 
 
-def peak_memory(made: Sequence[Member], process: Process) -> list[int]:
+def peak_memory(made: Sequence[TimedNetwork], process: Process) -> list[int]:
     """Bytes at the worst moment of a training step, with the member's weights and optimizer but no other member's.
 
     On a CPU it is the growth of the process (Linux; 0 elsewhere), a little above what tensors alone take and some
@@ -262,7 +264,7 @@ def peak_memory(made: Sequence[Member], process: Process) -> list[int]:
     return [int(statistics.median(peaks)) for peaks in zip(*turns, strict=True)]
 
 
-def _peak(one: Member, process: Process) -> int:
+def _peak(one: TimedNetwork, process: Process) -> int:
     if process.device.type == "cuda":
         before = torch.cuda.memory_allocated(process.device)
         torch.cuda.reset_peak_memory_stats(process.device)

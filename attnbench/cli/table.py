@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from attnbench.base import console, files
 from attnbench.base.errors import ConfigError
-from attnbench.cli.parser import Words, count, seeds
-from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.cli.parser import CommandParser, count, find_ids_and_overrides, seeds
+from attnbench.config import catalog, hydra_state, option_files
+from attnbench.config.configuration import Config
 from attnbench.launch import executor, hydra_launchers
 from attnbench.launch.progress import watcher
 from attnbench.reports import counts, formats, paper_tables, plan
 from attnbench.reports.report import Report, report
 from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
+from attnbench.runs.data import Look
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,81 +29,68 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """``attnbench table [ID ...] [--count | --plan | --run] ...``."""
-    taken = _words()
-    if taken.count:
-        _count(taken)
-    elif not taken.ids:
-        _list(taken)
-    elif taken.plan:
-        _plan(taken)
-    elif taken.run:
-        _run(taken)
+    options = _options()
+    if options.count:
+        _count(options)
+    elif not options.ids:
+        _list(options)
+    elif options.plan:
+        _plan(options)
+    elif options.run:
+        _run(options)
     else:
-        composer = _composer(taken)
-        _show(_reports(_asked(taken, composer), composer, {}), taken)
+        composer = _composer(options)
+        _show(_reports(_asked(options, composer), composer, {}), options)
 
 
-def _words() -> argparse.Namespace:
-    words = Words(prog="attnbench table", description="The tables of both papers.")
-    words.add_argument("words", nargs="*", metavar="ID", help="such as sb/5; without one, a list; and key=value")
-    what = words.add_mutually_exclusive_group()
+def _options() -> argparse.Namespace:
+    parser = CommandParser(prog="attnbench table", description="The tables of both papers.")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="such as sb/5; without one, a list; and key=value")
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--count", action="store_true", help="parameters and operations: printed, ours, matched")
     what.add_argument("--plan", action="store_true", help="the runs, how they stand and about how long they take")
     what.add_argument("--run", action="store_true", help="run what is missing, then report")
-    words.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
-    words.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
-    words.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
-    words.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
-    words.add_argument(
+    parser.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
+    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
+    parser.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
+    parser.add_argument(
         "--launcher", choices=hydra_launchers.names(), help="default: pool; options: hydra.launcher.KEY=VALUE"
     )
-    words.add_argument("--slots", type=count, help="runs at a time; default: as the launcher has room for")
-    words.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
-    words.add_argument("--format", choices=formats.FORMATS, default="text")
-    words.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
-    words.add_argument("--output", type=Path, metavar="FILE", help="write there instead")
-    taken = words.taken()
-    return _sorted(taken)
+    parser.add_argument("--slots", type=count, help="runs at a time; default: as the launcher has room for")
+    parser.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
+    parser.add_argument("--format", choices=formats.FORMATS, default="text")
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead")
+    options = parser.parse()
+    find_ids_and_overrides(options, paper_tables.ids(), ("rows", "scale"))
+    options.launching = [one for one in (*options.overrides, *options.scale) if _is_of_launcher(one)]
+    options.overrides = [one for one in options.overrides if not _is_of_launcher(one)]
+    options.scale = [one for one in options.scale if not _is_of_launcher(one)]
+    return options
 
 
-def _sorted(taken: argparse.Namespace) -> argparse.Namespace:
-    """Tables and overrides behind --rows and --scale, which take all words that follow, are still what they are."""
-    known = set(paper_tables.ids())
-    words = [*taken.words, *(w for w in (*taken.rows, *taken.scale) if w in known)]
-    taken.ids = list(dict.fromkeys(w for w in words if not _is_override(w)))
-    taken.launching = [w for w in (*taken.words, *taken.rows, *taken.scale) if _is_of_launcher(w)]
-    overrides = [w for w in (*taken.words, *taken.rows) if _is_override(w)]
-    taken.overrides = [w for w in overrides if not _is_of_launcher(w)]
-    taken.rows = [w for w in taken.rows if not _is_override(w) and w not in known]
-    taken.scale = [w for w in taken.scale if w not in known and not _is_of_launcher(w)]
-    return taken
-
-
-def _is_of_launcher(word: str) -> bool:
-    return word.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
-
-
-def _is_override(word: str) -> bool:
-    return "=" in word or word.startswith("~")
+def _is_of_launcher(override: str) -> bool:
+    return override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
 
 
 # What is asked for
 
 
-def _composer(taken: argparse.Namespace) -> Composer:
-    return Composer([*taken.scale, *taken.overrides], taken.outputs)
+def _composer(options: argparse.Namespace) -> Composer:
+    return Composer([*options.scale, *options.overrides], options.outputs)
 
 
-def _asked(taken: argparse.Namespace, composer: Composer) -> list[Chosen]:
+def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
     """The rows and seeds of the tables on the command line, composed.
 
     Raises:
         ConfigError: there is no such table or row, or a row cannot be composed.
     """
-    tables = [_buildable(name) for name in taken.ids]
-    rows = matching(tables, taken.rows)
-    with composition.prepared():
-        return [choose(one, rows[one.id], taken.seeds, composer) for one in tables if rows[one.id]]
+    tables = [_buildable(name) for name in options.ids]
+    rows = matching(tables, options.rows)
+    with hydra_state.prepared():
+        return [choose(one, rows[one.id], options.seeds, composer) for one in tables if rows[one.id]]
 
 
 def _buildable(name: str) -> paper_tables.Table:
@@ -114,7 +102,7 @@ def _buildable(name: str) -> paper_tables.Table:
 
 def _missing(one: paper_tables.Table) -> str:
     """The task that a table needs and that cannot be composed."""
-    return one.requires if one.requires and one.requires not in composition.names("task") else ""
+    return one.requires if one.requires and one.requires not in option_files.names("task") else ""
 
 
 def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
@@ -126,24 +114,25 @@ def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
 # attnbench table
 
 
-def _list(taken: argparse.Namespace) -> None:
-    for word, given in (("--plan", taken.plan), ("--run", taken.run), ("--rows", taken.rows)):
+def _list(options: argparse.Namespace) -> None:
+    for option, given in (("--plan", options.plan), ("--run", options.run), ("--rows", options.rows)):
         if given:
-            raise ConfigError(f"{word} of which table", "command line", "name one, such as sb/5")
-    composer = _composer(taken)
+            raise ConfigError(f"{option} of which table", "command line", "name one, such as sb/5")
+    composer = _composer(options)
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    with composition.prepared(), console.waiting("composing every row of every table"):
+    look = Look()
+    with hydra_state.prepared(), console.waiting("composing every row of every table"):
         for one in map(paper_tables.load, paper_tables.ids()):
             if missing := _missing(one):
                 every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))
                 continue
-            chosen = choose(one, one.rows, taken.seeds, composer)
-            every.append(listed(chosen, done))
+            chosen = choose(one, one.rows, options.seeds, composer)
+            every.append(listed(chosen, done, look))
             changed = changed or chosen.changed
-    if taken.format == "json":
+    if options.format == "json":
         about = {"changed_protocol": changed, "runs_done": sum(done.values()), "runs": len(done)}
-        _write(json.dumps({"tables": [vars(one) for one in every], **about}, indent=2) + "\n", taken)
+        _write(json.dumps({"tables": [vars(one) for one in every], **about}, indent=2) + "\n", options)
     else:
         _print_list(every, sum(done.values()), len(done), changed)
 
@@ -165,19 +154,21 @@ def _of(one: Listed) -> tuple[str, str]:
 # attnbench table ID --count
 
 
-def _count(taken: argparse.Namespace) -> None:
-    if not taken.ids:
+def _count(options: argparse.Namespace) -> None:
+    if not options.ids:
         raise ConfigError("--count of which table", "command line", "name one, such as sb/5")
-    for name in taken.ids:
+    for name in options.ids:
         chosen = _buildable(name)
         counted = counts.count(chosen, _sketch)
-        if taken.format == "json":
+        if options.format == "json":
             print(json.dumps(counts.as_dict(chosen, counted), indent=2))
         else:
             _print_counted(chosen, counted)
 
 
-def _print_counted(chosen: paper_tables.Table, counted: list[tuple[paper_tables.Row, dict[str, counts.Cell]]]) -> None:
+def _print_counted(
+    chosen: paper_tables.Table, counted: list[tuple[paper_tables.Row, dict[str, counts.CountedCell]]]
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -201,16 +192,16 @@ def _print_counted(chosen: paper_tables.Table, counted: list[tuple[paper_tables.
 # attnbench table ID --plan
 
 
-def _plan(taken: argparse.Namespace) -> None:
-    chosen = _asked(taken, _composer(taken))
-    members = plan.members(chosen, _sketch)
-    time = plan.estimate(members, _probe, _images) if taken.probe else None
-    if taken.format == "json":
-        _write(json.dumps(plan.as_dict(chosen, members, time), indent=2) + "\n", taken)
-    elif taken.format == "text":
-        _write("\n".join(plan.lines(chosen, members, time)) + "\n", taken)
+def _plan(options: argparse.Namespace) -> None:
+    chosen = _asked(options, _composer(options))
+    planned = plan.planned_runs(chosen, _sketch)
+    time = plan.estimate(planned, _probe, _images) if options.probe else None
+    if options.format == "json":
+        _write(json.dumps(plan.as_dict(chosen, planned, time), indent=2) + "\n", options)
+    elif options.format == "text":
+        _write("\n".join(plan.lines(chosen, planned, time)) + "\n", options)
     else:
-        raise ConfigError(f"a plan has no format {taken.format}", "--format", "use text or json")
+        raise ConfigError(f"a plan has no format {options.format}", "--format", "use text or json")
 
 
 def _probe(composed: Config) -> plan.Speed:
@@ -229,61 +220,62 @@ def _images(composed: Config) -> tuple[int, int] | None:
 # attnbench table ID --run
 
 
-def _run(taken: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     """Run what is missing, each run built without weights first, then report; exit 1 if a member failed."""
-    chosen_launcher = hydra_launchers.chosen(_launching(taken))
-    composer = _composer(taken)
-    chosen = _asked(taken, composer)
-    members = [executor.Member(f"{p.run.label} seed {p.run.seed}", p.run.config) for p in plan.members(chosen, _sketch)]
+    chosen_launcher = hydra_launchers.chosen(_launching(options))
+    composer = _composer(options)
+    chosen = _asked(options, composer)
+    runs = [planned.run for planned in plan.planned_runs(chosen, _sketch)]
+    members = [executor.Member(f"{run.label} seed {run.seed}", run.config) for run in runs]
     for some in chosen:
         print(some.title, file=sys.stderr)
     executor.run(members, chosen_launcher, watcher())
     failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
-    _show(_reports(chosen, composer, failures), taken)
+    _show(_reports(chosen, composer, failures), options)
     if failures:
         print(f"{len(failures)} of {len(members)} runs failed", file=sys.stderr)
         sys.exit(1)
 
 
-def _launching(taken: argparse.Namespace) -> list[str]:
+def _launching(options: argparse.Namespace) -> list[str]:
     """The launcher and its options, as a sweep's command line names them."""
-    words = list(taken.launching)
-    if taken.outputs:
-        words.append(f"paths.outputs={taken.outputs}")
-    if not any(word.startswith("hydra/launcher=") for word in words):
-        words.append(f"hydra/launcher={taken.launcher or 'pool'}")
-    elif taken.launcher:
-        raise ConfigError(f"--launcher {taken.launcher} and hydra/launcher", "command line", "name one launcher")
-    if taken.slots:
-        submitit = any(word.startswith("hydra/launcher=submitit") for word in words)
-        words.append(f"hydra.launcher.{'array_parallelism' if submitit else 'slots'}={taken.slots}")
-    return words
+    overrides = list(options.launching)
+    if options.outputs:
+        overrides.append(f"paths.outputs={options.outputs}")
+    if not any(one.startswith("hydra/launcher=") for one in overrides):
+        overrides.append(f"hydra/launcher={options.launcher or 'pool'}")
+    elif options.launcher:
+        raise ConfigError(f"--launcher {options.launcher} and hydra/launcher", "command line", "name one launcher")
+    if options.slots:
+        submitit = any(one.startswith("hydra/launcher=submitit") for one in overrides)
+        overrides.append(f"hydra.launcher.{'array_parallelism' if submitit else 'slots'}={options.slots}")
+    return overrides
 
 
 # attnbench table ID
 
 
 def _reports(chosen: Sequence[Chosen], composer: Composer, failures: dict[Path, str]) -> list[Report]:
-    with composition.prepared():
+    with hydra_state.prepared():
         return [
             report(some, lambda row, one=some.table: counts.cells(one, row, _sketch, composer), failures)  # type: ignore[misc]
             for some in chosen
         ]
 
 
-def _show(reports: Sequence[Report], taken: argparse.Namespace) -> None:
-    if taken.format == "text" and not taken.output and sys.stdout.isatty():
+def _show(reports: Sequence[Report], options: argparse.Namespace) -> None:
+    if options.format == "text" and not options.output and sys.stdout.isatty():
         from rich.console import Console
 
         print(formats.text(reports, Console().width, colour=True), end="")
     else:
-        _write(formats.FORMATS[taken.format](reports), taken)
+        _write(formats.FORMATS[options.format](reports), options)
 
 
-def _write(text: str, taken: argparse.Namespace) -> None:
-    if taken.output is None:
+def _write(text: str, options: argparse.Namespace) -> None:
+    if options.output is None:
         print(text, end="")
     else:
-        files.make_folder(taken.output.parent)
-        files.write(taken.output, lambda file: file.write(text.encode()))
-        print(taken.output)
+        files.make_folder(options.output.parent)
+        files.write(options.output, lambda file: file.write(text.encode()))
+        print(options.output)

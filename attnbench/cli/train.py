@@ -7,7 +7,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from attnbench.base.console import clock
 from attnbench.base.errors import Stopped, main_process, say
+from attnbench.cli.parser import is_override
+from attnbench.config import option_files
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,18 +29,14 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
     logging.getLogger("attnbench").setLevel(logging.INFO if main_process() else logging.ERROR)
     log_to_stderr()
-    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # argparse wants them in one piece
+    sys.argv[1:] = sorted(sys.argv[1:], key=is_override)  # argparse wants them in one piece
     composition.offer_timm(sys.argv[1:])
     hydra_launchers.register()
     alone: list[Outcome] = []
-    run = hydra.main(version_base="1.3", config_path=str(composition.folder()), config_name="train")
+    run = hydra.main(version_base="1.3", config_path=str(option_files.folder()), config_name="train")
     run(lambda cfg: _member(cfg, alone))()
     for outcome in alone:
         report(outcome)
-
-
-def _is_override(word: str) -> bool:
-    return "=" in word and not word.startswith("-")
 
 
 def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
@@ -74,7 +73,6 @@ def report(outcome: Outcome) -> None:
     from rich.table import Table
 
     from attnbench.training.metrics.titles import TITLES
-    from attnbench.training.recorder import clock
 
     result = outcome.result or {}
     table = Table(show_header=False, title="done already" if outcome.state == "skipped" else "done")

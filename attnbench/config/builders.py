@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from attnbench.base.errors import ConfigError, Failure
+from attnbench.base.moved import present
 from attnbench.config import options
 from attnbench.config.annotations import Unreadable, Written, declared, home, source
 
@@ -36,7 +37,7 @@ def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
     Raises:
         ConfigError: the target is not a declared builder of a trusted package.
     """
-    target = node["_target_"]
+    target = present(node["_target_"])
     declaration(target, group)
     function = _imported(target, group)
     try:
@@ -63,9 +64,9 @@ def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, with the dotted key.
     """
-    target = node.get("_target_")
-    values = {k: v for k, v in node.items() if k != "_target_"}
-    return {"_target_": target, **validated(values, declaration(str(target), group), group)}
+    target = present(str(node.get("_target_")))
+    values = {k: v for k, v in node.items() if k not in ("_target_", "_revision_")}
+    return {"_target_": target, **validated(values, declaration(target, group), group)}
 
 
 def validated(values: dict[str, Any], known: dict[str, Any], where: str) -> dict[str, Any]:

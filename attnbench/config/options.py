@@ -1,7 +1,7 @@
 """The types that options are declared with.
 
 A builder named by ``_target_`` in configs/ declares each of its options once, as a keyword with one of these
-types. ``config.py`` reads the declaration without importing the builder (and so without torch) to check what the
+types. ``builders.py`` reads the declaration without importing the builder (and so without torch) to check what the
 user typed; ``checked`` enforces the same declaration when the builder is called from Python.
 """
 
@@ -38,6 +38,12 @@ def _device(name: str) -> str:
     return name
 
 
+def _data_name(name: str) -> str:
+    if not re.fullmatch(r"[^/\\\x00-\x1f\x7f]{1,100}", name) or name.strip(". ") == "":
+        raise ValueError("must be a file name of at most 100 characters, without slashes")
+    return name
+
+
 Count = Annotated[int, Ge(1)]  # 1, 2, 3, ...
 Several = Annotated[int, Ge(2)]  # what batch norm needs
 Index = Annotated[int, Ge(0)]  # 0, 1, 2, ...
@@ -51,6 +57,7 @@ Names = Annotated[list[str], AfterValidator(_distinct)]
 Stages = Annotated[list[Count], AfterValidator(_distinct)]
 KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all, or one a stage
 
+DataName = Annotated[str, AfterValidator(_data_name)]
 Device = Annotated[str, AfterValidator(_device)]
 Wrap = Literal["conv", "conv_norm", "conv_norm_act"]
 Blocks = Literal["all", "first", "last", "even"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
@@ -96,6 +96,7 @@ class Dataset:
         std: per channel, of pixels in [0, 1].
         source: one line for reports on what these pixels are.
         fingerprint: SHA-256 in hex that changes when the data change.
+        contents: gives a SHA-256 over the bytes of the pictures where the fingerprint is taken over less, else "".
     """
 
     classes: tuple[str, ...]
@@ -106,3 +107,4 @@ class Dataset:
     std: RGB
     source: str
     fingerprint: str
+    contents: Callable[[], str] = str

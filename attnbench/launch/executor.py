@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from attnbench.base.errors import BusyError, Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch.process import POLL_SECONDS, signals
 from attnbench.runs.attempt import Outcome
+from attnbench.runs.data import Look
 from attnbench.runs.folder import RunFolder
+from attnbench.runs.status import finished
 
 
 @dataclass(eq=False)
@@ -25,7 +27,7 @@ class Member:
     """A run in a sweep.
 
     Attributes:
-        name: what tells it from the others, for people.
+        name: how people know it from the others.
         config: the run.
         outcome: how it ended; None while it waits or runs.
         began: when its process began, by the monotonic clock; None while it waits.
@@ -42,6 +44,7 @@ class Member:
 
     @property
     def folder(self) -> RunFolder:
+        """The run's folder, which may not exist yet."""
         return RunFolder(self.config.run_folder)
 
     @property
@@ -79,13 +82,18 @@ class Member:
 
 
 class Watcher(Protocol):
-    """Who is told how the members stand, about ten times a second."""
+    """Shows how the members are doing; it is called about ten times a second."""
 
-    def update(self, members: Sequence[Member]) -> None: ...
-    def close(self) -> None: ...
+    def update(self, members: Sequence[Member]) -> None:
+        """Show how the members are doing."""
+        ...
+
+    def close(self) -> None:
+        """Stop showing; no update follows."""
+        ...
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Where members run.
 
     Attributes:
@@ -95,19 +103,19 @@ class Crew(Protocol):
     patience: float
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Take on as many members as there is room for, from the front; the ones that were taken."""
+        """Start as many members as there is room for, in their order, and return those that were started."""
         ...
 
     def ended(self) -> Sequence[Member]:
-        """Members that are no longer here since the last question; those that came to an end have an outcome."""
+        """Members that have left since the last call; those that came to an end have an outcome."""
         ...
 
     def stop(self) -> None:
-        """Ask the members to save and end; asked again, to end at once."""
+        """Ask the members to save and end; called again, to end at once."""
         ...
 
     def close(self) -> None:
-        """Give back what was taken to run members."""
+        """Release what was needed to run members."""
         ...
 
 
@@ -118,7 +126,7 @@ class Launcher(Protocol):
         """Raise ConfigError if it cannot work here; makes nothing."""
         ...
 
-    def crew(self, members: Sequence[Member]) -> Crew:
+    def executor(self, members: Sequence[Member]) -> Executor:
         """Where these members will run."""
         ...
 
@@ -131,40 +139,45 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
         Failure: there is nowhere to run them.
     """
     with closing(watcher):
+        look = Look()
         for member in members:
-            member.outcome = finished(member)
+            member.outcome = settled(member, look)
         waiting = [member for member in members if member.outcome is None]
         if waiting:
-            with closing(launcher.crew(waiting)) as crew:
-                _work(members, waiting, crew, watcher)
+            with closing(launcher.executor(waiting)) as executor:
+                _work(members, waiting, executor, watcher)
         watcher.update(members)
 
 
-def finished(member: Member) -> Outcome | None:
-    """The outcome of a member that was done before, or None."""
-    result = member.folder.result() if member.config.tree["resume"] == "auto" else None
-    return Outcome("skipped", str(member.folder.path), result) if result else None
+def settled(member: Member, look: Look) -> Outcome | None:
+    """The outcome of a member that was done before, or that cannot be run under its name; None if it is to be run."""
+    path = str(member.folder.path)
+    try:
+        result = finished(member.config, look) if member.config.tree["resume"] == "auto" else None
+    except Failure as failure:
+        return Outcome("failed", path, failure=failure)
+    return Outcome("skipped", path, result) if result else None
 
 
-def _work(members: Sequence[Member], waiting: list[Member], crew: Crew, watcher: Watcher) -> None:
+def _work(members: Sequence[Member], waiting: list[Member], executor: Executor, watcher: Watcher) -> None:
     running = passed_on = 0
-    with signals(signal.SIGTERM, signal.SIGINT) as heard:
-        while running or (waiting and not heard):
-            if len(heard) > passed_on:
-                passed_on = len(heard)
-                crew.stop()
-            for member in crew.ended():
+    with signals(signal.SIGTERM, signal.SIGINT) as received:
+        while running or (waiting and not received):
+            if len(received) > passed_on:
+                passed_on = len(received)
+                executor.stop()
+            for member in executor.ended():
                 running -= 1
                 if member.outcome is None or isinstance(member.outcome.failure, BusyError):
                     member.outcome, member.began = None, None
-                    member.not_before = time.monotonic() + crew.patience
+                    member.not_before = time.monotonic() + executor.patience
                     waiting.append(member)
-            if not heard:
-                for member in crew.start([m for m in waiting if m.not_before <= time.monotonic()]):
+            if not received:
+                for member in executor.start([m for m in waiting if m.not_before <= time.monotonic()]):
                     waiting.remove(member)
                     running += 1
             watcher.update(members)
             time.sleep(POLL_SECONDS)
-    if heard:
+    if received:
         watcher.update(members)
         raise Stopped("stopped by a signal", todo="the same command continues")

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnbench.base.errors import ConfigError
 from attnbench.config import composition as configuration
+from attnbench.config import option_files
 from attnbench.config.builders import build, checked_node
 from attnbench.launch import executor
 from attnbench.launch.executor import Member
@@ -37,6 +38,7 @@ class MemberLauncher(Launcher):
         self.launcher = _launcher({"_target_": self.builder, **plain})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take the sweep's configuration from Hydra, and compose each member once instead of twice."""
         self.context, self.config = hydra_context, config
         load = hydra_context.config_loader.load_sweep_config
         self.loaded = cache(lambda *overrides: load(config, list(overrides)))
@@ -48,6 +50,11 @@ class MemberLauncher(Launcher):
         hydra_context.config_loader.load_sweep_config = loaded  # type: ignore[method-assign]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the members of a sweep, each given by its overrides.
+
+        Returns:
+            A ``JobReturn`` for each member, in order; its value is the member's ``Outcome``, failed ones too.
+        """
         configs = [self.loaded(*overrides) for overrides in job_overrides]
         names = distinct([list(overrides) for overrides in job_overrides])
         members = [Member(name, configuration.check(config)) for name, config in zip(names, configs, strict=True)]
@@ -62,18 +69,26 @@ class MemberLauncher(Launcher):
 
 
 class PoolLauncher(MemberLauncher):
+    """``hydra/launcher=pool``."""
+
     builder = "attnbench.launch.pool.Pool"
 
 
 class RayLauncher(MemberLauncher):
+    """``hydra/launcher=ray``."""
+
     builder = "attnbench.launch.ray_cluster.Ray"
 
 
 class SubmititSlurmLauncher(MemberLauncher):
+    """``hydra/launcher=submitit_slurm``."""
+
     builder = "attnbench.launch.submitit_slurm.Slurm"
 
 
 class SubmititLocalLauncher(MemberLauncher):
+    """``hydra/launcher=submitit_local``."""
+
     builder = "attnbench.launch.submitit_local.Local"
 
 
@@ -103,7 +118,7 @@ def distinct(members: list[list[str]]) -> list[str]:
 
 def names() -> list[str]:
     """The launchers that members run with."""
-    return configuration.names("hydra/launcher")
+    return option_files.names("hydra/launcher")
 
 
 def chosen(overrides: Sequence[str]) -> executor.Launcher:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from attnbench.config.composition import Config, flatten
+from attnbench.config.configuration import Config
+from attnbench.config.naming import flatten
 from attnbench.launch.executor import Member
 
 # In what runs of a pack may differ: values that change no shape. The whole schedule is each run's own, but for the

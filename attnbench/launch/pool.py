@@ -38,18 +38,24 @@ class Pool:
     slots: Count | None = None
     pack: PackSize | None = None
 
-    def refuse(self) -> None: ...
+    def refuse(self) -> None:
+        """Accept every machine: processes can be started anywhere."""
 
-    def crew(self, members: Sequence[Member]) -> PoolCrew:
+    def executor(self, members: Sequence[Member]) -> PoolExecutor:
+        """Slots for these members; says on stderr which ones cannot be packed.
+
+        Raises:
+            ConfigError: a member needs more GPUs than there are.
+        """
         gpus = visible_gpus() if any(member.on_gpu for member in members) else []
         places = slots(self.slots, gpus, max(member.processes or 1 for member in members))
         most = None if self.pack == "auto" else self.pack or 1
         if most != 1:
-            _tell_who_is_alone(members)
-        return PoolCrew(places, most)
+            _report_who_is_alone(members)
+        return PoolExecutor(places, most)
 
 
-def _tell_who_is_alone(members: Sequence[Member]) -> None:
+def _report_who_is_alone(members: Sequence[Member]) -> None:
     for reason, count in Counter(filter(None, (objection(member.config) for member in members))).items():
         print(f"not packed: {count} of {len(members)} members, {reason}", file=sys.stderr)
 
@@ -93,7 +99,7 @@ def visible_gpus() -> list[str]:
     return sorted((number for number in numbers if number.isdecimal()), key=int)
 
 
-class PoolCrew:
+class PoolExecutor:
     """Members in slots.
 
     Args:
@@ -107,6 +113,7 @@ class PoolCrew:
         self.limits: dict[Member, int] = {}  # of packs, for members that came to grief in a larger one
 
     def start(self, ready: Sequence[Member]) -> list[Member]:
+        """Fill the free slots from the front, one member or one pack each; returns the members taken."""
         free = [place for place in self.places if place.process is None]
         waiting = packs(ready, len(self.places), self.most, self.limits) if free else []
         for place, members in zip(free, waiting, strict=False):
@@ -117,6 +124,7 @@ class PoolCrew:
         return [member for pack in waiting[: len(free)] for member in pack]
 
     def ended(self) -> list[Member]:
+        """Members that ended, with their outcome, and members of a broken pack, to be tried in smaller ones."""
         over = []
         for place in self.places:
             for number, outcome in (place.process.ended() if place.process else {}).items():
@@ -141,8 +149,10 @@ class PoolCrew:
         return list(place.broken)
 
     def stop(self) -> None:
+        """Ask every process to save and end."""
         for place in self.places:
             if place.process is not None:
                 place.process.ask_to_save()
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: the processes have ended by themselves."""

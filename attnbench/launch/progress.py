@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attnbench.base.console import Display, clock
 from attnbench.launch.executor import Member, Watcher
 from attnbench.training.metrics.titles import in_words
-from attnbench.training.recorder import clock, read_metrics
+from attnbench.training.recorder import read_metrics
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-REFRESH_SECONDS = 1.0
+REDRAW_SECONDS = 1.0
 ROWS = 30  # of a table that shall fit a screen
 
 
@@ -31,6 +32,7 @@ class Lines:
         self.ended: set[str] = set()
 
     def update(self, members: Sequence[Member]) -> None:
+        """Print a line for each member that started or ended since the last call."""
         for member in members:
             ended = member.outcome is not None and member.outcome.state != "skipped"
             if (member.began is not None or ended) and member.name not in self.started:
@@ -41,28 +43,23 @@ class Lines:
                 what = member.outcome.failure or in_words(member.outcome.result)
                 print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: all lines are printed."""
 
 
 class LiveTable:
     """Members with their state, epoch, result so far and time left, redrawn every second."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-        self.drawn = 0.0
-        self.live.start()
+        self.display = Display(REDRAW_SECONDS)
 
     def update(self, members: Sequence[Member]) -> None:
-        now = time.monotonic()
-        if now - self.drawn >= REFRESH_SECONDS:
-            self.drawn = now
-            self.live.update(drawing(members, now), refresh=True)
+        """Redraw the table if the last drawing is old enough."""
+        self.display.update(lambda: drawing(members, time.monotonic()))
 
     def close(self) -> None:
-        self.live.stop()
+        """Remove the table from the terminal."""
+        self.display.close()
 
 
 def drawing(members: Sequence[Member], now: float) -> Table:
@@ -80,7 +77,7 @@ def drawing(members: Sequence[Member], now: float) -> Table:
 
 
 def row(member: Member, now: float) -> tuple[str, str, str, str, str]:
-    """A member in five words."""
+    """The cells of a member in the table."""
     if member.outcome:
         return member.name, member.outcome.state, "", in_words(member.outcome.result), ""
     if member.began is None:

@@ -18,9 +18,9 @@ from typing import Any
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch.executor import Member
-from attnbench.launch.process import attended, signals
+from attnbench.launch.process import run_in_process, signals
 from attnbench.runs.attempt import Outcome
 
 
@@ -50,12 +50,12 @@ class Job:
         os.chdir(self.folder)
         time_is_up = signal.Signals[f"SIG{here.USR_SIG}"]
         requeue: Any = signal.getsignal(time_is_up)
-        with signals(time_is_up, signal.SIGTERM, signal.SIGINT) as heard:
-            outcome = attended(self.config, ranked(here), self.threads or _cores(here), heard)
+        with signals(time_is_up, signal.SIGTERM, signal.SIGINT) as received:
+            outcome = run_in_process(self.config, ranked(here), self.threads or _cores(here), received)
         if here.global_rank != 0:
             return _led(outcome)
         if outcome.state == "stopped":
-            if time_is_up in heard or _preempted(here):
+            if time_is_up in received or _preempted(here):
                 requeue(time_is_up, None)
             raise SystemExit(Stopped.code)
         return outcome
@@ -152,6 +152,7 @@ def folder(name: str) -> Path:
 
 
 def refuse_without_submitit(launcher: str) -> None:
+    """Raise ConfigError if the package submitit is not installed."""
     if importlib.util.find_spec("submitit") is None:
         what = f"hydra/launcher={launcher} needs the package submitit"
         raise ConfigError(what, "hydra/launcher", "pip install attnbench[slurm]")

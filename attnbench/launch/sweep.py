@@ -35,6 +35,7 @@ class Sweep(Callback):
                 sys.exit(failure.code)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Keep a member's overrides and outcome for the closing table."""
         self.members.append((list(job_return.overrides or []), job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -1,0 +1,1 @@
+"""Networks with attention: what is inserted, where, and into what."""

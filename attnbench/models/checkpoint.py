@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
-import yaml
 from torch import Tensor, nn
 
-from attnbench.base.errors import ConfigError, StorageError
-from attnbench.config.composition import DETECTION, GROUPS, Config, flatten
+from attnbench.base import files
+from attnbench.base.errors import ConfigError, StorageError, first_line, listed
+from attnbench.config import stored
+from attnbench.config.configuration import Config
+from attnbench.config.naming import flatten
 from attnbench.models import weights
 
 Which = Literal["last", "best"]
@@ -25,50 +27,13 @@ BACKBONE = ("backbone", "attention", "placement")
 APART = ("backbone.pretrained", "backbone.dropout")
 
 
-def run_config(run: Path) -> Config:
-    """The configuration of a run's folder.
-
-    Raises:
-        StorageError: it is no run's folder, or its configuration is not valid.
-    """
-    path = run / "config.yaml"
-    if not path.is_file():
-        seeds = sorted(run.glob("seed*/config.yaml"))
-        todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
-        raise StorageError("not a run's folder: it has no config.yaml", run, todo)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"cannot read: {weights.first_line(error)}", path) from error
-    return stored_config(record, path)
-
-
-def stored_config(record: Any, where: Path) -> Config:
-    """A configuration that comes from a file, checked as one that is typed.
-
-    Raises:
-        StorageError: it is none, or not valid.
-    """
-    parts = record if isinstance(record, dict) else {}
-    choices = parts.get("choices")
-    tree = {key: value for key, value in parts.items() if key not in ("choices", "hash")}
-    lacking = [group for group in GROUPS if not isinstance(tree.get(group), dict)]
-    if lacking or not isinstance(choices, dict) or "attention" not in choices:
-        raise StorageError(f"no configuration of a run: it lacks {', '.join(lacking) or 'choices'}", where)
-    try:
-        return Config(tree, choices).updated({group: {} for group in (*GROUPS, *DETECTION) if group in tree})
-    except ConfigError as error:
-        what = f"its configuration is not valid: {error.what}"
-        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
-
-
 def checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
     """A checkpoint whose hash is the listed one, and that hash.
 
     Raises:
         StorageError: there is none, or it is damaged.
     """
-    digest = listed_hashes(folder).get(f"{which}.pt")
+    digest = files.read_sums(folder).get(f"{which}.pt")
     if digest is None:
         raise StorageError(f"the run has no {which} checkpoint", folder, "train it first")
     for name in FILES[which]:
@@ -82,18 +47,11 @@ def checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
     raise StorageError(what, folder, f"restore it, or use --which {other}")
 
 
-def listed_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each checkpoint in a folder, by file name."""
-    path = folder / "SHA256SUMS"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
 def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
-        raise StorageError(f"not a checkpoint: {weights.first_line(error)}", path) from error
+        raise StorageError(f"not a checkpoint: {first_line(error)}", path) from error
     if not isinstance(state, dict) or not {"model", "config", "epoch"} <= state.keys():
         raise StorageError("not a checkpoint of a run", path)
     return state
@@ -105,12 +63,14 @@ def evaluated(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def refuse_other_config(config: Config, state: Mapping[str, Any], run: Path) -> None:
-    """Refuse a config.yaml that was edited after the run: the checkpoint knows what it was."""
-    here = dict(flatten(config.tree))
-    differ = [key for key, value in state["config"].items() if key != "data" and here.get(key, ...) != value]
-    if differ:
-        pairs = [f"{key}: {here.get(key)} here, {state['config'][key]} there" for key in sorted(differ)]
-        what = f"config.yaml is not the checkpoint's: {weights.listed(pairs)}"
+    """Refuse a config.yaml that was edited after the run: the checkpoint knows what it was.
+
+    Raises:
+        StorageError: names the keys that differ, with both values.
+    """
+    if differ := stored.differences(config, state["config"]):
+        pairs = [f"{key}: {here} here, {there} there" for key, (there, here) in differ.items()]
+        what = f"config.yaml is not the checkpoint's: {listed(pairs)}"
         raise StorageError(what, run, "restore config.yaml, or train again with resume=never")
 
 
@@ -141,7 +101,7 @@ def refuse_other_backbone(run: Path, config: Config) -> None:
         ConfigError: names the keys that differ, with both values.
         StorageError: not a run's folder.
     """
-    theirs = run_config(run)
+    theirs = stored.checked(stored.read(run), run / "config.yaml")
     if "detector" in theirs.tree:
         what = f"this run is of a detector, {theirs.choices['detector']}"
         raise ConfigError(what, "detector.backbone_from", "give a classification run")
@@ -149,7 +109,7 @@ def refuse_other_backbone(run: Path, config: Config) -> None:
     differ = [key for key in here | there if here.get(key) != there.get(key)]
     if differ:
         pairs = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in differ]
-        what = f"the backbone of {run} is another: {weights.listed(pairs)}"
+        what = f"the backbone of {run} is another: {listed(pairs)}"
         raise ConfigError(what, "detector.backbone_from", "give a run of the same backbone, attention and placement")
 
 

@@ -68,6 +68,7 @@ class Complexity:
     sites: list[SiteCount]
 
     def as_dict(self) -> dict[str, Any]:
+        """The counts by name, for JSON."""
         return asdict(self)
 
 

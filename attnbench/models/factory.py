@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from attnbench.config import catalog
+from attnbench.config import catalog, option_files
 from attnbench.config import composition as configuration
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import checkpoint
 from attnbench.models.complexity import Size
 from attnbench.models.insertion import Site, insert
@@ -132,9 +132,9 @@ def create_model(
 
 def list_models(pattern: str = "*") -> list[str]:
     """The backbones' names that match a shell pattern such as ``resnet*``."""
-    return [name for name in configuration.names("backbone") if fnmatch(name, pattern)]
+    return [name for name in option_files.names("backbone") if fnmatch(name, pattern)]
 
 
 def list_attentions(pattern: str = "*") -> list[str]:
     """The attentions' names that match a shell pattern such as ``se*``."""
-    return [name for name in configuration.names("attention") if fnmatch(name, pattern)]
+    return [name for name in option_files.names("attention") if fnmatch(name, pattern)]

@@ -57,8 +57,9 @@ class _Tracer(fx.Tracer):
     """Sees into sites, but not into their attention."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = module_qualified_name.endswith(".attention") or type(m).__module__.startswith("attnbench.attention.")
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        inserted = module_qualified_name.endswith(".attention")
+        replaced = type(m).__module__.startswith("attnbench.models.attention.")  # as DyConv does a convolution
+        return inserted or replaced or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fold(network: nn.Module, norm: fx.Node, times: Counter[object]) -> None:
@@ -122,6 +123,7 @@ class Foreseen(nn.Module):
         self.conv, self.attention, self.combine = conv, cast(PooledAttention, site.attention), site.combine
 
     def forward(self, h: Tensor) -> Tensor:
+        """The attended output y, (N, C, H, W) to (N, C', H, W)."""
         # Not by the convolution, whose weights would be brought into the layout of large maps for each batch.
         pooled = F.linear(fused_norm.pool(h), self.conv.weight.flatten(1), self.conv.bias)
         s = self.attention.signal(pooled)[:, :, None, None]
@@ -148,6 +150,7 @@ class Shifted(nn.Module):
         self.a, self.b = nn.Buffer(a.detach()), nn.Buffer(b.detach())
 
     def forward(self, x: Tensor) -> Tensor:
+        """The attended and normalised output y, (N, C, H, W) to (N, C', H', W')."""
         s = self.attention.signal(fused_norm.pool(x))
         u = self.conv(x)
         if self.combine == "mul":

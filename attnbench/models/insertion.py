@@ -104,9 +104,11 @@ class Attended(nn.Module):
         self.backend: Backend = reference
 
     def forward(self, x: Tensor) -> Tensor:
+        """The attended output y, (N, C_in, H, W) to (N, C, H', W')."""
         return self.backend(self, x)
 
     def extra_repr(self) -> str:
+        """What ``print(model)`` shows beside trunk and attention."""
         return f"reads={self.reads}, combine={self.combine}"
 
 

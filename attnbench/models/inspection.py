@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import complexity, factory
 from attnbench.models.complexity import Complexity, Size
 

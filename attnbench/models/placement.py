@@ -165,7 +165,7 @@ def known_blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
         raise ConfigError(
             f"{type(model).__name__} has no block that attnbench knows, it has {', '.join(_repeated(model))}",
             "backbone",
-            "name the roles of its block class in ANATOMY of attnbench/placement.py",
+            "name the roles of its block class in ANATOMY of attnbench/models/placement.py",
         )
     stages = _stages(model, [path for path, _ in found])
     return [(path, stage, m) for (path, m), stage in zip(found, stages, strict=True)]

@@ -30,9 +30,11 @@ class PackedShift(Packed):
     branch: Any
 
     def forward(self, x: Tensor) -> Tensor:
+        """The signal as it meets a map, (S N, C_in, H, W) to (S N, C_out, 1, 1)."""
         return self.signal(self.squeeze(x))[:, :, None, None]
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The shift of each channel, (S N, C_in) to (S N, C_out)."""
         return (self.lambda_.flatten(1)[:, None] * self.apart(self.branch.signal(pooled))).flatten(0, 1)
 
 
@@ -44,6 +46,7 @@ class PackedGate(Packed):
         self.gates = [GATES[member.gate] for member in members]
 
     def forward(self, z: Tensor) -> Tensor:
+        """Each network's gate on its own samples, (S N, C)."""
         if len(set(self.gates)) == 1:
             return self.gates[0](z)
         return torch.cat([gate(mine) for gate, mine in zip(self.gates, z.chunk(len(self.gates)), strict=True)])

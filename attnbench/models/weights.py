@@ -14,14 +14,14 @@ or, with one line that says which keys are at fault, none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnbench.base.errors import ConfigError, StorageError
+from attnbench.base.errors import ConfigError, StorageError, first_line, listed
 from attnbench.models.attention.branch import Branch
 from attnbench.models.attention.eca import EfficientChannelAttention
 from attnbench.models.insertion import Attended
@@ -29,7 +29,6 @@ from attnbench.models.placement import known_blocks
 
 Weights = Mapping[str, Tensor]
 
-LISTED = 5  # keys of each kind that an error names
 
 # What a wrapper (DataParallel or DDP, torch.compile) puts before every name.
 PREFIXES = ("module.", "_orig_mod.")
@@ -142,18 +141,6 @@ def load_released(model: nn.Module, source: Path | Weights) -> None:
     ours, theirs = (_kernel_sizes(model, slots, some) for some in (expected, weights))
     todo = f"build the network with attention.kernel_size={theirs}" if theirs and ours != theirs else ""
     _copy(expected, weights, source if isinstance(source, Path) else "ECA-Net's layout", todo)
-
-
-def listed(keys: Iterable[str]) -> str:
-    """The first five and how many more there are: ``a, b, c, d, e and 3 more``."""
-    names = list(keys)
-    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + rest
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, as one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _torch(path: Path) -> Any:

@@ -1,0 +1,1 @@
+"""The papers' tables and figures, and comparisons of any runs."""

@@ -1,6 +1,6 @@
 """Any set of runs beside one another: what differs, means and deviations over seeds, paired differences.
 
-Numbers come from result.json alone. Runs are grouped by configuration; what differs is found, not told. Each group is
+Numbers come from result.json alone. Runs are grouped by configuration; what differs is found out. Each group is
 compared, seed by seed, with the one without attention, or with the first one. Configurations that differ are never
 averaged: ``by`` says what a picture has on its axis, and the rest of what differs becomes curves.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.base.errors import ConfigError, DataError
-from attnbench.reports.report import source_of
+from attnbench.reports.report import source_of, tally
 from attnbench.reports.statistics import Paired, paired, spread
 from attnbench.runs import results
 from attnbench.runs.results import ABSENT, Run
@@ -44,6 +44,7 @@ class Group:
 
     @property
     def label(self) -> str:
+        """The values that tell this group from the others, in words."""
         return label(self.values)
 
     def at(self, key: str) -> Any:
@@ -73,20 +74,22 @@ class Comparison:
 
     @property
     def title(self) -> str:
+        """The metric in words and what all runs share."""
         return f"{metric_name(self.metric)}: {self.common}"
 
 
 def label(values: dict[str, Any]) -> str:
     """``eca kernel_size=3``: an attention by its name, other keys with their last part."""
-    words = [
+    parts = [
         str(value) if key in results.NAMED else f"{key.rpartition('.')[2]}={text(value)}"
         for key, value in values.items()
         if value != ABSENT
     ]
-    return " ".join(words) or "all runs"
+    return " ".join(parts) or "all runs"
 
 
 def text(value: Any) -> str:
+    """A value in words; a list with plus signs between its items."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -218,25 +221,25 @@ def _set_against(group: Group, base: Group | None) -> Group:
 
 def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """The setting that all runs share, in words."""
-    words = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
+    parts = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
     epochs = sorted({run.result.get("epochs") for run in runs}, key=str)
     seeds = sorted({run.seed for run in runs})
-    words += [f"{'/'.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
-    return ", ".join(words) + f" (seeds {', '.join(map(str, seeds))})"
+    parts += [f"{'/'.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    return ", ".join(parts) + f" (seeds {', '.join(map(str, seeds))})"
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:
-    """Commits, devices and data, each with its number of runs."""
+    """Which commits, devices and data made runs, with the number of runs where there are several."""
     notes = []
-    for name, values in (
+    for name, found in (
         ("commit", [run.environment.get("commit") for run in runs]),
         ("device", [run.environment.get("device") for run in runs]),
         ("data", [source_of(run.result) for run in runs]),
     ):
-        counts = {value: values.count(value) for value in values if value}
-        if len(counts) > 1:
-            listed = ", ".join(f"{value} ({count} runs)" for value, count in counts.items())
-            notes.append(f"{len(counts)} kinds of {name}: {listed}")
-        elif counts:
-            notes.append(f"{name} {next(iter(counts))}")
+        values = [value for value in found if value]
+        kinds = len(set(values))
+        if kinds > 1:
+            notes.append(f"{kinds} kinds of {name}: {tally(values)}")
+        elif kinds:
+            notes.append(f"{name} {values[0]}")
     return notes

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from attnbench.base import files
+from attnbench.reports import writing
 from attnbench.reports.comparison import Comparison, Group, text
 from attnbench.reports.figures import saving, sweep
 
@@ -40,12 +38,9 @@ def _cell(value: float | None) -> float | str:
 
 
 def as_csv(comparison: Comparison) -> str:
+    """A line for each group, with the columns of ``rows``."""
     table = rows(comparison)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return file.getvalue()
+    return writing.csv_table(list(table[0]), table)
 
 
 HEADS = ("mean ± std", "n", "difference [95 %]")
@@ -71,13 +66,14 @@ def _difference(group: Group) -> str:
     against = group.against
     if against is None:
         return "no common seed" if group.baseline else ""
-    words = f"{against.mean:+,.3f}"
+    difference = f"{against.mean:+,.3f}"
     if against.low is not None and against.high is not None:
-        return f"{words} [{against.low:+,.3f}, {against.high:+,.3f}]"
-    return f"{words} (one pair, no interval)"
+        return f"{difference} [{against.low:+,.3f}, {against.high:+,.3f}]"
+    return f"{difference} (one pair, no interval)"
 
 
 def number(value: float) -> str:
+    """A number for people: whole from 10,000 on, else with three decimals."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.3f}"
 
 
@@ -91,14 +87,11 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    heads = [*comparison.keys, *HEADS]
-    lines = [f"# {comparison.title}", "", _line(heads), _line("---" for _ in heads)]
-    lines += [_line(cells(comparison, group)) for group in comparison.groups]
-    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks(comparison))]) + "\n"
-
-
-def _line(words: Iterable[str]) -> str:
-    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+    """A table of the groups under the title, and the remarks below it."""
+    table = [cells(comparison, group) for group in comparison.groups]
+    lines = writing.markdown_heading(1, comparison.title)
+    lines += [*writing.markdown_table([*comparison.keys, *HEADS], table), ""]
+    return "\n".join([*lines, *writing.markdown_list(remarks(comparison))]) + "\n"
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from attnbench.config.composition import Config, compose, prepared
+from attnbench.config.composition import compose
+from attnbench.config.configuration import Config
+from attnbench.config.hydra_state import prepared
 from attnbench.models import complexity
 from attnbench.reports.paper_tables import Column, Row, Table
 
@@ -18,7 +20,7 @@ Composed = Callable[[Sequence[str]], Config]  # the configuration of a row's ove
 
 
 @dataclass(frozen=True)
-class Cell:
+class CountedCell:
     """A printed count and ours.
 
     Attributes:
@@ -36,13 +38,13 @@ class Cell:
     note: str = ""
 
 
-def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, Cell]]]:
+def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, CountedCell]]]:
     """All counted cells of a table, row by row."""
     with prepared():
         return [(row, cells(table, row, sketch, composed)) for row in table.rows]
 
 
-def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, Cell]]]) -> dict[str, Any]:
+def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]]) -> dict[str, Any]:
     """The form of ``attnbench table ID --count --json``."""
     rows = [
         {
@@ -62,7 +64,7 @@ def rounds_to(ours: int, printed: str, per: float) -> bool:
     return (Decimal(ours) / Decimal(per)).quantize(digits, ROUND_HALF_UP) == digits
 
 
-def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) -> dict[str, Cell]:
+def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) -> dict[str, CountedCell]:
     """The counted cells of a row, by column."""
     counted = {}
     for name, column in table.columns.items():
@@ -72,12 +74,12 @@ def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) 
     return counted
 
 
-def _cell(row: Row, name: str, column: Column, ours: int | None) -> Cell:
+def _cell(row: Row, name: str, column: Column, ours: int | None) -> CountedCell:
     printed, note, unit = row.printed[name], row.note.get(name, ""), row.unit.get(name, column.unit)
     if name in row.counts and not _is_number(printed):  # a formula: its sum over the network is known
-        return Cell(printed, ours, unit, ours == row.counts[name], note)
+        return CountedCell(printed, ours, unit, ours == row.counts[name], note)
     matched = ours is not None and rounds_to(ours, printed, row.per.get(name, column.per))
-    return Cell(printed, ours, unit, matched, note)
+    return CountedCell(printed, ours, unit, matched, note)
 
 
 def _is_number(text: str) -> bool:

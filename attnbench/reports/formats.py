@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import html
 import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from attnbench.base import escape
+from attnbench.base.console import plain_console
+from attnbench.reports import writing
 from attnbench.reports.paper_tables import Column
 from attnbench.reports.report import BEST, COMPARED, MEASURED, Cell, Line, Report, Trace, as_dict, remarks
 from attnbench.reports.statistics import Paired
@@ -18,29 +19,30 @@ WIDTH = 400  # columns of a table that is not for a terminal
 
 @dataclass(frozen=True)
 class Grid:
-    """A report in words: a heading for each column, and the rows."""
+    """A report as text: a heading for each column, and the rows."""
 
     headings: list[str]
     rows: list[list[str]]
 
 
 def grid(made: Report) -> Grid:
-    headings, makers = ["row"], [lambda line: line.label]
+    """A report as headings and rows of text, a row for each line of the table."""
+    headings, texts = ["row"], [lambda line: line.label]
     for name, column in made.chosen.table.columns.items():
-        for heading, words in _columns(name, column, made):
+        for heading, cell_text in _columns(name, column, made):
             headings.append(heading)
-            makers.append(words)
-    return Grid(headings, [[words(line) for words in makers] for line in made.lines])
+            texts.append(cell_text)
+    return Grid(headings, [[cell_text(line) for cell_text in texts] for line in made.lines])
 
 
-Words = Callable[[Line], str]
+CellText = Callable[[Line], str]  # of a row's cell in one column
 
 
-def _columns(name: str, column: Column, made: Report) -> list[tuple[str, Words]]:
+def _columns(name: str, column: Column, made: Report) -> list[tuple[str, CellText]]:
     """The columns that one of the paper's becomes."""
 
-    def of(words: Callable[[Cell], str]) -> Words:
-        return lambda line: words(line.cells[name]) if name in line.cells else ""
+    def of(text_of: Callable[[Cell], str]) -> CellText:
+        return lambda line: text_of(line.cells[name]) if name in line.cells else ""
 
     printed = (f"{name} {column.unit} printed", of(_printed))
     if column.counter:
@@ -114,8 +116,12 @@ def _notes(made: Report) -> list[str]:
     return [*remarks(made), *made.chosen.table.notes, *noted]
 
 
+def _traces(made: Report) -> list[list[str]]:
+    """A row for each run: where it lies, and what made it."""
+    return [_traced(label, trace) for label, trace in made.traces]
+
+
 def _traced(label: str, trace: Trace) -> list[str]:
-    """Where a run lies and what made it, in words."""
     value = "" if trace.value is None else f"{trace.value:.3f}"
     state = f"{trace.state}: {trace.reason}" if trace.reason else trace.state
     return [label, str(trace.seed), state, value, trace.folder, trace.commit or "", trace.device or ""]
@@ -127,45 +133,33 @@ TRACED = ["row", "seed", "state", "result", "folder", "commit", "device"]
 def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) -> str:
     """Tables for a terminal."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False, soft_wrap=False)
+    written = io.StringIO()
+    console = plain_console(file=written, width=width, force_terminal=colour, soft_wrap=False)
     for made in reports:
-        words = grid(made)
+        contents = grid(made)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in words.headings:
+        for heading in contents.headings:
             table.add_column(heading, overflow="fold")
-        for row in words.rows:
-            table.add_row(*map(_plain, row))
-        console.print(made.title, style="bold", markup=False)
+        for row in contents.rows:
+            table.add_row(*row)
+        console.print(made.title, style="bold")
         console.print(table)
         for note in _notes(made):
-            console.print(f"- {note}", markup=False)
-    written = console.file
-    assert isinstance(written, io.StringIO)
+            console.print(f"- {note}")
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
-def _plain(cell: str) -> str:
-    from rich.markup import escape
-
-    return escape(cell)
-
-
 def markdown(reports: Sequence[Report]) -> str:
+    """A section for each table, with a list of its runs."""
     parts = []
     for made in reports:
-        words = grid(made)
-        parts += [f"## {made.title}", "", *_piped(words.headings, words.rows), ""]
-        parts += [f"- {note}" for note in _notes(made)]
-        parts += ["", "Runs:", "", *_piped(TRACED, [_traced(*found) for found in made.traces]), ""]
+        contents = grid(made)
+        parts += writing.markdown_heading(2, made.title)
+        parts += [*writing.markdown_table(contents.headings, contents.rows), "", *writing.markdown_list(_notes(made))]
+        parts += ["", "Runs:", "", *writing.markdown_table(TRACED, _traces(made)), ""]
     return "\n".join(parts)
-
-
-def _piped(headings: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 CSV = (
@@ -177,14 +171,10 @@ CSV = (
 
 def comma_separated(reports: Sequence[Report]) -> str:
     """A line for each cell, numbers in full."""
-    written = io.StringIO()
-    writer = csv.DictWriter(written, CSV, lineterminator="\n")
-    writer.writeheader()
-    for made in reports:
-        for line in made.lines:
-            for name, cell in line.cells.items():
-                writer.writerow(_flat(made, line, name, cell))
-    return written.getvalue()
+    return writing.csv_table(
+        CSV,
+        (_flat(made, line, name, cell) for made in reports for line in made.lines for name, cell in line.cells.items()),
+    )
 
 
 def _flat(made: Report, line: Line, name: str, cell: Cell) -> dict[str, object]:
@@ -213,32 +203,10 @@ def latex(reports: Sequence[Report]) -> str:
     """Tables for the package booktabs."""
     parts = ["% \\usepackage{booktabs}"]
     for made in reports:
-        words = grid(made)
-        rows = [f"{' & '.join(map(_tex, row))} \\\\" for row in words.rows]
-        parts += [
-            *(f"% {note}" for note in _notes(made)),
-            "\\begin{table}",
-            f"\\caption{{{_tex(made.title)}}}",
-            f"\\begin{{tabular}}{{{'l' * len(words.headings)}}}",
-            "\\toprule",
-            f"{' & '.join(map(_tex, words.headings))} \\\\",
-            "\\midrule",
-            *rows,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\par\\footnotesize",
-            *(f"{_tex(note)}. " for note in remarks(made)),
-            "\\end{table}",
-        ]
+        contents = grid(made)
+        parts += writing.latex_comments(_notes(made))
+        parts += writing.latex_table(made.title, contents.headings, contents.rows, remarks(made))
     return "\n".join([*parts, ""])
-
-
-TEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\^{}"}
-TEX |= {"±": "$\\pm$", "<": "$<$", ">": "$>$", "[": "{[}"}
-
-
-def _tex(words: str) -> str:
-    return "".join(TEX.get(c, c) for c in words)
 
 
 STYLE = (
@@ -251,22 +219,14 @@ STYLE = (
 def page(reports: Sequence[Report]) -> str:
     """One page that needs no other file."""
     parts = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">']
-    parts += [f"<title>{html.escape('; '.join(made.title for made in reports))}</title>"]
+    parts += [f"<title>{escape.html('; '.join(made.title for made in reports))}</title>"]
     parts += [f"<style>{STYLE}</style></head><body>"]
     for made in reports:
-        words = grid(made)
+        contents = grid(made)
         changed = ' class="changed"' if made.chosen.changed else ""
-        parts += [f"<h2{changed}>{html.escape(made.title)}</h2>", *_rows(words.headings, words.rows), "<footer><ul>"]
-        parts += [f"<li>{html.escape(note)}</li>" for note in _notes(made)]
-        parts += ["</ul>", *_rows(TRACED, [_traced(*found) for found in made.traces]), "</footer>"]
+        parts += [f"<h2{changed}>{escape.html(made.title)}</h2>", *writing.html_table(contents.headings, contents.rows)]
+        parts += ["<footer>", *writing.html_list(_notes(made)), *writing.html_table(TRACED, _traces(made)), "</footer>"]
     return "\n".join([*parts, "</body></html>", ""])
-
-
-def _rows(headings: list[str], rows: list[list[str]]) -> list[str]:
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    body = [f"<tr>{line}</tr>" for line in lines]
-    return ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody></table>"]
 
 
 def as_json(reports: Sequence[Report]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from attnbench.base.errors import ConfigError, nearest
-from attnbench.config import composition
+from attnbench.config import option_files
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,23 @@ def load(table: str) -> Table:
     Raises:
         ConfigError: there is none of that name.
     """
-    if table not in ids():
-        raise ConfigError(f"there is no table {table}", "command line", nearest(table, ids()))
-    return parsed(table, yaml.safe_load((folder() / f"{table}.yaml").read_text(encoding="utf-8")))
+    return parsed(table, contents("table", table, ids()))
+
+
+def contents(kind: str, name: str, known: Sequence[str]) -> dict[str, Any]:
+    """What the file of a table or a figure holds, as YAML has it.
+
+    Args:
+        kind: ``table`` or ``figure``.
+        known: the names that there are.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in known:
+        raise ConfigError(f"there is no {kind} {name}", "command line", nearest(name, known))
+    path = option_files.folder() / kind / f"{name}.yaml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def parsed(table: str, content: Mapping[str, Any]) -> Table:
@@ -97,4 +111,5 @@ def parsed(table: str, content: Mapping[str, Any]) -> Table:
 
 
 def folder() -> Path:
-    return composition.folder() / "table"
+    """Where the tables' files are: ``configs/table``."""
+    return option_files.folder() / "table"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.base.errors import Failure
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports.counts import Sketch
-from attnbench.reports.rows import Chosen, Run, distinct
-from attnbench.runs.status import Standing, standing
+from attnbench.reports.rows import Chosen, RowRun, distinct
+from attnbench.runs.data import Look
+from attnbench.runs.status import Standing, standing_of
 from attnbench.training.recorder import read_metrics
 
 EVALUATION = 1 / 3  # of a training step's time an image: the forward pass without the backward one
@@ -30,15 +31,16 @@ Images = Callable[[Config], tuple[int, int] | None]  # of training and validatio
 
 
 @dataclass(frozen=True)
-class Member:
+class PlannedRun:
     """A run of a plan: how it stands, and its network's learned numbers."""
 
-    run: Run
+    run: RowRun
     standing: Standing
     params: int
 
     @property
     def waits(self) -> bool:
+        """Whether the run still has to be done."""
         return self.standing.state != "done"
 
 
@@ -57,22 +59,22 @@ class Estimate:
     unknown: list[str]
 
 
-def members(chosen: Sequence[Chosen], sketch: Sketch) -> list[Member]:
+def planned_runs(chosen: Sequence[Chosen], sketch: Sketch) -> list[PlannedRun]:
     """Every run of some tables once, its network built without weights.
 
     Raises:
         ConfigError: a network that cannot be built, by its row's label.
     """
     sizes: dict[str, int] = {}
-    planned = []
+    planned, look = [], Look()
     for run in distinct(run for some in chosen for run in some.runs()):
         if run.config.hash not in sizes:
             sizes[run.config.hash] = _params(run, sketch)
-        planned.append(Member(run, standing(run.path), sizes[run.config.hash]))
+        planned.append(PlannedRun(run, standing_of(run.config, look), sizes[run.config.hash]))
     return planned
 
 
-def _params(run: Run, sketch: Sketch) -> int:
+def _params(run: RowRun, sketch: Sketch) -> int:
     try:
         model, _ = sketch(run.config)
     except Failure as failure:
@@ -80,19 +82,19 @@ def _params(run: Run, sketch: Sketch) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def estimate(planned: Sequence[Member], probe: Probe, images: Images) -> Estimate:
+def estimate(planned: Sequence[PlannedRun], probe: Probe, images: Images) -> Estimate:
     """Measure one row for each backbone with each attention, and count epochs and images."""
     speeds: dict[str, Speed] = {}
     seconds, unknown = 0.0, []
-    for member in planned:
-        sizes = images(member.run.config)
-        if member.waits and sizes is None:
-            unknown.append(member.run.label)
-        elif member.waits and sizes is not None:
-            kind = _kind(member.run.config)
+    for one in planned:
+        sizes = images(one.run.config)
+        if one.waits and sizes is None:
+            unknown.append(one.run.label)
+        elif one.waits and sizes is not None:
+            kind = _kind(one.run.config)
             if kind not in speeds:
-                speeds[kind] = probe(member.run.config)
-            seconds += _epochs_left(member.run) * speeds[kind].seconds * (sizes[0] + EVALUATION * sizes[1])
+                speeds[kind] = probe(one.run.config)
+            seconds += _epochs_left(one.run) * speeds[kind].seconds * (sizes[0] + EVALUATION * sizes[1])
     return Estimate(seconds / 3600, len(speeds), list(dict.fromkeys(unknown)))
 
 
@@ -103,51 +105,52 @@ def _kind(config: Config) -> str:
     return json.dumps([*what, tree["runtime"]])
 
 
-def _epochs_left(run: Run) -> int:
+def _epochs_left(run: RowRun) -> int:
     epochs: int = run.config.tree["schedule"]["epochs"]
     return max(0, epochs - len(read_metrics(run.path / "metrics.jsonl")))
 
 
-def as_dict(chosen: Sequence[Chosen], planned: Sequence[Member], time: Estimate | None) -> dict[str, Any]:
+def as_dict(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimate | None) -> dict[str, Any]:
     """The form of ``attnbench table ID --plan --json``."""
     return {
         "tables": [{"id": c.table.id, "title": c.title, "changed_protocol": c.changed} for c in chosen],
-        "members": [_member(member) for member in planned],
+        "members": [_member(one) for one in planned],
         "runs": len(planned),
-        "to_run": sum(member.waits for member in planned),
+        "to_run": sum(one.waits for one in planned),
         "estimated_hours": time and time.hours,
         "probed_networks": time and time.probed,
     }
 
 
-def _member(member: Member) -> dict[str, Any]:
-    run, stands = member.run, member.standing
-    about = {"state": stands.state, "reason": stands.reason, "folder": str(run.path), "params": member.params}
-    return {"label": run.label, "seed": run.seed, **about, "config_hash": run.config.hash}
+def _member(one: PlannedRun) -> dict[str, Any]:
+    run, stands = one.run, one.standing
+    about = {"state": stands.state, "reason": stands.reason, "unseen": stands.unseen, "folder": str(run.path)}
+    return {"label": run.label, "seed": run.seed, **about, "params": one.params, "config_hash": run.config.hash}
 
 
-def lines(chosen: Sequence[Chosen], planned: Sequence[Member], time: Estimate | None) -> list[str]:
-    """A plan in words: the titles, a line for each row, the sum and the estimate."""
-    waiting = sum(member.waits for member in planned)
+def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimate | None) -> list[str]:
+    """A plan as text: the titles, a line for each row, the sum and the estimate."""
+    waiting = sum(one.waits for one in planned)
     written = [some.title for some in chosen]
-    width = max((len(member.run.label) for member in planned), default=0)
-    by_row: dict[str, list[Member]] = {}
-    for member in planned:
-        by_row.setdefault(member.run.config.hash, []).append(member)
+    width = max((len(one.run.label) for one in planned), default=0)
+    by_row: dict[str, list[PlannedRun]] = {}
+    for one in planned:
+        by_row.setdefault(one.run.config.hash, []).append(one)
     for of_row in by_row.values():
         first = of_row[0]
         written.append(f"  {first.run.label:{width}}  {first.params:>12,} parameters  {_states(of_row)}")
     written.append(f"{len(planned)} runs: {len(planned) - waiting} done, {waiting} to run")
-    return written + _time(time)
+    unseen = dict.fromkeys(one.standing.unseen for one in planned if one.standing.unseen)
+    return [*written, *unseen, *_time(time)]
 
 
-def _states(of_row: Sequence[Member]) -> str:
+def _states(of_row: Sequence[PlannedRun]) -> str:
     """``done: seed 0, 1; not run: seed 2``."""
     by_state: dict[str, list[str]] = {}
-    for member in of_row:
-        stands = member.standing
+    for one in of_row:
+        stands = one.standing
         state = f"{stands.state} ({stands.reason})" if stands.reason else stands.state
-        by_state.setdefault(state, []).append(str(member.run.seed))
+        by_state.setdefault(state, []).append(str(one.run.seed))
     return "; ".join(f"{state}: seed {', '.join(seeds)}" for state, seeds in by_state.items())
 
 

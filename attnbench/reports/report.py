@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from attnbench.base import files
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import CHANGED
 from attnbench.reports import counts
 from attnbench.reports.paper_tables import Row
 from attnbench.reports.rows import Chosen, baseline, seeded, seeds_there
 from attnbench.reports.statistics import Paired, Spread, paired, spread
-from attnbench.runs.status import Standing, standing
+from attnbench.runs.data import Look
+from attnbench.runs.status import Standing, standing_of
 from attnbench.training.metrics.titles import TITLES
 
 # What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
@@ -95,13 +96,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """A table as far as it has been run."""
+    """A table as far as it has been run.
+
+    Attributes:
+        unseen: why data could not be compared with those that runs were made of.
+    """
 
     chosen: Chosen
     lines: list[Line]
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
+        """The table's title, with whatever was changed in its setting."""
         return self.chosen.title
 
     @property
@@ -118,7 +125,9 @@ class Report:
 Standings = dict[int, tuple[Path, Standing]]  # by seed
 
 
-def report(chosen: Chosen, counted: Callable[[Row], dict[str, counts.Cell]], failed: Mapping[Path, str]) -> Report:
+def report(
+    chosen: Chosen, counted: Callable[[Row], dict[str, counts.CountedCell]], failed: Mapping[Path, str]
+) -> Report:
     """Read what there is.
 
     Args:
@@ -126,18 +135,20 @@ def report(chosen: Chosen, counted: Callable[[Row], dict[str, counts.Cell]], fai
         counted: the cells of parameters and operations of a row.
         failed: reasons of failures that could not be written into the run's folder.
     """
-    lines = []
+    lines, look = [], Look()
+    unseen: dict[str, None] = {}
     for row, composed in chosen.rows:
-        found = _standings(chosen, composed, failed)
+        found = _standings(chosen, composed, failed, look)
+        unseen |= {stands.unseen: None for _, stands in found.values() if stands.unseen}
         cells = _cells(chosen, row, found, counted(row))
         label = baseline(chosen.table, row)
-        other = _standings(chosen, chosen.baselines.get(label or ""), {})
+        other = _standings(chosen, chosen.baselines.get(label or ""), {}, look)
         differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
-    made = Report(chosen, lines)
+    made = Report(chosen, lines, list(unseen))
     data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := changed_images(trace.data)))
-    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines)
+    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines, list(unseen))
 
 
 def changed_images(source: str) -> str:
@@ -145,13 +156,13 @@ def changed_images(source: str) -> str:
     return source.partition(CHANGED)[2].partition(", fingerprint")[0]
 
 
-def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str]) -> Standings:
+def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str], look: Look) -> Standings:
     """How the runs of a row stand: those that there should be and, unless seeds were named, those there are."""
     if composed is None:
         return {}
     seeds = chosen.seeds if chosen.exact else sorted({*chosen.seeds, *seeds_there(composed)})
-    paths = {seed: seeded(composed, seed).run_folder for seed in seeds}
-    found = {seed: (path, standing(path)) for seed, path in paths.items()}
+    runs = {seed: seeded(composed, seed) for seed in seeds}
+    found = {seed: (run.run_folder, standing_of(run, look)) for seed, run in runs.items()}
     for seed, (path, stands) in found.items():
         if path in failed and stands.state != "done":
             found[seed] = (path, Standing("failed", failed[path]))
@@ -163,7 +174,7 @@ def _values(found: Standings, key: str) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.Cell]) -> dict[str, Cell]:
+def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
     cells = {}
     for name, column in chosen.table.columns.items():
         unit = row.unit.get(name, column.unit)
@@ -174,7 +185,7 @@ def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, cou
     return cells
 
 
-def _count(cell: counts.Cell, per: float) -> Cell:
+def _count(cell: counts.CountedCell, per: float) -> Cell:
     difference = cell.ours / per - float(cell.printed) if cell.ours is not None and _is_number(cell.printed) else None
     return Cell(
         cell.printed, unit=cell.unit, ours=cell.ours, difference=difference, state="counted", note=cell.note, per=per,
@@ -287,7 +298,7 @@ def _row(line: Line) -> dict[str, Any]:
 
 def remarks(made: Report) -> list[str]:
     """What stands below every report: how much of it was run, by what and on what, and how to read it."""
-    lines = provenance(made)
+    lines = coverage(made)
     if made.chosen.changed:
         lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
     columns = made.chosen.table.columns
@@ -297,11 +308,11 @@ def remarks(made: Report) -> list[str]:
             "no print of another one compares"
         )
     lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
-    return [*lines, EPOCHS, STATISTICS]
+    return [*lines, *made.unseen, EPOCHS, STATISTICS]
 
 
-def provenance(made: Report) -> list[str]:
-    """How much of a report was run, by what and on what."""
+def coverage(made: Report) -> list[str]:
+    """How much of a report was run, and by which commits, on which devices, data and epochs."""
     traces = [trace for _, trace in made.traces]
     done = [trace for trace in traces if trace.state == "done"]
     paper, seeds = made.chosen.table.seeds, made.chosen.seeds
@@ -313,9 +324,11 @@ def provenance(made: Report) -> list[str]:
         ("epochs", [str(trace.epochs) for trace in done]),
     ):
         if values:
-            lines.append(f"{what}: " + "; ".join(f"{value} ({_runs(n)})" for value, n in Counter(values).items()))
+            lines.append(f"{what}: {tally(values)}")
     return lines
 
 
-def _runs(n: int) -> str:
-    return "1 run" if n == 1 else f"{n} runs"
+def tally(values: Iterable[str]) -> str:
+    """Each value with the number of runs that have it: ``c0ffee (1 run); decaf (4 runs)``."""
+    counts = Counter(values)
+    return "; ".join(f"{value} ({'1 run' if n == 1 else f'{n} runs'})" for value, n in counts.items())

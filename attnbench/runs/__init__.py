@@ -1,0 +1,1 @@
+"""One run from configuration to result.json, and what is done with a finished one."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.base.errors import Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs.folder import RunFolder
+from attnbench.runs.status import finished
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,19 @@ def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str,
 
     Args:
         configure: gives the configuration, or raises a Failure that then is the outcome.
-        train: how to train it to its result; None for ``ranks.train``.
+        train: how to train it to its result; None for ``processes.train_in_processes``.
     """
     path = ""
     try:
         config = configure()
         folder = RunFolder(config.run_folder)
         path = str(folder.path)
-        if config.tree["resume"] == "auto" and (result := folder.result()):
+        if config.tree["resume"] == "auto" and (result := finished(config)):
             return Outcome("skipped", path, result)
         folder.refuse_busy()
         from attnbench.runs import processes
 
-        return Outcome("done", path, (train or processes.train)(config))
+        return Outcome("done", path, (train or processes.train_in_processes)(config))
     except Stopped as stop:
         return Outcome("stopped", path, failure=stop)
     except Failure as failure:

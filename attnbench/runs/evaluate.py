@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from attnbench.config.composition import NEUTRAL
+from attnbench.config.naming import NEUTRAL
+from attnbench.data.record import DataRecord, from_dict
 from attnbench.models.checkpoint import Which
 from attnbench.models.folding import folded
 from attnbench.runs.load import Ready, Trained, load_run, ready
@@ -46,14 +47,15 @@ def measured(trained: Trained, opened: Ready) -> dict[str, float]:
 
 def _about(run: Path, trained: Trained, opened: Ready, words: Sequence[str]) -> dict[str, Any]:
     checkpoint, result = trained.about["checkpoint"], trained.about["result"] or {}
-    then = result.get("data", {}).get("fingerprint")
+    then = from_dict(result.get("data"))
+    now = DataRecord(opened.data.source, opened.data.fingerprint)
     return {
         "run": str(run),
         "which": checkpoint["which"],
         "epoch": checkpoint["epoch"],
         "images": opened.val.samples,
         "data": {"source": opened.data.source, "fingerprint": opened.data.fingerprint},
-        "same_data": then == opened.data.fingerprint if then else None,
+        "same_data": not then.difference(now) if then else None,
         "device": str(opened.process.device),
         "changed": [word for word in words if word.partition("=")[0] not in NEUTRAL],
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from attnbench import __version__
 from attnbench.base import files
-from attnbench.base.errors import ConfigError, StorageError
-from attnbench.models import weights
-from attnbench.models.checkpoint import Which, stored_config
+from attnbench.base.errors import ConfigError, StorageError, first_line
+from attnbench.config import stored
+from attnbench.config.configuration import Config
+from attnbench.models import factory
+from attnbench.models.checkpoint import Which
 from attnbench.runs.load import Trained, assembled, load_run
 
 Format = Literal["safetensors", "onnx", "state_dict"]
@@ -73,7 +76,20 @@ def load_exported(path: Path) -> nn.Module:
     except (KeyError, ValueError) as error:
         todo = "give a file that attnbench export wrote"
         raise StorageError("no configuration in this file's metadata", path, todo) from error
-    return assembled(stored_config(record, path), tensors, path, {}).model
+    config = stored.checked(stored.from_record(record, path), path)
+    return assembled(config, tensors, _class_names(config, tensors, written), path, {}).model
+
+
+def _class_names(config: Config, tensors: Mapping[str, Tensor], written: Mapping[str, str]) -> list[str]:
+    """The class names in a file's metadata; numbers for files of release 0.1.0, which has none in them."""
+    if "classes" in written:
+        return [str(name) for name in json.loads(written["classes"])]
+    ten, eleven = (factory.sketch(config, number)[0].state_dict() for number in (10, 11))
+    for key in ten.keys() & tensors.keys():
+        for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
+            if one != other and tensors[key].ndim == ten[key].ndim:
+                return list(map(str, range(10 + (tensors[key].shape[axis] - one) // (other - one))))
+    return list(map(str, range(10)))  # whatever they are, they are not this network's: loading them says so
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -83,13 +99,12 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"no safetensors file: {weights.first_line(error)}", path) from error
+        raise StorageError(f"no safetensors file: {first_line(error)}", path) from error
 
 
 def metadata(trained: Trained) -> dict[str, str]:
-    """The resolved configuration, the result and the version, each as a string."""
-    config = {"choices": trained.config.choices, "hash": trained.config.hash, **trained.config.tree}
-    facts = {"config": config, **trained.about}
+    """The configuration, the class names, the result and the version, each as a string."""
+    facts = {"config": trained.config.record(), "classes": trained.classes, **trained.about}
     return {"format": "pt", "attnbench": __version__, **{key: json.dumps(value) for key, value in facts.items()}}
 
 

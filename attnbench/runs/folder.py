@@ -73,7 +73,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what an earlier start left, for ``resume=never``."""
         with files.changing(self.path):
-            for name in ("result.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log"):
+            for name in ("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log"):
                 (self.path / name).unlink(missing_ok=True)
             for path in filter(
                 Path.exists, (self.checkpoints, self.path / "tb", self.path / "export", self.path / "predictions")
@@ -105,6 +105,11 @@ class RunFolder:
             log.write(printed + f"\n{failure}\n")
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write ``name`` as JSON, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         files.write_json(self.path / name, dict(value))
 
     @contextmanager

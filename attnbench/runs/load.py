@@ -17,11 +17,13 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from attnbench.base import files
 from attnbench.base.errors import ConfigError, DataError, StorageError
-from attnbench.config.composition import Config
+from attnbench.config import stored
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.models import factory, weights
-from attnbench.models.checkpoint import Which, checkpoint, evaluated, refuse_other_config, run_config
+from attnbench.models.checkpoint import Which, checkpoint, evaluated, refuse_other_config
 from attnbench.models.insertion import Site
 from attnbench.runs.folder import RunFolder
 from attnbench.training import setup
@@ -40,14 +42,14 @@ class Trained:
     Attributes:
         model: the network with its weights, in evaluation mode.
         sites: where its attention stands.
-        classes: how many it tells apart.
+        classes: the names of what it tells apart.
         config: its configuration, checked again.
         about: what else is worth knowing, as text that JSON admits: ``checkpoint`` and ``result``.
     """
 
     model: nn.Module
     sites: list[Site]
-    classes: int
+    classes: list[str]
     config: Config
     about: dict[str, Any]
 
@@ -103,8 +105,8 @@ def ready(trained: Trained) -> Iterator[Ready]:
     runtime = trained.config.build("runtime")
     runtime.check()
     data: Dataset = trained.config.build("dataset")
-    if len(data.classes) != trained.classes:
-        what = f"{len(data.classes)} classes, the network was trained on {trained.classes}"
+    if len(data.classes) != len(trained.classes):
+        what = f"{len(data.classes)} classes, the network was trained on {len(trained.classes)}"
         raise DataError(what, "dataset.root", "give the data set of the run")
     with runtime.start() as process:
         model = process.place(trained.model).eval()
@@ -122,7 +124,7 @@ def load_run(run: Path, which: Which = "last") -> Trained:
     Raises:
         StorageError: not a run's folder, a damaged checkpoint, or one of another network.
     """
-    config = run_config(run)
+    config = stored.checked(stored.read(run), run / "config.yaml")
     state, digest = checkpoint(run / "checkpoints", which)
     refuse_other_config(config, state, run)
     result = RunFolder(run).result()
@@ -133,29 +135,35 @@ def load_run(run: Path, which: Which = "last") -> Trained:
         )
     about = {"which": which, "epoch": state["epoch"], "finished": result is not None, "sha256": digest}
     where = run / "checkpoints" / f"{which}.pt"
-    return assembled(config, evaluated(state), where, {"checkpoint": about, "result": result})
+    return assembled(config, evaluated(state), class_names(run), where, {"checkpoint": about, "result": result})
 
 
-def assembled(config: Config, tensors: Mapping[str, Tensor], where: Path, about: dict[str, Any]) -> Trained:
+def class_names(run: Path) -> list[str]:
+    """The names of a run's classes, by target, as it wrote them down.
+
+    Raises:
+        StorageError: it did not.
+    """
+    names = files.read_json(run / "classes.json")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise StorageError("no list of class names", run / "classes.json", "restore it")
+    return names
+
+
+def assembled(
+    config: Config, tensors: Mapping[str, Tensor], classes: Sequence[str], where: Path, about: dict[str, Any]
+) -> Trained:
     """The network of a configuration with given weights; stock weights are not looked for.
+
+    Args:
+        classes: the names of its classes.
 
     Raises:
         StorageError: the weights are not of that configuration.
     """
-    classes = _classes(config, tensors)
     try:
-        model, sites = factory.network(factory.without_weights(config), classes)
+        model, sites = factory.network(factory.without_weights(config), len(classes))
     except ConfigError as error:
         raise StorageError(f"its network cannot be built: {error}", where) from error
     weights.load(model, tensors, where)
-    return Trained(model.eval(), sites, classes, config, about)
-
-
-def _classes(config: Config, tensors: Mapping[str, Tensor]) -> int:
-    """How many classes a network's weights tell apart: the size of what depends on their number."""
-    ten, eleven = (factory.sketch(config, number)[0].state_dict() for number in (10, 11))
-    for key in ten.keys() & tensors.keys():
-        for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
-            if one != other and tensors[key].ndim == ten[key].ndim:
-                return 10 + (tensors[key].shape[axis] - one) // (other - one)
-    return 10  # whatever they are, they are not this network's: loading them says so
+    return Trained(model.eval(), sites, list(classes), config, about)

@@ -51,7 +51,7 @@ def predict(
     paths = [folder / f"{image.stem}.png" for image in images]
     if len(set(paths)) < len(paths):
         raise ConfigError("two images have the same name", "command line", "rename one, or call this twice")
-    classes = names(run)
+    classes = trained.classes
     files.make_folder(folder)
     told = []
     for image, path in zip(images, paths, strict=True):
@@ -63,12 +63,6 @@ def predict(
         told.append({"image": str(image), "objects": _objects(answer, classes)})
     files.write_json(folder / "predictions.json", told)
     return paths
-
-
-def names(run: Path) -> list[str]:
-    """The names of a run's classes, as it wrote them down; their numbers where it did not."""
-    written = files.read_json(run / "classes.json")
-    return list(written) if isinstance(written, list) else [str(n) for n in range(10_000)]
 
 
 def _objects(answer: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from attnbench.config import catalog
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch
 from attnbench.models import factory, fused
 from attnbench.training import engine, setup
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.recorder import NullRecorder
 from attnbench.training.runtime import Process
-from attnbench.training.state import Checkpoints, Timer
 
 STEPS = 3  # measured, after one that warms up
 SECONDS = 5.0  # after which no further step begins
@@ -40,6 +40,7 @@ class Noise:
         return 1000
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The same batch again and again, without end."""
         while True:
             yield self.batch
 
@@ -52,6 +53,11 @@ class Stopwatch(engine.Saver):
         self.times: list[float] = []
 
     def after_step(self, state: Any) -> None:
+        """Note the time of a step that is done.
+
+        Raises:
+            Enough: that was the last one to measure.
+        """
         if self.process.device.type == "cuda":
             torch.cuda.synchronize(self.process.device)
         self.times.append(time.perf_counter())

@@ -14,7 +14,7 @@ import torch
 
 from attnbench.base.cores import cores
 from attnbench.base.errors import Failure, Stopped
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs import run
 from attnbench.runs.folder import RunFolder
 from attnbench.training import runtime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("attnbench")
 
 
-def train(config: Config) -> dict[str, Any]:
+def train_in_processes(config: Config) -> dict[str, Any]:
     """Train, continue or repeat a run, in ``runtime.processes`` processes unless torchrun has started them.
 
     Returns:

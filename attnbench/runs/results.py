@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnbench.base import files
-from attnbench.base.errors import DataError, StorageError
-from attnbench.config.composition import DETECTION, Config
+from attnbench.base.errors import DataError
+from attnbench.config import stored
+from attnbench.config.configuration import DETECTION, Config
 from attnbench.runs.folder import RunFolder
 from attnbench.runs.status import standing
 
@@ -48,6 +47,7 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     def value(self, key: str) -> Any:
+        """A value of the run's configuration by its dotted key; ``ABSENT`` if it has none."""
         return self.values.get(key, ABSENT)
 
     @cached_property
@@ -95,25 +95,9 @@ def read(folder: Path) -> Run:
     Raises:
         StorageError: its config.yaml cannot be read.
     """
-    config = stored(folder)
+    config = stored.read(folder)
     result = RunFolder(folder).result()
     return Run(folder, config.seed, told(config), result or {}, "done" if result else _state(folder))
-
-
-def stored(folder: Path) -> Config:
-    """The configuration in a run's folder, as it was when it ran.
-
-    Raises:
-        StorageError: its config.yaml cannot be read.
-    """
-    try:
-        record = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        choices = dict(record.pop("choices"))
-        record["seed"] = int(record["seed"])
-        record.pop("hash", None)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise StorageError("no configuration of a run", folder / "config.yaml", "restore or remove it") from error
-    return Config(record, choices)
 
 
 def told(config: Config) -> Values:
@@ -121,11 +105,11 @@ def told(config: Config) -> Values:
     unplaced = config.choices.get("placement") == "none"
     values = {
         key: value
-        for key, value in config.identity.items()
-        if not key.endswith("_target_") and not (unplaced and key.startswith("placement."))
+        for key, value in config.values.items()
+        if not key.endswith("_target_") and not (unplaced and key.startswith("placement.")) and key != "dataset.name"
     }
     named = (*NAMED, *(group for group in DETECTION if group in config.choices))
-    return {group: config.choices.get(group, ABSENT) for group in named} | values
+    return {group: config.choices.get(group, ABSENT) for group in named} | {"dataset": config.dataset_name} | values
 
 
 def _state(folder: Path) -> str:
@@ -173,4 +157,5 @@ def refuse_other_metric(runs: Sequence[Run], metric: str) -> None:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,8 +10,10 @@ import statistics
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,22 @@ import yaml
 from attnbench import __version__
 from attnbench.base import files
 from attnbench.base.errors import Failure, OutOfMemory, Stopped, StorageError
-from attnbench.config.composition import Config, deviations
+from attnbench.config import catalog
+from attnbench.config.configuration import Config
+from attnbench.config.stored import differences
 from attnbench.data.dataset import Dataset
+from attnbench.data.record import DataRecord
 from attnbench.models import complexity, factory, fused
 from attnbench.models.insertion import Site
+from attnbench.runs.data import kept, other_data, record
 from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.parts import Division
 from attnbench.training.recorder import FolderRecorder, NullRecorder, gauges, read_metrics
 from attnbench.training.runtime import Process, Runtime, rank
-from attnbench.training.state import Checkpoints, Timer, TrainState, load_weights, set_rng_state
+from attnbench.training.state import TrainState, load_weights, set_rng_state
 
 log = logging.getLogger("attnbench")
 
@@ -61,36 +68,55 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
     Raises:
         Failure: its kind gives the exit code; the folder's status.json says the same.
     """
-    runtime, division = refuse(config)
+    runtime, sketch, division = refuse(config)
     folder = RunFolder(config.run_folder)
     with _held(folder, config), _reported(folder, division), opened(config, runtime) as (data, process):
-        return _train(config, folder, data, process)
+        return _train(config, folder, data, process, sketch)
 
 
-def refuse(config: Config) -> tuple[Runtime, Division]:
+def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:
     """Refuse what cannot be run, before anything is made.
+
+    Returns:
+        What the run needs of it: its runtime, its network on the meta device, and how batches are divided.
 
     Raises:
         ConfigError: a placement that cannot be, a device that is not there, or more parts than a batch has.
     """
-    model, _ = factory.sketch(config, num_classes=10)
+    sketch = Sketch.of(config, catalog.CLASSES.get(config.choices["dataset"], 10))
     factory.refuse_other_backbone(config)
     runtime: Runtime = config.build("runtime")
     runtime.check()
-    division = setup.division(config, model, runtime.world_size)
+    division = setup.division(config, sketch.network, runtime.world_size)
     division.refuse()
-    return runtime, division
+    return runtime, sketch, division
 
 
-def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Sketch:
+    """A network on the meta device, by which it is counted."""
+
+    network: torch.nn.Module
+    classes: int
+
+    @classmethod
+    def of(cls, config: Config, classes: int) -> Sketch:
+        """The network of a configuration for a number of classes."""
+        return cls(factory.sketch(config, classes)[0], classes)
+
+
+def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, sketch: Sketch) -> dict[str, Any]:
     setup.refuse_unmasked(config, data)
     schedule = config.build("schedule")
     task: engine.Task = config.build("task", class_names=data.classes)
-    checkpoints = Checkpoints(folder.checkpoints, config.identity | {"data": data.fingerprint})
+    made_of = record(config, data)
+    identity = config.identity | {"data": data.fingerprint}
+    checkpoints = Checkpoints(folder.checkpoints, identity, partial(differences, config))
     torch.manual_seed(config.seed)
     model, sites = factory.network(config, len(data.classes))
     saved = checkpoints.load()
     if saved:
+        _refuse_other_data(config, folder, made_of, saved["config"])
         load_weights(model, saved["model"])
     model = process.place(model)
     fused.choose(model, config.tree["runtime"]["tail"])
@@ -101,6 +127,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
     if saved:
         _resume(state, saved, len(feed), process)
     if process.main:
+        folder.write("data.json", made_of.as_dict())
         files.write_json(folder.path / "classes.json", list(data.classes))
     recorder = _recorder(config, folder, state, task, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
@@ -121,12 +148,27 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process) -
         except Stopped:
             saver.save(state)
             raise
-    result = _result(config, folder, data, state, task, process)
+    if sketch.classes != len(data.classes):
+        sketch = Sketch.of(config, len(data.classes))
+    size = setup.counted_size(config, data)
+    counted = {"params": complexity.params(sketch.network), "macs": complexity.macs(sketch.network, size)}
+    result = _result(config, folder, made_of, counted, state, task, process)
     if process.main:
         checkpoints.settle()  # a run that was killed in its last save has no other
         folder.write("result.json", result)
         folder.status("done")
     return result
+
+
+def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data than those that a checkpoint was made of.
+
+    Raises:
+        OtherData: says what differs, and how these data get a name of their own.
+    """
+    then = kept(folder.path) or DataRecord(now.source, checkpoint.get("data", ""))
+    if difference := then.difference(now):
+        raise other_data(config, difference)
 
 
 def _resume(state: TrainState, saved: dict[str, Any], steps: int, process: Process) -> None:
@@ -170,7 +212,7 @@ def _recorder(
         steps=len(feed),
         samples=feed.samples,
         hparams={**_options(config), "seed": config.seed},
-        texts={"config": yaml.safe_dump(config.tree, sort_keys=False), "sites": "\n".join(listing)},
+        texts={"config": yaml.safe_dump(config.record(), sort_keys=False), "sites": "\n".join(listing)},
         every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
         gauges=lambda: gauges(state.model),
         pictures=task.pictures,
@@ -179,7 +221,7 @@ def _recorder(
 
 def _name(config: Config) -> str:
     """What tells the run from others of its options, for a reader: ``kernel_size=3,epochs=2``."""
-    words = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in deviations(config).items()]
+    words = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in config.changes.items()]
     return ",".join(words).replace("/", "_")
 
 
@@ -189,7 +231,7 @@ def _plain(value: Any) -> str:
 
 def _options(config: Config) -> dict[str, Any]:
     """What distinguishes runs in the HParams tab: the options taken, and the values that decide a result."""
-    values = {k: v for k, v in config.identity.items() if not k.endswith("_target_")}
+    values = {k: v for k, v in config.values.items() if not k.endswith("_target_")}
     return {**config.choices, **values}
 
 
@@ -205,9 +247,14 @@ def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
 
 
 def _result(
-    config: Config, folder: RunFolder, data: Dataset, state: TrainState, task: engine.Task, process: Process
+    config: Config,
+    folder: RunFolder,
+    made_of: DataRecord,
+    counted: Mapping[str, int],
+    state: TrainState,
+    task: engine.Task,
+    process: Process,
 ) -> dict[str, Any]:
-    sketch, _ = factory.sketch(config, len(data.classes))
     metrics = read_metrics(folder.path / "metrics.jsonl") if process.main else []
     last = metrics[-1] if metrics else {}
     speeds = {name: [line[name] for line in metrics if name in line] for name in ("images_per_s", "val_images_per_s")}
@@ -216,8 +263,7 @@ def _result(
         **{key: last[key] for key in task.results if key in last},
         **{f"best_{key}": value for key, value in state.best.items()},
         "epochs": state.epoch,
-        "params": complexity.params(sketch),
-        "macs": complexity.macs(sketch, setup.counted_size(config, data)),
+        **counted,
         **{name: statistics.median(values) if values else None for name, values in speeds.items()},
         "seconds": state.seconds,
         "peak_memory_bytes": _peak_memory(process),
@@ -225,7 +271,7 @@ def _result(
         "seed": config.seed,
         "config_hash": config.hash,
         "choices": config.choices,
-        "data": {"source": data.source, "fingerprint": data.fingerprint},
+        "data": made_of.as_dict(),
         "world_size": process.world_size,
         "packed": process.packed,
         "state_sha256": state.digest(),
@@ -249,8 +295,7 @@ def _held(folder: RunFolder, config: Config) -> Iterator[None]:
         if config.tree["resume"] == "never":
             folder.clear()
         folder.status("running")
-        record = {"choices": config.choices, "hash": config.hash, **config.tree}
-        text = yaml.safe_dump(record, sort_keys=False)
+        text = yaml.safe_dump(config.record(), sort_keys=False)
         files.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
         folder.write("env.json", environment())
         with folder.logged():

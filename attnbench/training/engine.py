@@ -13,19 +13,27 @@ from torch import Tensor, nn
 from attnbench.base.errors import Stopped
 from attnbench.data.dataset import Batch
 from attnbench.models.folding import folded
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
 from attnbench.training.recorder import Recorder
 from attnbench.training.runtime import Process
-from attnbench.training.state import Checkpoints, Timer, TrainState, rng_state
+from attnbench.training.state import TrainState, rng_state
 from attnbench.training.step import Update, recorded
 
 
 class Task(Protocol):
     """What the network is trained for."""
 
-    metric: str  # the one that decides which epoch is best
-    results: tuple[str, ...]  # those of the last epoch that a run is known by
+    @property
+    def metric(self) -> str:
+        """The metric that decides which epoch is best."""
+        ...
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The metrics of the last epoch that a run is known by."""
+        ...
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The loss to minimise, a scalar: the batch's mean times its weight."""

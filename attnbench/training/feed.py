@@ -20,7 +20,9 @@ class Batches(Protocol):
     samples: int
 
     def __len__(self) -> int: ...
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (from 0) from step ``start`` on."""
+        ...
 
 
 class Feed:
@@ -42,6 +44,7 @@ class Feed:
 
     @property
     def samples(self) -> int:
+        """The number of samples that an epoch uses, over all processes."""
         return self.loader.samples
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attnbench.base import files
+from attnbench.base import console, files
 from attnbench.training.metrics.titles import TITLES
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import RenderableType
     from torch import Tensor, nn
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("attnbench")
 
-LINE_SECONDS = 15.0  # between two plain lines inside an epoch
 LONGEST = 120  # characters of a run's name in TensorBoard; file systems take 255 bytes
 
 
@@ -32,7 +31,9 @@ class Progress(Protocol):
     step: int
 
     @property
-    def lr(self) -> float: ...
+    def lr(self) -> float:
+        """The learning rate of the step."""
+        ...
 
     def mean_loss(self) -> float:
         """The epoch's mean loss, at the price of waiting for the device."""
@@ -62,10 +63,17 @@ class Recorder(Protocol):
 class NullRecorder:
     """Off the main process nothing is written."""
 
-    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
-    def step(self, state: Progress) -> None: ...
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Write nothing."""
+
+    def step(self, state: Progress) -> None:
+        """Write nothing."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Write nothing."""
 
 
 class FolderRecorder:
@@ -106,14 +114,16 @@ class FolderRecorder:
         if self.gauges_path.exists():
             _keep(self.gauges_path, epoch)
         self.writer = _writer(folder / "tb", name, epoch * steps + step, hparams, texts)
-        self.progress = _Bar() if sys.stderr.isatty() else _Lines()
+        self.progress = _Progress()
         self.done = 0
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Start the progress display at ``step`` of an epoch's ``steps``."""
         self.done = epoch * steps
         self.progress.begin(epoch, epochs, step, steps, self.samples / steps)
 
     def step(self, state: Progress) -> None:
+        """Move the progress display on; every so many steps, write loss and learning rate to TensorBoard."""
         at = self.done + state.step
         if at % self.every == 0:
             loss = state.mean_loss()
@@ -137,6 +147,7 @@ class FolderRecorder:
         self.progress.epoch(line)
 
     def close(self) -> None:
+        """End the progress display and flush TensorBoard's file."""
         self.progress.close()
         self.writer.close()
 
@@ -233,71 +244,41 @@ def _excepthook(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-class _Lines:
-    """Progress as plain lines: one an epoch, and one every few seconds inside a long one."""
+class _Progress:
+    """How far a run is, for whoever looks on: its epoch, step and loss, its speed and the time left."""
 
     def __init__(self) -> None:
         self.loss = "-"  # not looked at yet
-        self.shown = time.monotonic()
+        self.display = console.Display(say=lambda line: log.info("%s", line))
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
-        self.epoch_number, self.epochs, self.first, self.steps, self.batch = epoch, epochs, step, steps, batch
+        self.number, self.epochs, self.first, self.steps, self.batch = epoch, epochs, step, steps, batch
         self.began = time.monotonic()
 
     def step(self, step: int) -> None:
-        now = time.monotonic()
-        if now - self.shown > LINE_SECONDS:
-            self.shown = now
-            rate = (step - self.first) * self.batch / (now - self.began)
-            left = (self.steps * (self.epochs - self.epoch_number) - step) * self.batch / rate
-            log.info(
-                "epoch %d/%d step %d/%d loss %s %.0f images/s %s left",
-                self.epoch_number + 1, self.epochs, step, self.steps, self.loss, rate, clock(left),
-            )  # fmt: skip
+        self.display.update(lambda: self._bar(step), lambda: self._line(step))
+
+    def _bar(self, step: int) -> RenderableType:
+        done, total = self.number * self.steps + step, self.epochs * self.steps
+        after = f"loss {self.loss}  {self._speed(step):.0f} images/s"
+        return console.bar(f"epoch {self.number + 1}/{self.epochs}", done, total, after, self._seconds_left(step))
+
+    def _line(self, step: int) -> str:
+        where = f"epoch {self.number + 1}/{self.epochs} step {step}/{self.steps} loss {self.loss}"
+        return f"{where} {self._speed(step):.0f} images/s {console.clock(self._seconds_left(step))} left"
+
+    def _speed(self, step: int) -> float:
+        return (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.began)
+
+    def _seconds_left(self, step: int) -> float:
+        steps = self.steps * (self.epochs - self.number) - step
+        return steps * self.batch / self._speed(step)
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        self.shown = time.monotonic()
-        log.info("epoch %d/%d %s", line["epoch"], self.epochs, describe(line))
-
-    def close(self) -> None: ...
-
-
-class _Bar:
-    """Progress as one bar over the whole run, with a line above it for each epoch."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.loss = "-"  # not looked at yet
-        self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]}  {task.fields[rate]:.0f} images/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self.task: Any = None
-
-    def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
-        self.name, self.base, self.batch = f"{epoch + 1}/{epochs}", epoch * steps, batch
-        self.first, self.began = step, time.monotonic()
-        if self.task is None:
-            self.bar.start()
-            self.task = self.bar.add_task("", total=epochs * steps, epoch=self.name, loss=self.loss, rate=0.0)
-
-    def step(self, step: int) -> None:
-        rate = (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.began)
-        self.bar.update(
-            self.task, completed=self.base + step, epoch=self.name, loss=self.loss, rate=rate
-        )  # fmt: skip
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        self.bar.print(f"epoch {line['epoch']} {describe(line)}", highlight=False)
+        self.display.print(f"epoch {line['epoch']}/{self.epochs} {describe(line)}")
 
     def close(self) -> None:
-        self.bar.stop()
+        self.display.close()
 
 
 FORMS = {
@@ -310,9 +291,3 @@ FORMS = {
 def describe(line: Mapping[str, Any]) -> str:
     """The metrics of an epoch in words."""
     return "  ".join(form.format(line[key]) for key, form in FORMS.items() if key in line)
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds: ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -120,6 +120,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
+    """The number of processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -175,6 +176,7 @@ class Process:
 
     @property
     def memory_format(self) -> torch.memory_format:
+        """The memory format of the network and of its images."""
         return torch.channels_last if self.runtime.channels_last else torch.contiguous_format
 
     @property

@@ -10,7 +10,7 @@ from torch import nn
 
 from attnbench.base.errors import ConfigError
 from attnbench.config.catalog import Size, setting
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.detection.scenes import Scenes
 from attnbench.data.loader import Loader

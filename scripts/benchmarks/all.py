@@ -44,6 +44,7 @@ measured in one run, in turns; what is given is the median of the ratios of turn
 
 
 def main() -> None:
+    """Run the named benchmarks, or all, and write their numbers and the page."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     words.add_argument("--repetitions", type=int, help="instead of each script's own")
@@ -78,6 +79,7 @@ def page(folder: Path) -> str:
 
 
 def row(finding: Mapping[str, Any], left: Mapping[str, Any]) -> str:
+    """A finding as a line of the page's table."""
     when = f"{left['date']}, {str(left['machine']['commit'])[:9]}"
     cells = [finding["claim"], finding["bar"], f"**{finding['reached']}**", "met" if finding["met"] else "NOT MET"]
     return "| " + " | ".join([*cells, str(left["repetitions"]), when]) + " |"

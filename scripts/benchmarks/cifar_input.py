@@ -30,6 +30,7 @@ IMAGES, BATCH, STEPS = 50_000, 128, 40  # a turn is the first steps of an epoch
 
 
 def main() -> None:
+    """Measure and print."""
     taken = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

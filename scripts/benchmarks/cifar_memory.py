@@ -16,13 +16,14 @@ WORDS = ["backbone=mobilenetv2_cifar", "dataset=cifar10", "batch_size=128", "run
 
 
 def main() -> None:
+    """Measure and print."""
     taken = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     labels, configs = speed.members(WORDS)
     runtimes: list[Runtime] = [one.build("runtime") for one in configs]
     with runtimes[0].start() as first:
         made = [
-            speed.member(label, one, Process(runtime, first.device, None), WORDS, True)
+            speed.timed_network(label, one, Process(runtime, first.device, None), WORDS, True)
             for label, one, runtime in zip(labels, configs, runtimes, strict=True)
         ]
         fp32, bf16 = speed.peak_memory(made, first)

@@ -23,7 +23,7 @@ from cifar_input import Arrays
 from claims import Claim, arguments, report
 from torch.utils.data import DataLoader
 
-from attnbench.base.benchmark import Comparison, cpu_seconds
+from attnbench.base.benchmark import Timings, cpu_seconds
 from attnbench.config import composition
 from attnbench.data.in_memory.cifar_batches import CIFAR10
 from attnbench.data.in_memory.resident import Pixels, Resident
@@ -39,6 +39,7 @@ NETWORK = ("backbone=mobilenetv2_cifar", "attention=none", "dataset=cifar10")
 
 
 def main() -> None:
+    """Measure both sides, each in a process of its own, and print."""
     words = arguments(__doc__.splitlines()[0])
     words.add_argument("--compile", action="store_true", help="ours compiled")
     words.add_argument("--steps", type=int, default=4, help="of a turn")
@@ -61,7 +62,7 @@ def main() -> None:
             took = worker.turn()
             if turn >= 0:
                 seconds[name].append(took)
-    report(claim, Comparison(seconds), taken.json)
+    report(claim, Timings(seconds), taken.json)
 
 
 class Worker:
@@ -105,15 +106,18 @@ def _of_children() -> float:
 
 
 def pixels() -> Pixels:
+    """Random images with random labels, the same every time."""
     rng = np.random.default_rng(0)
     return Pixels(rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, IMAGES))
 
 
 def eager() -> Iterator[None]:
+    """Training steps of ours, operation by operation."""
     return _ours()
 
 
 def compiled() -> Iterator[None]:
+    """Training steps of ours, compiled."""
     return _ours("runtime.compile=true")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attnbench.base.benchmark import Comparison
+from attnbench.base.benchmark import Timings
 from attnbench.base.cores import cores
 
 
@@ -30,16 +30,16 @@ class Claim:
     work: float
     setting: str = ""
 
-    def met(self, comparison: Comparison) -> bool:
+    def met(self, timings: Timings) -> bool:
         """Whether the median reaches the bar."""
-        return comparison.ratio(self.ours, self.reference).median >= self.at_least
+        return timings.ratio(self.ours, self.reference).median >= self.at_least
 
-    def finding(self, comparison: Comparison) -> Finding:
+    def finding(self, timings: Timings) -> Finding:
         """The claim as one line of a report."""
         setting = f" ({self.setting})" if self.setting else ""
-        reached = comparison.ratio(self.ours, self.reference)
+        reached = timings.ratio(self.ours, self.reference)
         text = f"{self.title}{setting}: {self.ours} / {self.reference}, {self.unit}"
-        return Finding(text, f">= {self.at_least}", str(reached), self.met(comparison))
+        return Finding(text, f">= {self.at_least}", str(reached), self.met(timings))
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,26 @@ def arguments(about: str) -> argparse.ArgumentParser:
     return words
 
 
-def report(claim: Claim, comparison: Comparison, as_json: bool) -> None:
+def report(claim: Claim, timings: Timings, as_json: bool) -> None:
     """Print a claim with what was measured, every subject as a line."""
     rows: dict[str, dict[str, Any]] = {
         name: {
-            "rate": asdict(comparison.rate(name, claim.work)),
-            "ratio": asdict(comparison.ratio(name, claim.reference)),
+            "rate": asdict(timings.rate(name, claim.work)),
+            "ratio": asdict(timings.ratio(name, claim.reference)),
         }
-        for name in comparison.seconds
+        for name in timings.seconds
     }
     if as_json:
-        repetitions = len(next(iter(comparison.seconds.values())))
-        about = {**asdict(claim), "met": claim.met(comparison)}
-        print(findings([claim.finding(comparison)], repetitions, **about, subjects=rows))
+        repetitions = len(next(iter(timings.seconds.values())))
+        about = {**asdict(claim), "met": claim.met(timings)}
+        print(findings([claim.finding(timings)], repetitions, **about, subjects=rows))
         return
     print(f"{claim.title} ({claim.setting})")
     width = max(map(len, rows))
     print(f"{'':{width}}  {claim.unit:>28}  {'times the reference':>24}")
     for name in rows:
-        rate, ratio = comparison.rate(name, claim.work), comparison.ratio(name, claim.reference)
+        rate, ratio = timings.rate(name, claim.work), timings.ratio(name, claim.reference)
         print(f"{name:{width}}  {rate!s:>28}  {ratio!s:>24}")
-    reached = comparison.ratio(claim.ours, claim.reference)
-    print(f"claimed: {claim.at_least}; {claim.ours}: {reached}; {'met' if claim.met(comparison) else 'NOT MET'}")
+    reached = timings.ratio(claim.ours, claim.reference)
+    print(f"claimed: {claim.at_least}; {claim.ours}: {reached}; {'met' if claim.met(timings) else 'NOT MET'}")
     print("torch {torch}, {cores} cores, commit {commit}".format(**machine()))

@@ -41,6 +41,7 @@ optimizer.step()
 
 
 def main() -> None:
+    """Measure and print."""
     words = arguments(__doc__.splitlines()[0])
     words.set_defaults(repetitions=7)
     taken = words.parse_args()
@@ -59,6 +60,7 @@ def main() -> None:
 
 
 def ours() -> None:
+    """Start ``train.py`` and wait for the checkpoint after its first step."""
     with tempfile.TemporaryDirectory() as outputs:
         process = _start([sys.executable, "train.py", *FIRST_STEP, f"paths.outputs={outputs}"])
         while not any(Path(outputs).rglob("last.pt")):
@@ -70,6 +72,7 @@ def ours() -> None:
 
 
 def timm() -> None:
+    """Run a script that does a first step with timm."""
     if code := _start([sys.executable, "-c", TIMM]).wait():
         sys.exit(f"error: the reference ended with {code}")
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 from attnbench.base.benchmark import compare
-from attnbench.data.image_folders.imagenet import MEAN, STD, imagenet
+from attnbench.data.image_folders.datasets import MEAN, STD, imagenet
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.runtime import Process, Runtime
@@ -31,6 +31,7 @@ BATCH, MOST = 32, 64  # images of a batch, and of a turn
 
 
 def main() -> None:
+    """Measure and print."""
     words = arguments(__doc__.splitlines()[0])
     words.add_argument("--images", type=Path, metavar="FOLDER", help="an image folder with train/ and val/")
     taken = words.parse_args()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attnbench.base.benchmark import compare, cpu_seconds, wall_seconds
 from attnbench.config import catalog, composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory, fused
 from attnbench.models.stacking import Stack
 from attnbench.runs import packed
@@ -30,6 +30,7 @@ STACKED, IN_TURNS = "stacked", "one after the other"
 
 
 def main() -> None:
+    """Measure and print."""
     words = arguments(__doc__.splitlines()[0])
     words.add_argument("--count", type=int, help="networks; default: 15, 3 on a CPU")
     words.add_argument("overrides", nargs="*", metavar="key=value")
@@ -67,6 +68,7 @@ class Networks:
             self.stack.network.compile()
 
     def one_by_one(self) -> None:
+        """A training step of each network, one after the other."""
         for model, images in zip(self.models, self.images, strict=True):
             with self.process.autocast():
                 loss = self.loss(model(images))
@@ -74,6 +76,7 @@ class Networks:
         self.update()
 
     def stacked(self) -> None:
+        """A training step of all networks as one."""
         with self.process.autocast():
             logits = self.stack.network(torch.cat(self.images))
             loss = torch.stack([self.loss(mine) for mine in logits.chunk(self.count)]).sum()
@@ -82,9 +85,11 @@ class Networks:
         self.update()
 
     def loss(self, logits: Tensor) -> Tensor:
+        """The mean cross-entropy of one network's batch."""
         return F.cross_entropy(logits, self.targets)
 
     def update(self) -> None:
+        """Step every optimizer, and wait for the device."""
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -93,6 +98,7 @@ class Networks:
 
 
 def claim(networks: Networks, process: Process) -> Claim:
+    """What is claimed: stacked is faster on a GPU, taking turns on a CPU."""
     ours, theirs, at_least = STACKED, IN_TURNS, 1.6
     if process.device.type in packed.IN_TURNS:
         ours, theirs, at_least = IN_TURNS, STACKED, 1.0

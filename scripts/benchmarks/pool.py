@@ -24,6 +24,7 @@ LAUNCHERS = {"pool": ["hydra/launcher=pool", "hydra.launcher.slots=2"], "basic":
 
 
 def main() -> None:
+    """Measure and print."""
     words = arguments(__doc__.splitlines()[0])
     words.set_defaults(repetitions=3)
     words.add_argument("--epochs", type=int, default=6, help="of a member")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from attnbench.config import composition
+from attnbench.config import composition, option_files
 from attnbench.runs import run
 from attnbench.training.recorder import read_metrics
 
@@ -23,8 +23,9 @@ BAR = 60.0
 
 
 def main() -> None:
+    """Train each attention; exit 1 if one has not learned."""
     parser = argparse.ArgumentParser(description="The embedded default learns to detect.")
-    parser.add_argument("detector", choices=composition.names("detector"))
+    parser.add_argument("detector", choices=option_files.names("detector"))
     parser.add_argument("attentions", nargs="+")
     taken = parser.parse_args([word for word in sys.argv[1:] if "=" not in word])
     overrides = [word for word in sys.argv[1:] if "=" in word]

@@ -18,6 +18,7 @@ from attnbench.base import files
 from attnbench.base.errors import NonFiniteError, StorageError
 from attnbench.runs import run
 from attnbench.runs.folder import RunFolder
+from attnbench.training.parts import Division
 from tests.small_runs import ENVIRONMENT, ROOT, SMALL, ForkServer, folder, killed_at, result, strays
 
 MOUNT = ["unshare", "-rm", "sh", "-c"]  # a shell that may mount, in a world of its own
@@ -28,6 +29,29 @@ def test_a_file_is_written_whole_with_its_hash(tmp_path: Path) -> None:
     assert files.write(path, lambda file: file.write(b"one")) == files.sha256(path)
     assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_contents_reach_the_disk_before_their_name_does_and_the_name_reaches_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power failure leaves is then the old file or the new one."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor: int) -> None:
+        about = os.fstat(descriptor)
+        is_folder = os.path.samestat(about, tmp_path.stat())
+        events.append("flush the folder" if is_folder else f"flush {about.st_size} bytes")
+        fsync(descriptor)
+
+    def moved(source: Path, target: Path) -> None:
+        events.append(f"move to {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", moved)
+    files.write(tmp_path / "a.bin", lambda file: file.write(b"one"))
+    assert events == ["flush 3 bytes", "move to a.bin", "flush the folder"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space"), RuntimeError("unexpected pos 576 vs 534"), RuntimeError()])
@@ -111,7 +135,7 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(
 
 
 def test_a_status_that_cannot_be_written_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError), run._reported(RunFolder(tmp_path / "missing")):
+    with pytest.raises(NonFiniteError), run._reported(RunFolder(tmp_path / "missing"), Division(8, 1, 1, 1)):
         raise NonFiniteError("the loss became nan")
 
 

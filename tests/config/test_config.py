@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import builders, composition
-from attnbench.config.composition import BOXES, DETECTION, GROUPS, MASKS, Config
+from attnbench.config import builders, composition, hydra_state, option_files
+from attnbench.config.configuration import BOXES, DETECTION, GROUPS, MASKS, Config
 from attnbench.models import factory
 
-OPTIONS = [(group, name) for group in (*GROUPS, *DETECTION) for name in composition.names(group)]
-EXPERIMENTS = composition.names("experiment")
+OPTIONS = [(group, name) for group in (*GROUPS, *DETECTION) for name in option_files.names(group)]
+EXPERIMENTS = option_files.names("experiment")
 
 
 def standing(attention: str) -> list[str]:
@@ -34,18 +34,19 @@ def standing(attention: str) -> list[str]:
 def test_every_option_declares_just_what_its_builder_takes(group: str, name: str) -> None:
     attention = ["attention=eca"] if group == "placement" and name != "none" else []
     task = ["task=detection"] if group == "detector" or (group == "dataset" and name in BOXES) else []
-    node = composition.compose([f"{group}={name}", *attention, *task])
+    root = ["dataset.root=/pictures"] if (group, name) == ("dataset", "folder") else []
+    node = composition.compose([f"{group}={name}", *attention, *task, *root])
     values = set(node.tree[group]) - {"_target_"}
     assert values == set(builders.declaration(node.tree[group]["_target_"], group))
 
 
-@pytest.mark.parametrize("name", composition.names("backbone"))
+@pytest.mark.parametrize("name", option_files.names("backbone"))
 def test_every_backbone_is_built_and_runs(name: str) -> None:
     model, _ = factory.sketch(composition.compose([f"backbone={name}"]), 7)
     assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", composition.names("attention"))
+@pytest.mark.parametrize("name", option_files.names("attention"))
 def test_every_attention_stands_in_its_usual_place(name: str) -> None:
     model, sites = factory.sketch(composition.compose(standing(name)), 7)
     assert bool(sites) == (name != "none")
@@ -54,21 +55,22 @@ def test_every_attention_stands_in_its_usual_place(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["schedule", "task", "runtime"])
 def test_every_other_option_is_built(group: str) -> None:
-    for name in composition.names(group):
+    for name in option_files.names(group):
         composition.compose([f"{group}={name}"]).build(group)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_the_papers_setting(name: str) -> None:
     composed = composition.compose([f"experiment={name}"])
-    lines = (composition.folder() / "experiment" / f"{name}.yaml").read_text().splitlines()
+    lines = (option_files.folder() / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     header = " ".join(line for line in lines if line.startswith("#"))
     assert "paper" in header and f"experiment={name}" in header and "Printed" in header
     s, d = composed.tree["schedule"], composed.tree["dataset"]
     recipe = (composed.tree["batch_size"], s["epochs"], s["lr"], s["weight_decay"], s["momentum"], s["law"])
     assert recipe == PAPERS[name][:6]
-    assert {key: d[key] for key in PAPERS[name][6]} == PAPERS[name][6]
+    data = PAPERS[name][6]
+    assert isinstance(data, dict) and {key: d[key] for key in data} == data
     detector, expected = composed.tree.get("detector", {}), DETECTORS.get(name, {})
     assert bool(detector) == bool(expected) and detector | expected == detector
 
@@ -200,7 +202,7 @@ LINES = [  # the same options with other values, and without; each as Hydra alon
 
 
 def test_lines_with_the_same_options_are_what_hydra_composes_of_each() -> None:
-    with composition.prepared():
+    with hydra_state.prepared():
         alone = [composition.check(hydra_compose("train", line, return_hydra_config=True)) for line in LINES]
         assert [composition.compose(line) for line in LINES] == alone
         assert [composition.compose(line) for line in reversed(LINES)] == alone[::-1]
@@ -210,8 +212,8 @@ def test_the_command_line_refuses_without_torch_and_makes_nothing(tmp_path: Path
     """From outside: exit 2, one line, no traceback, no torch, no folder."""
     program = (
         "import sys; sys.argv = ['train.py', *sys.argv[1:]]\n"
-        "import attnbench.cli.main as cli\n"
-        "try: cli.guarded(cli.train)\n"
+        "from attnbench.cli import main, train\n"
+        "try: main.guarded(train.main)\n"
         "finally: print('torch' in sys.modules)"
     )
     words = ["schedule.lrr=1", f"paths.outputs={tmp_path}/outputs"]
@@ -249,12 +251,38 @@ def test_the_task_brings_what_it_needs_and_an_experiment_wins() -> None:
     paper = composition.compose(["experiment=eca_coco", "detector=mask_rcnn"])
     assert (paper.choices["dataset"], paper.choices["detector"]) == ("coco", "mask_rcnn")
     assert paper.tree["schedule"]["period"] == [8, 11] and paper.tree["detector"]["short_side"] == 800
-    assert MASKS <= BOXES and not BOXES - set(composition.names("dataset"))
+    assert MASKS <= BOXES and not BOXES - set(option_files.names("dataset"))
 
 
 def test_without_attention_every_placement_is_the_same_run() -> None:
     plain = composition.compose(["attention=none"])
     assert composition.compose(["attention=none", "placement=layer"]).run_folder == plain.run_folder
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"attention": {"kernel_size": 4}}, r"attention\.kernel_size"),
+        ({"attention": {"kernal_size": 3}}, r"attention\.kernal_size.*kernel_size"),
+        ({"schedule": {"lr": -0.1}}, r"schedule\.lr"),
+        ({"runtime": {"workers": "many"}}, r"runtime\.workers"),
+        ({"placement": {"roles": []}}, r"placement\.roles"),
+        ({"placement": {"roles": None}}, r"placement\.roles"),
+    ],
+)
+def test_a_configuration_that_is_changed_is_checked_as_one_that_is_typed(
+    values: dict[str, dict[str, object]], complaint: str
+) -> None:
+    config = composition.compose(["attention=eca"])
+    with pytest.raises(ConfigError, match=complaint):
+        config.updated(values)
+
+
+def test_a_changed_configuration_is_the_one_that_is_composed_so() -> None:
+    changed = composition.compose(["attention=eca"]).updated({"attention": {"kernel_size": 5}, "schedule": {"lr": 1}})
+    composed = composition.compose(["attention=eca", "attention.kernel_size=5", "schedule.lr=1"])
+    assert changed == composed and changed.run_folder == composed.run_folder
+    assert isinstance(changed.tree["schedule"]["lr"], float)  # as its builder declares it
 
 
 NEUTRAL = ["seed=3", "resume=never", "debug=true", "paths.outputs=/x", "runtime.device=cpu", "runtime.workers=7"]
@@ -290,11 +318,16 @@ def test_the_run_folder_is_the_designs(compose: Callable[..., Config], tmp_path:
     assert c.run_folder == expected
 
 
-def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mylab.py").write_text(
-        "from attnbench.config.options import checked\n@checked\ndef plain(site, *, k: int = 1):\n"
-        "    return site.trunk\n"
-    )
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from attnbench import checked\n@checked",
+        "import attnbench\n@attnbench.checked",
+        "from attnbench.config.options import checked\n@checked",
+    ],
+)
+def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    (tmp_path / "mylab.py").write_text(f"{head}\ndef plain(site, *, k: int = 1):\n    return site.trunk\n")
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "mylab.plain", "k": 2}
     with pytest.raises(ConfigError, match="no builder that may be called"):
@@ -302,6 +335,7 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ATTNBENCH_TRUST", "mylab")
     builders.declaration.cache_clear()
     assert builders.declaration("mylab.plain", "attention") == {"k": int}
+    builders.declaration.cache_clear()  # the next test has another mylab
 
 
 def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +355,8 @@ def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypat
 
 def test_declarations_are_read_without_importing_their_builder() -> None:
     source = (
-        "import sys; from attnbench import config; config.compose(['attention=eca']); print('torch' in sys.modules)"
+        "import sys; from attnbench.config import composition\n"
+        "composition.compose(['attention=eca']).run_folder; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -80,7 +80,7 @@ def not_as_listed(cat: Path) -> None:
     (cat.parent.parent / "SHA256SUMS").write_text("\n".join(listed) + "\n")
 
 
-PROBLEMS = {
+PROBLEMS: dict[Callable[[Path], None], str] = {
     cut_off: "train/cat/1.jpg: this image cannot be read: ",
     no_image: "train/cat/1.jpg: this image cannot be read: cannot identify image file",
     sixteen_bits: "train/cat/wide.png: mode I;16: values above 255 would be clipped",

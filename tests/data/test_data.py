@@ -24,6 +24,7 @@ from attnbench.data.in_memory.synthetic import synthetic
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.runtime import Runtime
+from tests.data_fixtures import same_batches, tensors
 
 
 def numbered(samples: int, *, size: int = 6, pad: int = 2, flip: bool = True) -> Resident:
@@ -47,13 +48,6 @@ def loaders(split: Split, world_size: int, batch_size: int, *, train: bool) -> l
     ]
 
 
-def assert_same(one: list[Batch], other: list[Batch]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
-        assert a.weight == b.weight
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 5))
 def test_evaluation_sees_every_sample_once(samples: int, batch_size: int, world_size: int) -> None:
@@ -62,16 +56,15 @@ def test_evaluation_sees_every_sample_once(samples: int, batch_size: int, world_
         batches = list(loader.epoch(0))
         assert loader.samples == samples and len(batches) == len(loader)
         for batch in batches:
-            seen.update(batch.targets.tolist())
+            seen.update(tensors(batch)[1].tolist())
     assert seen == Counter(range(samples))
 
 
 def test_evaluation_is_in_order_and_the_centre() -> None:
     split = numbered(10)
     [loader] = loaders(split, 1, 4, train=False)
-    batches = list(loader.epoch(0))
-    assert torch.cat([batch.targets for batch in batches]).tolist() == list(range(10))
-    images = torch.cat([batch.images for batch in batches])
+    images, targets = map(torch.cat, zip(*map(tensors, loader.epoch(0)), strict=True))
+    assert targets.tolist() == list(range(10))
     assert torch.equal(images, split.images[:, 2:-2, 2:-2].permute(0, 3, 1, 2))
 
 
@@ -83,17 +76,18 @@ def test_ranks_partition_each_global_batch(samples: int, batch_size: int, world_
     shares = [list(x.epoch(1)) for x in loaders(split, world_size, batch_size, train=True)]
     assert len({len(share) for share in shares}) == 1  # or DDP would wait for ever
     for batch, *parts in zip(whole.epoch(1), *shares, strict=False):
-        assert sorted(batch.targets.tolist()) == sorted(target for part in parts for target in part.targets.tolist())
+        _, targets = tensors(batch)
+        assert sorted(targets.tolist()) == sorted(target for part in parts for target in tensors(part)[1].tolist())
         assert min(len(part.targets) for part in parts) >= 2
         assert sum(part.weight for part in parts) == pytest.approx(world_size)
-        mean = sum(part.weight * part.targets.double().mean() for part in parts) / world_size
-        assert mean == pytest.approx(batch.targets.double().mean())
+        mean = sum(part.weight * tensors(part)[1].double().mean() for part in parts) / world_size
+        assert mean == pytest.approx(targets.double().mean())
 
 
 @pytest.mark.parametrize(("samples", "used", "steps"), [(16, 16, 2), (17, 16, 2), (18, 18, 3), (7, 7, 1)])
 def test_a_last_training_batch_of_one_is_left_out(samples: int, used: int, steps: int) -> None:
     [loader] = loaders(numbered(samples), 1, 8, train=True)
-    targets = [target for batch in loader.epoch(0) for target in batch.targets.tolist()]
+    targets = [target for batch in loader.epoch(0) for target in tensors(batch)[1].tolist()]
     assert len(targets) == len(set(targets)) == loader.samples == used
     assert len(loader) == len(list(loader.epoch(0))) == steps
 
@@ -108,7 +102,7 @@ def test_a_batch_too_small_to_train_on_is_refused() -> None:
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
 def test_an_epoch_continues_from_any_step(start: int) -> None:
     [loader] = loaders(numbered(34), 1, 8, train=True)
-    assert_same(list(loader.epoch(2, start)), list(loader.epoch(2))[start:])
+    assert same_batches(list(loader.epoch(2, start)), list(loader.epoch(2))[start:])
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -117,7 +111,8 @@ def test_epochs_and_seeds_differ() -> None:
     def images(seed: int, epoch: int) -> Tensor:
         loader = Loader(split, batch_size=32, seed=seed, train=True)
         [batch] = loader.epoch(epoch)
-        return batch.images[batch.targets.argsort()]  # in one order: what differs is augmentation
+        images, targets = tensors(batch)
+        return images[targets.argsort()]  # in one order: what differs is augmentation
 
     first = images(0, 0)
     assert torch.equal(first, images(0, 0))
@@ -183,9 +178,10 @@ def test_crops_reach_everywhere_and_half_are_mirrored() -> None:
 def test_batches_are_channels_last_bytes() -> None:
     [loader] = loaders(numbered(8), 1, 8, train=True)
     [batch] = loader.epoch(0)
-    assert batch.images.dtype == torch.uint8 and batch.images.shape == (8, 3, 6, 6)
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert batch.targets.dtype == torch.int64 and batch.weight == 1.0
+    images, targets = tensors(batch)
+    assert images.dtype == torch.uint8 and images.shape == (8, 3, 6, 6)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert targets.dtype == torch.int64 and batch.weight == 1.0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -194,8 +190,9 @@ def test_a_gpu_draws_the_same_batches() -> None:
     there, here = numbered(34).to("cuda"), list(loader.epoch(1))
     [loader] = loaders(there, 1, 8, train=True)
     moved = list(loader.epoch(1))
-    assert all(batch.images.is_cuda for batch in moved)
-    assert_same(here, [Batch(i.cpu(), t.cpu(), w) for i, t, w in moved])
+    assert all(tensors(batch)[0].is_cuda for batch in moved)
+    back = [Batch(images.cpu(), targets.cpu(), b.weight) for b in moved for images, targets in [tensors(b)]]
+    assert same_batches(here, back)
 
 
 def test_digits() -> None:

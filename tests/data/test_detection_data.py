@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from attnbench.base.errors import ConfigError, DataError
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Dataset
 from attnbench.data.detection import box_augment, coco, digits_det, voc
 from attnbench.data.detection.scenes import Objects, Scenes, boxed
@@ -25,7 +25,7 @@ from attnbench.data.loader import Loader
 from attnbench.training import setup
 from attnbench.training.runtime import Runtime
 from tests.conftest import Check
-from tests.data_fixtures import coco_folder, photo, voc_annotation, voc_folder
+from tests.data_fixtures import coco_folder, coco_scenes, photo, scenes, source, voc_annotation, voc_folder, voc_scenes
 
 
 def read_voc(root: Path) -> Any:
@@ -35,7 +35,7 @@ def read_voc(root: Path) -> Any:
 def test_voc_counts_pixels_from_one_and_a_part_is_no_object(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
     data = read_voc(voc_folder(tmp_path, voc_annotation((2, 3, 10, 20), "person", part)))
-    image, target = data.val.read(0, None)
+    image, target = scenes(data.val).read(0, None)
     assert image.shape == (3, 40, 60) and image.dtype == torch.uint8
     assert target["boxes"].tolist() == [[1, 2, 10, 20]]
     assert target["labels"].tolist() == [voc.CLASSES.index("person") + 1]
@@ -43,8 +43,24 @@ def test_voc_counts_pixels_from_one_and_a_part_is_no_object(tmp_path: Path) -> N
 
 def test_a_difficult_object_is_measured_and_not_learned(tmp_path: Path) -> None:
     data = read_voc(voc_folder(tmp_path, voc_annotation(difficult=1)))
-    assert data.val.read(0, None)[1]["difficult"].tolist() == [True]
-    assert data.train.read(0, (0, 0))[1]["boxes"].shape == (0, 4)
+    assert scenes(data.val).read(0, None)[1]["difficult"].tolist() == [True]
+    assert scenes(data.train).read(0, (0, 0))[1]["boxes"].shape == (0, 4)
+
+
+def test_a_voc_folder_is_read_and_checked_whole(tmp_path: Path, check: Check) -> None:
+    voc_scenes(tmp_path, images=12)
+    data = read_voc(tmp_path)
+    sides = [[scenes(side).source.objects(i) for i in range(len(side))] for side in (data.train, data.val)]
+    assert [[len(objects) for objects in side] for side in sides] == [[0, 1, 2, 3] * 2, [0, 1, 2, 3]]
+    assert [[int(objects.difficult.sum()) for objects in side] for side in sides] == [[0, 1, 0, 0] * 2, [0, 1, 0, 0]]
+    name = "PASCAL VOC VOC2007/{JPEGImages,Annotations,ImageSets}"
+    assert check(tmp_path) == (0, [f"{name}: 12 images, 0 problems, 0 notes"])
+    assert read_voc(tmp_path / "VOCdevkit").fingerprint == data.fingerprint
+    for side in (data.train, data.val):
+        for i in range(len(side)):
+            image, target = scenes(side).read(i, None)
+            _, height, width = image.shape
+            assert not len(target["boxes"]) or (target["boxes"] <= torch.tensor([width, height] * 2)).all()
 
 
 def test_the_real_voc_sample(voc_sample: Path, check: Check) -> None:
@@ -113,31 +129,43 @@ def test_a_missing_image_and_an_empty_split_of_voc(tmp_path: Path, check: Check)
 def test_coco_is_read_by_ids_with_masks_and_crowds(tmp_path: Path, check: Check) -> None:
     data = coco.coco(root=str(coco_folder(tmp_path)))
     assert data.classes == ("ant", "zebra")
-    grey, nothing = data.val.read(0, None)
+    grey, nothing = scenes(data.val).read(0, None)
     assert grey.shape == (3, 40, 60) and nothing["boxes"].shape == (0, 4) and nothing["masks"].shape == (0, 40, 60)
-    _, target = data.val.read(1, None)
+    _, target = scenes(data.val).read(1, None)
     assert target["labels"].tolist() == [2, 1] and target["crowd"].tolist() == [False, True]
     assert target["boxes"].tolist() == [[5, 5, 25, 15], [0, 0, 60, 20]]
     assert target["areas"].tolist() == [200, 1200]
     assert target["masks"].sum((1, 2)).tolist() == [200, 1200] and target["masks"][1, :20].all()
-    assert data.train.read(1, (0, 0))[1]["labels"].tolist() == [2]
+    assert scenes(data.train).read(1, (0, 0))[1]["labels"].tolist() == [2]
     assert check(tmp_path) == (0, ["COCO annotations/instances_*.json: 4 images, 0 problems, 0 notes"])
     assert len(coco.coco(root=str(tmp_path), keep_empty=False).train) == 1
 
 
 def test_the_real_coco_sample(coco_sample: Path, check: Check) -> None:
     data = coco.coco(root=str(coco_sample))
-    objects = [side.source.objects(i, masks=False) for side in (data.train, data.val) for i in range(len(side))]
+    sides = [scenes(side) for side in (data.train, data.val)]
+    objects = [side.source.objects(i, masks=False) for side in sides for i in range(len(side))]
     assert sum(len(o) for o in objects) == 624 and sum(int(o.crowd.sum()) for o in objects) == 9
     assert check(coco_sample)[0] == 0
-    ours = data.val.source.objects(0).masks
-    assert ours is not None
-    path = coco_sample / "annotations/instances_val2017.json"
+
+
+def test_masks_are_those_of_pycocotools(coco_images: Path) -> None:
     from pycocotools.coco import COCO
 
-    reference = COCO(str(path))
-    annotations = reference.imgToAnns[int(data.val.source.records[0].image.stem)]
-    assert all((mask == reference.annToMask(a)).all() for mask, a in zip(ours, annotations, strict=True))
+    data = coco.coco(root=str(coco_images))
+    reference = COCO(str(coco_images / "annotations/instances_val2017.json"))
+    for i, record in enumerate(source(data.val).records[:4]):
+        ours, annotations = scenes(data.val).source.objects(i), reference.imgToAnns[int(record.image.stem)]
+        assert ours.masks is not None and len(ours.masks) == len(annotations) > 0
+        assert ours.crowd.tolist() == [bool(a["iscrowd"]) for a in annotations]
+        assert all((mask == reference.annToMask(a)).all() for mask, a in zip(ours.masks, annotations, strict=True))
+
+
+def test_a_coco_folder_is_checked_whole(tmp_path: Path, check: Check) -> None:
+    coco_scenes(tmp_path, images=4)
+    data = coco.coco(root=str(tmp_path))
+    assert [len(scenes(data.val).source.objects(i)) for i in range(4)] == [4, 1, 2, 4]
+    assert check(tmp_path) == (0, ["COCO annotations/instances_*.json: 8 images, 0 problems, 0 notes"])
 
 
 def edit(key: str, value: Any, of: str = "annotations", at: int = 0) -> Callable[[dict[str, Any]], None]:
@@ -168,7 +196,7 @@ def test_a_bad_annotation_of_coco_is_named(
 ) -> None:
     root = coco_folder(tmp_path, change)
     with pytest.raises(DataError) as refused:
-        [coco.coco(root=str(root)).val.read(i, None) for i in range(2)]
+        [scenes(coco.coco(root=str(root)).val).read(i, None) for i in range(2)]
     assert what in refused.value.what and refused.value.where.endswith(where)
     code, lines = check(root)
     assert code == 3 and len(lines) == 2
@@ -222,7 +250,7 @@ def test_digits_have_exact_boxes_and_masks_and_are_the_same_every_time() -> None
     assert data.fingerprint == again.fingerprint
     for side in (data.train, data.val):
         for i in range(len(side)):
-            image, target = side.read(i, None)
+            image, target = scenes(side).read(i, None)
             assert 1 <= len(target["boxes"]) <= 4
             assert (target["masks"].sum(0) <= 1).all()  # digits do not overlap
             ink = image[0] >= digits_det.INK
@@ -239,13 +267,13 @@ def test_digits_have_exact_boxes_and_masks_and_are_the_same_every_time() -> None
 
 def test_validation_canvases_hold_other_digits() -> None:
     data = digits_det.digits_det(train_images=1, val_images=1)
-    rows = [{tuple(row) for row in side.source.digits} for side in (data.train, data.val)]
+    rows = [{tuple(row) for row in source(side).digits} for side in (data.train, data.val)]
     assert len(rows[0]) > 1400 and len(rows[1]) > 350 and not rows[0] & rows[1]
 
 
-def test_the_stream_of_scenes_is_the_same_with_any_workers(voc_sample: Path) -> None:
-    data = voc.voc(root=str(voc_sample), train=["VOC2007/trainval"], val=["VOC2007/test"])
-    common = {"batch_size": 20, "seed": 3, "train": True}
+def test_the_stream_of_scenes_is_the_same_with_any_workers(voc_images: Path) -> None:
+    data = voc.voc(root=str(voc_images), train=["VOC2007/trainval"], val=["VOC2007/test"])
+    common = {"batch_size": 20 if len(data.train) > 40 else 3, "seed": 3, "train": True}
     alone, helped = (Loader(data.train, workers=workers, **common).epoch(1, start=1) for workers in (0, 2))  # type: ignore[arg-type]
     for one, other in zip(alone, helped, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.images, other.images, strict=True))

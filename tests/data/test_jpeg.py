@@ -20,7 +20,7 @@ from PIL import Image
 from attnbench.base import compile_c
 from attnbench.base.errors import DataError
 from attnbench.data import sampling
-from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.datasets import imagenet
 from attnbench.data.images import jpeg, pillow
 from attnbench.data.images.crops import Crops, View
 from attnbench.data.images.files import Files
@@ -87,16 +87,16 @@ def test_pixels_are_those_of_pillow(kind: str, size: tuple[int, int]) -> None:
 
 
 @needs_engine
-def test_real_images_are_drawn_as_by_pillow(imagenet_sample: Path) -> None:
+def test_the_crops_of_imagenet_are_drawn_as_by_pillow(imagenet_images: Path) -> None:
     crops, difference = Crops(224, 256, "shorter", 0.08), []
-    for k, path in enumerate(sorted((imagenet_sample / "val").glob("*/*.JPEG"))):
+    for k, path in enumerate(sorted((imagenet_images / "val").glob("*/*.JPEG"))):
         data = path.read_bytes()
         for choose in (crops.evaluate, lambda w, h, k=k: crops.train(w, h, random.Random(k))):
             drawn = jpeg.draw(data, choose)
             assert drawn is not None
             reference = by_pillow(data, choose(*Image.open(path).size))
             difference.append(np.abs(drawn.astype(int) - reference).mean())
-    assert len(difference) == 118 and max(difference) == 0
+    assert len(difference) >= 18 and max(difference) == 0
 
 
 def cut_tables(data: bytes) -> bytes:
@@ -211,7 +211,7 @@ def test_without_a_compiler_pillow_draws_the_same_and_one_line_says_so(tmp_path:
     code = f"""
 import logging, sys
 logging.basicConfig(format="%(message)s")
-from attnbench.data.image_folders.imagenet import imagenet
+from attnbench.data.image_folders.datasets import imagenet
 for _ in range(2):
     data = imagenet(root={str(tmp_path)!r}, size=24, resize=32)
 sys.stdout.buffer.write(data.train.read(0, (1, 2)).tobytes())

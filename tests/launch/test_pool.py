@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -41,6 +42,11 @@ def test_fifty_members_of_which_ten_fail(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+def so_far(sweep: Sweep, process: subprocess.Popen[str], results: int) -> bool:
+    """Whether a sweep has so many results, or has ended before."""
+    return len(sweep.results()) >= results or process.poll() is not None
+
+
 @pytest.mark.parametrize(
     ("members", "results"), [(8, range(0, 8, 2)), pytest.param(50, range(0, 50, 5), marks=pytest.mark.slow)]
 )
@@ -54,8 +60,9 @@ def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(
     seen: dict[Path, int] = {}
     for done in results:
         process = sweep.start(*words)
-        process.stderr and process.stderr.readline()  # type: ignore[union-attr]  # the first member is on its way
-        wait_for(lambda done=done, process=process: len(sweep.results()) >= done or process.poll() is not None)
+        if process.stderr:
+            process.stderr.readline()  # the first member is on its way
+        wait_for(functools.partial(so_far, sweep, process, done))
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
@@ -145,7 +152,7 @@ class Releasing:
 
 
 def test_a_member_that_another_process_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.PoolCrew, "patience", 0.3)
+    monkeypatch.setattr(pool.PoolExecutor, "patience", 0.3)
     member = Member("one", compose([*TINY, f"paths.outputs={tmp_path}"]))
     command = [sys.executable, "-c", HOLD, str(member.folder.path)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -159,8 +159,9 @@ WITHOUT = """
 import sys
 sys.modules["ray"] = sys.modules["submitit"] = None
 sys.argv[1:] = sys.argv[1:]
-from attnbench.cli.main import guarded, train
-guarded(train)
+from attnbench.cli import train
+from attnbench.cli.main import guarded
+guarded(train.main)
 """
 
 

@@ -26,7 +26,7 @@ def checkout(folder: Path) -> Path:
 def test_two_files_add_an_attention(tmp_path: Path) -> None:
     here = checkout(tmp_path)
     module, option = blocks((ROOT / "docs" / "adding-an-attention.md").read_text(encoding="utf-8"))
-    (here / "attnbench/attention/sm.py").write_text(module, encoding="utf-8")
+    (here / "attnbench/models/attention/sm.py").write_text(module, encoding="utf-8")
     (here / "configs/attention/sm.yaml").write_text(option, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(here)}
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from attnbench.cli.count import inspect
 from attnbench.cli.table import _sketch as sketch
 from attnbench.config import composition
 from attnbench.models import complexity, factory
 from attnbench.models.attention.sb import hidden_units
+from attnbench.models.inspection import inspect
 from attnbench.models.placement import place
 from attnbench.reports import counts, paper_tables
 
@@ -43,7 +43,7 @@ OTHER_INTEGER = {("eca/3", "DenseNet-264", "flops")}
 
 
 @cache
-def counted(name: str) -> list[tuple[paper_tables.Row, dict[str, counts.Cell]]]:
+def counted(name: str) -> list[tuple[paper_tables.Row, dict[str, counts.CountedCell]]]:
     """A table's counts, which take seconds."""
     return counts.count(paper_tables.load(name), sketch)
 

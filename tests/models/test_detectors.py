@@ -22,7 +22,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 
 from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory
 from attnbench.models.detection.features import Features
 from attnbench.models.detection.rcnn import FasterRCNN, MaskRCNN
@@ -45,7 +45,8 @@ def scene(seed: int = 0, size: tuple[int, int] = (70, 90), count: int = 3) -> tu
     return torch.rand(3, height, width, generator=generator), {"boxes": boxes, "labels": labels, "masks": masks}
 
 
-IMAGES, TARGETS = map(list, zip(scene(0), scene(1, (90, 64)), strict=True))
+SCENES = [scene(0), scene(1, (90, 64))]
+IMAGES, TARGETS = [image for image, _ in SCENES], [target for _, target in SCENES]
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> None:
@@ -71,7 +72,7 @@ def test_an_rcnn_without_attention_is_torchvisions(masks: bool) -> None:
     torch.manual_seed(0)
     kind, theirs_of = (MaskRCNN, maskrcnn_resnet50_fpn) if masks else (FasterRCNN, fasterrcnn_resnet50_fpn)
     options = kind(short_side=96, long_side=128, frozen_stages=0, norm="trained")
-    ours = options.network(resnet50(), 5)
+    ours: Any = options.network(resnet50(), 5)
     theirs = theirs_of(weights=None, weights_backbone=None, num_classes=6, min_size=96, max_size=128)
     options.settle(ours)
     nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.3)  # or nothing would be found
@@ -161,7 +162,8 @@ def test_attention_stands_in_the_backbone_alone_and_learns(detector: str, attent
         key.replace(".trunk.", "."): value for key, value in model.state_dict().items() if ".attention." not in key
     }
     assert all(torch.equal(stock[key], value) for key, value in plain.state_dict().items())  # comparisons are paired
-    sum(model([image[:, :64, :64] for image in IMAGES], clipped(TARGETS)).values()).backward()
+    losses = model([image[:, :64, :64] for image in IMAGES], clipped(TARGETS))
+    torch.stack([*losses.values()]).sum().backward()
     grads = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(grad is not None and grad.isfinite().all() for grad in grads)
 
@@ -181,7 +183,7 @@ def test_a_batch_without_any_box_trains(detector: str) -> None:
         }
         for _ in IMAGES
     ]
-    loss = sum(model([image[:, :64, :64] for image in IMAGES], nothing).values())
+    loss = torch.stack([*model([image[:, :64, :64] for image in IMAGES], nothing).values()]).sum()
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
@@ -194,7 +196,7 @@ FAMILIES = ["resnet18", "resnet20", "mobilenetv2", "mobilenetv2_cifar", "shuffle
 def test_every_backbone_carries_a_detector(backbone: str) -> None:
     for detector in ("ssd", "faster_rcnn")[: 1 if backbone == "densenet264" else 2]:
         composed = composition.compose(["task=detection", f"detector={detector}", f"backbone={backbone}"])
-        model, _ = factory.sketch(composed, 10)
+        model: Any = factory.sketch(composed, 10)[0]
         model.eval()(torch.empty(1, 3, 128, 128, device="meta"))
         strides = model.backbone.strides
         assert strides == sorted(strides) and strides[-1] in (4, 8, 32)
@@ -216,7 +218,7 @@ def test_what_no_level_depends_on_is_gone_and_nothing_moved() -> None:
 
 def test_the_papers_recipe_freezes_the_stem_and_the_first_stage() -> None:
     words = ["detector=faster_rcnn", "backbone=resnet50", "attention=se"]
-    model, _ = factory.sketch(composition.compose(["task=detection", *words]), 10)
+    model: Any = factory.sketch(composition.compose(["task=detection", *words]), 10)[0]
     frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "bn1", "layer1"}
     assert all(not p.requires_grad for name, p in model.named_parameters() if ".layer1." in name)
@@ -228,9 +230,8 @@ def test_the_papers_recipe_freezes_the_stem_and_the_first_stage() -> None:
 
 
 def test_an_average_of_a_detectors_weights_is_a_network_of_its_own() -> None:
-    model = small("attention=eca")
-    average = state.moving_average(model.eval(), 0.5)
-    assert average is not None
+    model: Any = small("attention=eca")
+    average: Any = state.moving_average(model.eval(), 0.5)
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
@@ -252,7 +253,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_detector_starts_from_a_classification_run(classifier: Path, compose: Callable[..., Config]) -> None:
     composed = compose(*DETECT, f"detector.backbone_from={classifier}")
-    model, _ = factory.network(composed, 10)
+    model: Any = factory.network(composed, 10)[0]
     theirs = torch.load(classifier / "checkpoints/last.pt", weights_only=True)["model"]
     ours = model.backbone.body.state_dict()
     assert set(theirs) - set(ours) == {"fc.weight", "fc.bias"} and any("attention" in key for key in ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +13,8 @@ from torchvision.models import resnet18, resnet50
 
 from attnbench import create_model
 from attnbench.base.errors import ConfigError
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
+from attnbench.config.options import Wrap
 from attnbench.models.attention.eca import eca
 from attnbench.models.attention.se import se
 from attnbench.models.insertion import Attended, Site, insert
@@ -81,16 +83,18 @@ def randomised(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("attention", ["se", "eca"])
 def test_inserted_attention_equals_timms_own_slot(attention: str) -> None:
-    theirs = randomised(timm_resnet18(attention))
+    theirs: Any = randomised(timm_resnet18(attention))
     ours = resnet18().eval()
     as_stock(ours, theirs)
     slots = [block.se for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4) for block in stage]
 
     def build(site: Site) -> nn.Module:
-        return eca(site) if attention == "eca" else se(site, hidden=slots[len(built)].fc1.out_channels, bias=True)
+        slot = slots[len(built)]
+        built.append(eca(site) if attention == "eca" else se(site, hidden=slot.fc1.out_channels, bias=True))
+        return built[-1]
 
-    built: list[nn.Module] = []
-    insert(ours, place(roles=["block"]), lambda site: built.append(build(site)) or built[-1])  # type: ignore[func-returns-value]
+    built: list[Any] = []
+    insert(ours, place(roles=["block"]), build)
     for module, slot in zip(built, slots, strict=True):
         copy_slot(module.attention, slot)
     images = torch.randn(2, 3, 64, 64)
@@ -99,7 +103,7 @@ def test_inserted_attention_equals_timms_own_slot(attention: str) -> None:
     assert difference < 1e-6 * theirs(images).abs().max().clamp(min=1)
 
 
-def copy_slot(ours: nn.Module, slot: nn.Module) -> None:
+def copy_slot(ours: Any, slot: Any) -> None:
     if hasattr(slot, "conv"):
         ours.conv.weight.data.copy_(slot.conv.weight)
         return
@@ -153,7 +157,7 @@ def test_stages_of_mobilenetv2_follow_its_table_where_channels_do_not_tell() -> 
 
 
 @pytest.mark.parametrize("wrap", ["conv", "conv_norm", "conv_norm_act"])
-def test_a_wrap_point_moves_attention_and_not_the_network(wrap: str) -> None:
+def test_a_wrap_point_moves_attention_and_not_the_network(wrap: Wrap) -> None:
     """With an attention that adds nothing, every wrap point computes the stock network."""
     torch.manual_seed(0)
     stock = randomised(create_model("mobilenetv2_cifar", num_classes=10, backbone_kwargs={"width": 0.35})).eval()
@@ -178,7 +182,7 @@ def test_conv_norm_act_in_a_block_whose_layers_have_their_own_activation() -> No
     images = torch.randn(1, 3, 32, 32)
     expected = stock(images)
     sites = insert(stock, place(roles=["C1", "C2"], wrap="conv_norm_act"), lambda s: s.trunk)
-    assert [type(m).__name__ for m in sites[0].trunk] == ["Conv2d", "BatchNorm2d", "ReLU6"]
+    assert [type(m).__name__ for m in sites[0].trunk.children()] == ["Conv2d", "BatchNorm2d", "ReLU6"]
     assert torch.equal(stock(images), expected)
 
 

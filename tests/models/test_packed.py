@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory, fused
 from attnbench.models.ops import packed
 from attnbench.models.ops.packed import PackedConv, PackedDropout, PackedNorm, matrices, side_by_side, stencils
 from attnbench.models.stacking import PACKED, Stack, mistake
 
 S, N = 3, 4
-EXACT = {"rtol": 0, "atol": 1e-10}
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-10}
 
 
 def generators() -> list[torch.Generator]:
@@ -89,9 +89,9 @@ def test_a_convolution_in_every_form(
 
 
 def test_the_forms_are_taken_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def form(*channels: int, **options: Any) -> object:
-        conv = PackedConv([nn.Conv2d(*channels, **options) for _ in range(S)], generators())
-        return conv.route(torch.ones(S, channels[0], 5, 5))
+    def form(inputs: int, outputs: int, **options: Any) -> object:
+        conv = PackedConv([nn.Conv2d(inputs, outputs, **options) for _ in range(S)], generators())
+        return conv.route(torch.ones(S, inputs, 5, 5))
 
     assert form(4, 8, kernel_size=1, stride=2) is matrices
     assert form(4, 8, kernel_size=1, groups=2) is side_by_side
@@ -219,7 +219,9 @@ def networks(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_take_five_steps_as_they_would_alone(compose: Callable[..., Config], name: str) -> None:
+def test_networks_take_five_steps_as_they_would_alone(  # noqa: C901 - both ways on one page
+    compose: Callable[..., Config], name: str
+) -> None:
     varied = ["", "", ""]
     if name == "sb":
         varied = ["attention.lambda_init=0.3", "attention.gate=sigmoid", "attention.dropout=0.5"]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from attnbench import create_model
 from attnbench.models import fused
@@ -106,8 +106,8 @@ def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memor
         x = torch.randn(4, 3, 12, 12, dtype=torch.float64).to(memory_format=memory_format)
         models = {}
         for backend in ("reference", "algebraic", "fused", "auto"):
-            model = models[backend] = copy.deepcopy(plain).to(memory_format=memory_format)  # type: ignore[call-overload]
-            count = fused.choose(model, backend)  # type: ignore[arg-type]
+            model = models[backend] = copy.deepcopy(plain).to(memory_format=memory_format)
+            count = fused.choose(model, backend)
             assert count == (0 if backend == "reference" else sites)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
             for _ in range(2):
@@ -122,6 +122,26 @@ def test_a_whole_network_trains_alike_by_each_backend(memory_format: torch.memor
                 torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("signal", "combine"), [("se", "mul"), ("eca", "mul"), ("weights", "mul"), ("se", "add")])
+def test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu(
+    signal: str, combine: str, training: bool
+) -> None:
+    """Only the reference calls the norm as a module."""
+    calls = {}
+    for name in ("auto", "reference"):
+        made = site(signal, channels=4, ends=True, reads="output", combine=combine).train(training)
+        assert fused.choose(made, *([] if name == "auto" else [name])) == (name == "auto")  # type: ignore[arg-type]
+        heard: list[nn.Module] = []
+        trunk = made.trunk
+        assert isinstance(trunk, nn.Sequential)
+        trunk[-1].register_forward_hook(lambda norm, x, y, heard=heard: heard.append(norm))
+        with torch.set_grad_enabled(training):
+            made(torch.randn(3, 4, 5, 6, dtype=torch.float64))
+        calls[name] = len(heard)
+    assert calls == {"auto": 0, "reference": 1}
+
+
 def test_what_is_compiled_trains_as_the_reference() -> None:
     torch.manual_seed(0)
     first = site("se", channels=3, ends=True, reads="output", combine="mul")
@@ -133,8 +153,8 @@ def test_what_is_compiled_trains_as_the_reference() -> None:
     plain(x).square().mean().backward()
     for (name, ours), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10, msg=name)
-    for ours, theirs in zip(compiled.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    for moved, still in zip(compiled.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(moved, still, rtol=1e-10, atol=1e-10)
 
 
 # What a compiler makes of it: full-tensor passes
@@ -148,7 +168,7 @@ def passes(signal: str, backend: str) -> float:
     post_grad = pytest.importorskip("torch._inductor.fx_passes.post_grad")
     virtualized = pytest.importorskip("torch._inductor.virtualized").V
     n, c, side = 4, 8, 40  # maps large enough that a compiler takes mean and variance in one pass
-    seen = []
+    seen: list[Any] = []
 
     def inner(graph: Any, inputs: Any, **options: Any) -> Any:
         mode = torch._guards.detect_fake_mode(inputs)
@@ -166,7 +186,7 @@ def passes(signal: str, backend: str) -> float:
     norm = nn.BatchNorm2d(c)
     reads, combine = ("input", "add") if signal == "sb" else ("output", "mul")
     made = Attended(norm, SIGNALS[signal](c, c), reads=reads, combine=combine) if signal else norm  # type: ignore[arg-type]
-    block = Block(made, True, nn.ReLU()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    block = Block(made, True, nn.ReLU()).to(memory_format=torch.channels_last)
     fused.choose(block, backend)  # type: ignore[arg-type]
     z, r, dy = (torch.randn(n, c, side, side).contiguous(memory_format=torch.channels_last) for _ in range(3))
     with torch._inductor.config.patch(force_disable_caches=True):
@@ -213,7 +233,7 @@ def test_statistics_over_two_processes_are_those_of_the_whole_batch(tmp_path: Pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_sync, (port, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_sync, (port, tmp_path), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     x.requires_grad_()
     y = whole(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import timm
@@ -15,18 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbench import create_model
-from attnbench.base.errors import ConfigError, Failure, StorageError
+from attnbench.base.errors import ConfigError, StorageError
 from attnbench.models import weights
 from attnbench.models.attention.eca import EfficientChannelAttention, eca
 from attnbench.models.attention.se import se
 from attnbench.models.insertion import Attended, Site, insert
 from attnbench.models.placement import place
+from tests.conftest import refused
 
 CLASSES = 10
 RELEASED_K = [3, 5, 5, 7]
 
 
-def randomised(model: nn.Module, seed: int = 1) -> nn.Module:
+def randomised(model: nn.Module, seed: int = 1) -> Any:
     """Every weight and statistic drawn anew, so that each one matters to logits of about 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
@@ -110,16 +112,6 @@ def test_an_se_without_biases_goes_to_timm_and_back_as_zeros(images: Tensor) -> 
     assert same(ours.state_dict(), again.state_dict())
 
 
-def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line
-    return line
-
-
 def test_biases_that_an_se_has_no_place_for_are_refused() -> None:
     theirs = randomised(timm_resnet("resnet18", "se"))
     ours = ours_like(theirs, "resnet18", "se", bias=False)
@@ -171,7 +163,9 @@ def test_what_timm_has_no_slot_for_is_refused(attention: str, options: dict[str,
 
 
 @pytest.mark.parametrize(("reads", "combine"), [("input", "mul"), ("output", "add")])
-def test_a_gate_that_is_read_or_applied_otherwise_has_no_slot(reads: str, combine: str) -> None:
+def test_a_gate_that_is_read_or_applied_otherwise_has_no_slot(
+    reads: Literal["input", "output"], combine: Literal["mul", "add"]
+) -> None:
     model = create_model("resnet18", num_classes=CLASSES)
 
     def build(site: Site) -> nn.Module:
@@ -222,6 +216,10 @@ class ReleasedResNet(nn.Module):
 
     def __init__(self, name: str, k: list[int]) -> None:
         super().__init__()
+        self.bn1: nn.Module
+        self.conv1: nn.Module
+        self.maxpool: nn.Module
+        self.fc: nn.Module
         stock = create_model(name, num_classes=CLASSES)
         for child, module in stock.named_children():
             self.add_module(child, module)
@@ -231,9 +229,9 @@ class ReleasedResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                shortcut = x if block.downsample is None else block.downsample(x)
+        for stage in range(1, 5):
+            for block in self.get_submodule(f"layer{stage}").children():
+                shortcut = block.downsample(x) if isinstance(block.downsample, nn.Module) else x
                 x = F.relu(self.branch(block, x) + shortcut)
         return self.fc(x.mean((2, 3)))
 
@@ -243,12 +241,12 @@ class ReleasedResNet(nn.Module):
         for n in range(1, last + 1):
             x = block.get_submodule(f"bn{n}")(block.get_submodule(f"conv{n}")(x))
             x = F.relu(x) if n < last else x
-        return block.eca(x)
+        return block.get_submodule("eca")(x)
 
 
 def released_mobilenetv2() -> nn.Module:
     """A stock MobileNetV2 with k = 1 below 96 channels, else 3, as the last module of each block's branch."""
-    model = create_model("mobilenetv2", num_classes=CLASSES)
+    model: Any = create_model("mobilenetv2", num_classes=CLASSES)
     for block in model.features[1:-1]:
         channels = block.conv[-1].num_features
         block.conv.append(ReleasedECA(1 if channels < 96 else 3))
@@ -331,18 +329,19 @@ def test_what_does_not_fit_is_listed_five_of_each() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
-    assert weights.stripped({f"{prefix}module_a.weight": 1, f"{prefix}b": 2}) == {"module_a.weight": 1, "b": 2}
+    one, two = torch.ones(1), torch.zeros(1)
+    assert weights.stripped({f"{prefix}module_a.weight": one, f"{prefix}b": two}) == {"module_a.weight": one, "b": two}
 
 
 def test_a_name_that_only_some_have_is_no_prefix() -> None:
-    state = {"module.a": 1, "b": 2}
+    state = {"module.a": torch.ones(1), "b": torch.zeros(1)}
     assert weights.stripped(state) == state
 
 
 def test_a_state_dict_of_before_batches_were_counted_loads() -> None:
-    model = create_model("resnet18", num_classes=CLASSES)
+    model: Any = create_model("resnet18", num_classes=CLASSES)
     state = {k: v for k, v in randomised(model).state_dict().items() if not k.endswith("num_batches_tracked")}
-    other = create_model("resnet18", num_classes=CLASSES)
+    other: Any = create_model("resnet18", num_classes=CLASSES)
     weights.load(other, state, "old.pt")
     assert torch.equal(other.fc.weight, model.fc.weight)
 

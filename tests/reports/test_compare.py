@@ -13,7 +13,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from attnbench.config import composition
+from attnbench.config import composition, configuration, hydra_state
 from attnbench.reports.comparison import compare
 from attnbench.reports.figures.sweep import axis_places
 from attnbench.runs import results
@@ -31,7 +31,7 @@ SCORES = {  # kernel size: top-1 by seed
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folders as a sweep leaves them, with scores that were made up; one of them never finished."""
     outputs = tmp_path_factory.mktemp("outputs")
-    with composition.prepared():
+    with hydra_state.prepared():
         for k, scores in SCORES.items():
             for seed in range(3):
                 words = ["attention=eca", f"attention.kernel_size={k}", f"seed={seed}", f"paths.outputs={outputs}"]
@@ -39,11 +39,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs
 
 
-def leave(composed: composition.Config, top1: float | None) -> None:
+def leave(composed: configuration.Config, top1: float | None) -> None:
     folder = composed.run_folder
     folder.mkdir(parents=True)
-    record = {"choices": composed.choices, "hash": composed.hash, **composed.tree}
-    (folder / "config.yaml").write_text(yaml.safe_dump(record))
+    (folder / "config.yaml").write_text(yaml.safe_dump(composed.record()))
     (folder / "env.json").write_text(json.dumps({"commit": "c0ffee", "device": "cpu"}))
     if top1 is None:
         status = {"status": "failed", "error": "the loss became nan", "code": 4, "pid": 1}
@@ -102,7 +101,7 @@ def test_bad_words_are_one_line(command: Command, runs: Path, words: list[str], 
 
 
 def test_a_network_without_attention_has_no_placement_to_be_compared_by(tmp_path: Path) -> None:
-    with composition.prepared():
+    with hydra_state.prepared():
         for words in (
             ["attention=none"],
             *(["attention=sb", f"placement.wrap={wrap}"] for wrap in ("conv", "conv_norm")),
@@ -112,3 +111,29 @@ def test_a_network_without_attention_has_no_placement_to_be_compared_by(tmp_path
     assert [group.label for group in found.groups] == ["none", "sb wrap=conv", "sb wrap=conv_norm"]
     assert [group.baseline for group in found.groups] == ["", "none", "none"]
     assert list(axis_places(found)) == ["conv", "conv_norm"]  # the plain one is a line across
+
+
+def test_the_plain_network_is_the_baseline_and_first_whatever_its_name(tmp_path: Path) -> None:
+    """``eca`` and ``cbam`` come before ``none`` in the alphabet, and the runs are found in that order."""
+    scores = {"cbam": 51.0, "eca": 52.0, "none": 50.0, "se": 53.0}
+    with hydra_state.prepared():
+        for attention, top1 in scores.items():
+            for seed in (0, 1):
+                words = [f"attention={attention}", f"seed={seed}", f"paths.outputs={tmp_path}"]
+                leave(composition.compose(words), top1 + seed)
+    found = compare(results.find([str(tmp_path)]))
+    assert [group.label.split()[0] for group in found.groups] == ["none", "cbam", "eca", "se"]
+    assert [group.baseline for group in found.groups] == ["", "none", "none", "none"]
+    assert [group.against and group.against.mean for group in found.groups] == [None, 1.0, 2.0, 3.0]
+
+
+def test_without_a_plain_network_the_first_configuration_is_the_baseline(runs: Path) -> None:
+    found = compare(results.find([str(runs)]))
+    assert [group.label for group in found.groups] == ["kernel_size=3", "kernel_size=5", "kernel_size=adaptive"]
+    assert [group.baseline for group in found.groups] == ["", "kernel_size=3", "kernel_size=3"]
+
+
+def test_a_baseline_that_is_asked_for_is_the_one(runs: Path) -> None:
+    found = compare(results.find([str(runs)]), baseline="attention.kernel_size=5")
+    assert [group.baseline for group in found.groups] == ["kernel_size=5", "", "kernel_size=5"]
+    assert found.groups[0].against is not None and found.groups[0].against.mean == pytest.approx(91.5 - 278.5 / 3)

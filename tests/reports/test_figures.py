@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from attnbench.base.errors import ConfigError, Failure
 from attnbench.cli import figure, main
-from attnbench.config import composition
+from attnbench.config import composition, hydra_state, option_files
 from attnbench.models import factory
 from attnbench.reports.figures import drawing, paper_figures, saving
 from attnbench.reports.figures.canvas import PRINTED
@@ -30,22 +32,30 @@ LAMBDAS = ["0.01", "0.05", "0.1", "0.5", "1.0"]
 
 def curve(axes: Axes, number: int) -> tuple[list[float], list[float], list[float]]:
     """The x, the means and the deviations of the n-th curve with error bars."""
-    line, _, (bars,) = axes.containers[number].lines
+    line, _, (bars,) = error_bars(axes, number).lines
+    assert isinstance(bars, LineCollection)
     halves = [(segment[1][1] - segment[0][1]) / 2 for segment in bars.get_segments() if len(segment)]
-    return list(line.get_xdata()), list(line.get_ydata()), halves
+    return [*np.asarray(line.get_xdata())], [*np.asarray(line.get_ydata())], halves
+
+
+def error_bars(axes: Axes, number: int) -> ErrorbarContainer:
+    """The n-th curve with error bars."""
+    container = axes.containers[number]
+    assert isinstance(container, ErrorbarContainer)
+    return container
 
 
 def crosses(axes: Axes) -> list[tuple[str, float]]:
     """Colour and x of the marks of missing values."""
     marks = [line for line in axes.lines if line.get_marker() == "x"]
-    return [(to_hex(line.get_color()), x) for line in marks for x in line.get_xdata()]
+    return [(to_hex(line.get_color()), x) for line in marks for x in np.asarray(line.get_xdata())]
 
 
 # The figures as data
 
 
 def raw(table: str) -> dict[str, dict[str, Any]]:
-    content = yaml.safe_load((composition.folder() / "table" / f"{table}.yaml").read_text("utf-8"))
+    content = yaml.safe_load((option_files.folder() / "table" / f"{table}.yaml").read_text("utf-8"))
     return {row["label"]: row for row in content["rows"]}
 
 
@@ -76,7 +86,7 @@ def test_every_row_of_a_figure_is_there_and_composes(name: str) -> None:
     for row in figure.table.rows:
         if row.label not in own:  # those of tables are composed by the tables' tests
             assert (row.overrides, row.printed) == (tables[row.label]["overrides"], tables[row.label]["printed"])
-    with composition.prepared():
+    with hydra_state.prepared():
         assert all(composition.compose(row.overrides or []) for row in own.values())
     assert set(own) <= set(figure.labels())
 
@@ -131,7 +141,7 @@ def test_curves_are_the_printed_cells_and_our_means(draw: Draw, leave: Leave) ->
     assert deviations == pytest.approx([stdev([40.0, 44.0]), stdev([50.0, 51.0])])  # a single seed has no bar
     assert x == pytest.approx([float(value) for value in ours], rel=0.08)
     assert here.get_xscale() == "log"
-    blue = to_hex(here.containers[0].lines[0].get_color())
+    blue = to_hex(error_bars(here, 0).lines[0].get_color())
     assert [at for colour, at in crosses(here) if colour == blue] == pytest.approx([0.05, 0.5], rel=0.08)
     assert len(crosses(here)) == 2 + 3 * 5
     for said in ("5 done of 40", "1 of 2 seeds: 0; not run (seed 1)", "failed: the loss became nan", "made up"):
@@ -148,7 +158,7 @@ def test_a_changed_protocol_is_in_the_title_and_on_a_scale_of_its_own(draw: Draw
     assert printed.get_ylim()[0] > 80 > ours.get_ylim()[1]
     grounds = {to_hex(axes.get_facecolor()): axes.get_title() for axes in picture.axes}
     assert grounds == {PRINTED: "printed in the paper", "#ffffff": "ours"}
-    line, open_line = ours.containers[0].lines[0], printed.containers[0].lines[0]
+    line, open_line = error_bars(ours, 0).lines[0], error_bars(printed, 0).lines[0]
     assert (open_line.get_linestyle(), line.get_linestyle()) == ("--", "-")
     assert open_line.get_markerfacecolor() == "white" != line.get_markerfacecolor()
 
@@ -167,13 +177,21 @@ def test_what_is_not_run_at_all_says_so(draw: Draw) -> None:
     said = {axes.get_title(): [text.get_text() for text in axes.texts] for axes in picture.axes}
     assert said["ours: ResNet-50"] == ["not run"] and said["printed in the paper: ResNet-50"] == []
     assert len(crosses(picture.axes[2])) == 5  # k = 3, 5, 7, 9, adaptive
-    lines = [line.get_ydata()[0] for line in picture.axes[1].lines if len(set(line.get_ydata())) == 1]
+    heights = [np.asarray(line.get_ydata()) for line in picture.axes[1].lines]
+    lines = [ys[0] for ys in heights if len(set(ys)) == 1]
     assert {77.62, 76.83} <= set(lines)  # SE and no attention of ResNet-101, across
     assert [tick.get_text() for tick in picture.axes[2].get_xticklabels()] == ["3", "5", "7", "9", "adaptive"]
     assert picture.axes[2].get_xlabel() == "kernel size k" and picture.axes[2].get_ylabel() == "top-1 accuracy (%)"
 
 
 # Accuracy, parameters and operations
+
+
+def circles(axes: Axes, number: int) -> PathCollection:
+    """The n-th series of circles."""
+    collection = axes.collections[number]
+    assert isinstance(collection, PathCollection)
+    return collection
 
 
 def test_circles_stand_at_parameters_and_are_as_large_as_operations(draw: Draw, leave: Leave) -> None:
@@ -189,14 +207,14 @@ def test_circles_stand_at_parameters_and_are_as_large_as_operations(draw: Draw, 
     at = np.concatenate([circle.get_offsets() for circle in printed.collections])
     assert at[:, 0].tolist() == pytest.approx([float(c["params"]) * p / 1e6 for c, p in zip(cells, per, strict=True)])
     assert at[:, 1].tolist() == [float(cell["top1"]) for cell in cells]
-    areas = [circle.get_sizes()[0] for circle in printed.collections]
+    areas = [circles(printed, number).get_sizes()[0] for number in range(len(printed.collections))]
     assert areas[1] / areas[0] == pytest.approx(7.34 / 3.86)
 
-    ((x, y),) = ours.collections[0].get_offsets()
+    ((x, y),) = np.asarray(ours.collections[0].get_offsets())
     composed = composition.compose(["backbone=resnet50"])
     assert x == pytest.approx(sum(p.numel() for p in factory.sketch(composed, 10)[0].parameters()) / 1e6)
     assert y == 80.0 and "CHANGED PROTOCOL: dataset=digits" in title
-    assert ours.collections[0].get_sizes()[0] > 100  # few operations at 16 pixels, on a scale of their own
+    assert circles(ours, 0).get_sizes()[0] > 100  # few operations at 16 pixels, on a scale of their own
     assert [text.get_text() for text in ours.texts] == ["50"] and len(crosses(ours)) == 2
 
 
@@ -248,8 +266,8 @@ def test_any_runs_in_the_plane_of_their_costs(draw: Draw, leave: Leave) -> None:
 
 
 def curve_at(axes: Axes, number: int) -> tuple[float, float]:
-    line = axes.containers[number].lines[0]
-    return line.get_xdata()[0], line.get_ydata()[0]
+    line = error_bars(axes, number).lines[0]
+    return np.asarray(line.get_xdata())[0], np.asarray(line.get_ydata())[0]
 
 
 # The command
@@ -301,6 +319,7 @@ def test_the_list_has_the_state_of_each_figure(
 
 def test_a_narrowed_figure_has_only_the_panels_asked_for() -> None:
     figure = paper_figures.load("sb/placement").narrowed(["x0.5"])
+    assert figure.axis is not None
     assert set(figure.labels()) == {"static x0.5", *(f"{a} x0.5 {p}" for a in ("SE", "SB") for p in figure.axis.ticks)}
 
 
@@ -333,7 +352,7 @@ def test_words_are_told_apart_wherever_they_stand(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         sys, "argv", ["figure", "--runs", "a/k=3/*", "b", "dataset.root=/d", "eca/7", "--blocks", "2_1", "eca/6"]
     )
-    taken = figure._words()
+    taken = figure._options()
     assert taken.ids == ["eca/7", "eca/6"] and taken.runs == ["a/k=3/*", "b"]
     assert taken.overrides == ["dataset.root=/d"] and taken.blocks == ["2_1"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import torch
 
 from attnbench.base.errors import ConfigError, DataError, Failure
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.reports.figures import channels, hooks, lambdas
 from attnbench.runs import results, run
 from attnbench.runs.load import load_run, ready
-from tests.figure_fixtures import Draw, legend, words
+from tests.figure_fixtures import Draw, Leave, legend, words
 
 TINY = ("runtime.device=cpu", "backbone=resnet20", "dataset.size=4", "batch_size=512", "schedule.epochs=1")
 
@@ -36,9 +37,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
 
 def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> None:
     trained = load_run(ran["eca"].run_folder)
-    model = trained.model.double()
+    model: Any = trained.model.double()
     images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with hooks.listening(model) as heard, torch.no_grad():
+    with hooks.recording(model) as recorded, torch.no_grad():
         model(images)
     (block,) = hooks.blocks(trained, ["2_1"])[0]
     assert block == hooks.Block("2_1", "layer1.0.bn2")
@@ -50,9 +51,9 @@ def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> Non
     w = first.bn2.attention.conv.weight.detach().flatten()
     padded = torch.nn.functional.pad(pooled, (1, 1))
     mixed = sum(w[i] * padded[:, i : i + pooled.shape[1]] for i in range(3))
-    assert torch.allclose(heard.squeezes[block.path], pooled, rtol=0, atol=1e-12)
-    assert torch.allclose(heard.signals[block.path], 1 / (1 + torch.exp(-mixed)), rtol=0, atol=1e-12)
-    assert len(heard.signals) == len(heard.squeezes) == 9
+    assert torch.allclose(recorded.squeezes[block.path], pooled, rtol=0, atol=1e-12)
+    assert torch.allclose(recorded.signals[block.path], 1 / (1 + torch.exp(-mixed)), rtol=0, atol=1e-12)
+    assert len(recorded.signals) == len(recorded.squeezes) == 9
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -67,7 +68,8 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
             for batch in opened.val.epoch(0)
             for image, target in zip(*batch[:2], strict=True)
         ]
-        branch = opened.model.layer2[1].bn2
+        model: Any = opened.model
+        branch = model.layer2[1].bn2
         kept: list[torch.Tensor] = []
         hook = branch.trunk.register_forward_hook(lambda m, i, y: kept.append(y))
         with torch.no_grad():
@@ -79,10 +81,11 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
         few = opened.val.epoch(0)
         batch = next(few)
         cut = batch._replace(images=batch.images[:40], targets=batch.targets[:40])
-        counts, sums = torch.zeros(10, dtype=torch.float64), {}
-        with hooks.listening(opened.model) as heard, torch.no_grad():
+        counts = torch.zeros(10, dtype=torch.float64)
+        sums: dict[str, torch.Tensor] = {}
+        with hooks.recording(opened.model) as recorded, torch.no_grad():
             opened.model(cut.images)
-            hooks._add(cut, here, heard.signals, sums, counts)
+            hooks._add(cut, here, recorded.signals, sums, counts)
     for digit in range(10):
         mine = [i for i, target in enumerate(alone) if target == digit]
         assert counts[digit] == len(mine)
@@ -133,9 +136,10 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert [axes.get_title() for axes in (first, second, last)] == ["conv1", "conv2", "after the last epoch"]
     for axes, conv in ((first, "conv1"), (second, "conv2")):
         paths = [f"layer2.{i}.{conv}.attention" for i in range(3)]
-        drawn = [line.get_ydata() for line in axes.lines]
+        drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
         assert [list(y) for y in drawn] == [[0.1, *(epoch[path]["mean"] for epoch in lines)] for path in paths]
-    weights = load_run(folder).model.layer2[0].conv1.attention.lambda_.detach()
+    model: Any = load_run(folder).model
+    weights = model.layer2[0].conv1.attention.lambda_.detach()
     (learned,) = lambdas.learned(results.find([str(folder)]))
     place = learned.places[0]
     assert (place.role, place.depth) == ("conv1", 1)
@@ -143,6 +147,25 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert place.last["max"] == pytest.approx(float(weights.max()), abs=1e-6)
     assert len(set(place.means)) == 3  # it moved
     assert "backbone=resnet20" in title
+
+
+def test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come(leave: Leave) -> None:
+    """The second seed stopped after two of three epochs."""
+    folders = []
+    for seed, epochs in ((0, 3), (1, 2)):
+        folder = leave([*TINY, "attention=sb", "placement.stages=[2]", "attention.lambda_init=0.5"], seed, 50.0)
+        lines = []
+        for epoch in range(1, epochs + 1):
+            numbers = {name: 10.0 * seed + epoch + k / 10 for k, name in enumerate(("mean", "std", "min", "max"))}
+            paths = [f"layer2.{block}.{conv}.attention" for block in range(3) for conv in ("conv1", "conv2")]
+            lines.append({"epoch": epoch, "lambda": dict.fromkeys(paths, numbers)})
+        (folder / "gauges.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        folders.append(str(folder))
+    (learned,) = lambdas.learned(results.find(folders))
+    assert learned.seeds == [0, 1] and len(learned.places) == 6
+    for place in learned.places:
+        assert place.means == pytest.approx([0.5, 6.0, 7.0])  # what it was set to, then (1 + 11) / 2, (2 + 12) / 2
+        assert place.last == pytest.approx({"mean": 7.0, "std": 7.1, "min": 7.2, "max": 7.3})
 
 
 @pytest.mark.parametrize(
@@ -162,10 +185,10 @@ def test_a_run_without_what_a_figure_shows_is_refused(
 
 def test_blocks_images_and_classes_that_are_not_there_are_named(draw: Draw, ran: dict[str, Config]) -> None:
     folder = [ran["eca"].run_folder]
-    for name, looks, said in (
+    for name, options, said in (
         ("eca/6", {"blocks": ["9_9"]}, "no attention at block 9_9 .*2_1, 2_2"),
         ("eca/6", {"images": [359]}, "there is no image 359 .*use 0 to 358"),
         ("eca/7", {"classes": ["cat"]}, "there is no class cat .*there are 0, 1"),
     ):
         with pytest.raises(ConfigError, match=said):
-            draw(name, runs=folder, **looks)
+            draw(name, runs=folder, **options)

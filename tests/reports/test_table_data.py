@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
-from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config import composition, option_files
+from attnbench.config.configuration import Config
 from tests.conftest import ROOT
 
 Table = dict[str, Any]
 Row = dict[str, Any]
 
-FOLDER = composition.folder() / "table"
+FOLDER = option_files.folder() / "table"
 IDS = [*(f"eca/{n}" for n in range(1, 6)), *(f"sb/{n}" for n in range(1, 11))]
 TABLES: dict[str, Table] = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8")) for name in IDS}
 
@@ -30,7 +30,7 @@ PAPERS = Path(os.environ.get("ATTNBENCH_PAPERS", ROOT.parent / "shared" / "paper
 needs_papers = pytest.mark.skipif(not PAPERS.is_dir(), reason=f"no papers' tables at {PAPERS}: set ATTNBENCH_PAPERS")
 
 every_table = pytest.mark.parametrize("name", IDS)
-RUNNABLE = [name for name in IDS if TABLES[name].get("requires", "classification") in composition.names("task")]
+RUNNABLE = [name for name in IDS if TABLES[name].get("requires", "classification") in option_files.names("task")]
 every_runnable_table = pytest.mark.parametrize("name", RUNNABLE)
 
 
@@ -365,7 +365,7 @@ def test_no_override_repeats_a_default(name: str) -> None:
             key, text = override.split("=", 1)
             group, _, option = key.partition(".")
             if option and key != "backbone.width":
-                file = composition.folder() / group / f"{run(row).choices[group]}.yaml"
+                file = option_files.folder() / group / f"{run(row).choices[group]}.yaml"
                 assert yaml.safe_load(file.read_text("utf-8"))[option] != yaml.safe_load(text), override
 
 

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
 from filelock import FileLock
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.in_memory.digits import digits
 from attnbench.data.loader import Loader
 from attnbench.models import factory
@@ -194,7 +193,7 @@ def fitted_in(process: Process, accumulate: int, batch_size: int) -> Fitted:
     return Fitted(state.evaluated.state_dict(), losses["train_loss"], len(exchanged))
 
 
-def _exchange(exchanged: list[object], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _exchange(exchanged: list[object], bucket: Any) -> torch.futures.Future[Tensor]:
     """Add up gradients over the processes as ever, and keep count."""
     exchanged.append(bucket)
     return allreduce_hook(None, bucket)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from attnbench.base.errors import Failure
 from attnbench.cli import main
 from attnbench.cli.table import _sketch
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.models import factory
 from attnbench.reports import counts, paper_tables
 from attnbench.runs import run

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from attnbench.base.errors import DataError, Failure
 from attnbench.cli import main
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.runs.evaluate import evaluate
 from attnbench.runs.load import load_run, ready
+from attnbench.training.checkpoints import Checkpoints
 from attnbench.training.recorder import read_metrics
-from attnbench.training.state import Checkpoints
+from attnbench.training.runtime import Process
+from attnbench.training.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -53,6 +56,20 @@ def test_best_weights_are_evaluated_when_asked_for(trained: Config, tmp_path: Pa
     assert last["val_loss"] != best["val_loss"]
 
 
+def test_the_precision_is_the_one_that_is_asked_for(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(task: Classification, network: nn.Module, batches: object, process: Process) -> dict[str, float]:
+        asked.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), network.training))
+        return plain(task, network, batches, process)  # type: ignore[arg-type]
+
+    plain = Classification.evaluate
+    monkeypatch.setattr(Classification, "evaluate", measure)
+    full, half = (evaluate(trained.run_folder, words=[f"runtime.precision={name}"]) for name in ("fp32", "bf16"))
+    assert asked == [(False, False, False), (True, False, False)]
+    assert full["val_loss"] != half["val_loss"] == pytest.approx(full["val_loss"], rel=0.05)
+
+
 def test_other_data_are_said_to_be_others(trained: Config, say: Callable[..., str]) -> None:
     found = evaluate(trained.run_folder, words=["dataset.size=12", "runtime.workers=0"])
     assert found["same_data"] is False and found["changed"] == ["dataset.size=12"]
@@ -62,7 +79,7 @@ def test_other_data_are_said_to_be_others(trained: Config, say: Callable[..., st
 
 def test_data_of_other_classes_are_refused(trained: Config) -> None:
     network = load_run(trained.run_folder)
-    object.__setattr__(network, "classes", 7)
+    object.__setattr__(network, "classes", list("abcdefg"))
     with pytest.raises(DataError, match="10 classes, the network was trained on 7"), ready(network):
         pass
 

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 import attnbench
 from attnbench import create_model
-from attnbench.base.errors import ConfigError, Failure, StorageError
-from attnbench.config.composition import Config
+from attnbench.base.errors import ConfigError, StorageError
+from attnbench.cli import main
+from attnbench.config.configuration import Config
 from attnbench.runs import export
 from attnbench.runs.load import Trained, load_run
-from attnbench.training.state import Checkpoints
+from attnbench.training.checkpoints import Checkpoints
+from tests.conftest import refused
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -117,15 +119,6 @@ def test_a_save_that_was_cut_short_leaves_its_checkpoint_exportable(folder: Path
         other = shutil.copytree(folder, folder.with_name(name))
         (other / "checkpoints" / "last.pt").rename(other / "checkpoints" / name)
         assert same(load_run(other).model.state_dict(), expected)
-
-
-def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line
 
 
 def test_what_is_no_runs_folder_is_named(folder: Path, tmp_path: Path) -> None:
@@ -223,7 +216,7 @@ def test_the_number_of_classes_is_the_weights_and_stock_weights_are_not_fetched(
     done = compose("backbone=resnet18", "backbone.pretrained=true", "attention=se")
     model = create_model("resnet18", "se", num_classes=7)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(export._safetensors(Trained(model, [], 7, done, {})))
+    path.write_bytes(export._safetensors(Trained(model, [], list("abcdefg"), done, {})))
     monkeypatch.setattr(
         "torchvision.models.get_model_weights", lambda name: pytest.fail("stock weights were looked for")
     )
@@ -242,7 +235,7 @@ def test_onnx_without_its_packages_says_what_to_install(folder: Path, monkeypatc
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", ["attnbench export", *words])
-    export.export_command()
+    main.command("export")()
 
 
 def test_the_command_writes_and_prints_the_file(
@@ -310,7 +303,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
     done = compose(f"backbone={backbone}", f"attention={attention}", f"dataset.size={size}")
     model = lively(create_model(backbone, attention, num_classes=10), size)
     path = tmp_path / "model.onnx"
-    path.write_bytes(export._onnx(Trained(model, [], 10, done, {})))
+    path.write_bytes(export._onnx(Trained(model, [], list("0123456789"), done, {})))
     for number in (1, 5):
         images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
         with torch.no_grad():

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnbench.base import files
 from attnbench.config import composition
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.launch import pool
 from attnbench.launch.executor import Member
 from attnbench.launch.packing import objection, packs
 from attnbench.models import factory
+from attnbench.models.insertion import Site
 from attnbench.reports.rows import seeded
 from attnbench.runs import packed
 from attnbench.runs.attempt import Outcome, attempt
@@ -60,7 +61,7 @@ def configs(outputs: Path, *words: str) -> list[Config]:
 def train(some: Sequence[Config]) -> list[Outcome]:
     """Train them at once, here."""
     outcomes: dict[int, Outcome] = {}
-    packed.train(some, outcomes.__setitem__)
+    packed.train_pack(some, outcomes.__setitem__)
     return [outcomes[number] for number in range(len(some))]
 
 
@@ -164,7 +165,12 @@ def stopped_after_a_while() -> None:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks and images in float64, networks stacked as on a GPU."""
     network, normalised = factory.network, Feed.normalised
-    monkeypatch.setattr(factory, "network", lambda *a: (lambda model, sites: (model.double(), sites))(*network(*a)))
+
+    def in_double(*arguments: Any) -> tuple[nn.Module, list[Site]]:
+        model, sites = network(*arguments)
+        return model.double(), sites
+
+    monkeypatch.setattr(factory, "network", in_double)
     monkeypatch.setattr(Feed, "normalised", lambda self, images: normalised(self, images).double())
     monkeypatch.setattr(packed, "IN_TURNS", set())
 
@@ -312,10 +318,10 @@ def test_what_is_never_packed_is_told_with_its_reason(capsys: pytest.CaptureFixt
     shared = configs(Path("outputs"), "runtime.processes=2")
     some = [Member(str(one.seed), one) for one in (*detect, *shared, *configs(Path("outputs")))]
     assert [len(one) for one in packs(some, 1, None)] == [1] * 6 + [3]
-    pool.Pool(pack="auto").crew(some)
+    pool.Pool(pack="auto").executor(some)
     assert capsys.readouterr().err.splitlines() == [
         f"not packed: 3 of 9 members, {objection(detect[0])}", f"not packed: 3 of 9 members, {objection(shared[0])}"
     ]  # fmt: skip
     assert "task=detection" in objection(detect[0]) and "runtime.processes=2" in objection(shared[0])
-    pool.Pool().crew(some)
+    pool.Pool().executor(some)
     assert capsys.readouterr().err == ""

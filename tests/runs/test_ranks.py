@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.base.errors import ConfigError
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.training.runtime import Runtime
 from tests.sweeps import Sweep, faulty
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from attnbench.base import files
-from attnbench.training.state import ITEMS
+from attnbench.training.checkpoints import ITEMS
 from tests.data_fixtures import image_folder
 from tests.small_runs import (
     STEPS,
@@ -40,7 +40,7 @@ def forgetting_rng() -> None:
     """In a run's process: do not restore the random number generators."""
     from attnbench.runs import run
 
-    run.set_rng_state = lambda state: None  # type: ignore[assignment]
+    run.set_rng_state = lambda state: None  # type: ignore[attr-defined]
 
 
 def test_twenty_kills_at_random_moments_leave_no_trace(

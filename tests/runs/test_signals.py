@@ -57,7 +57,7 @@ def assert_saved_at(outputs: Path, epoch: int, step: int) -> None:
         (signal.SIGINT, LOSS, STEPS + 5, 1, 5),
         (signal.SIGTERM, EVALUATE, 2, 0, STEPS),
         (signal.SIGINT, "attnbench.training.engine:rng_state", 2, 0, 6),  # in the middle of a save
-        (signal.SIGTERM, "attnbench.training.state:Checkpoints.settle", 2, 0, 3),
+        (signal.SIGTERM, "attnbench.training.checkpoints:Checkpoints.settle", 2, 0, 3),
     ],
 )
 def test_a_signal_loses_no_step(
@@ -107,7 +107,7 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(
     ("kind", "where"),
     [
         (signal.SIGINT, "attnbench.runs.run:environment"),
-        (signal.SIGTERM, "attnbench.training.state:Checkpoints.load"),
+        (signal.SIGTERM, "attnbench.training.checkpoints:Checkpoints.load"),
         (signal.SIGINT, "attnbench.runs.run:_recorder"),
         (signal.SIGTERM, "attnbench.runs.run:_result"),
     ],

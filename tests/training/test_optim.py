@@ -14,7 +14,8 @@ from attnbench.training.optim import Schedule
 
 
 def schedule(**options: Any) -> Schedule:
-    return Schedule(**{"law": "cosine", "epochs": 100, "lr": 0.1} | options)
+    given: dict[str, Any] = {"law": "cosine", "epochs": 100, "lr": 0.1}
+    return Schedule(**given | options)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,13 @@ def schedule(**options: Any) -> Schedule:
 )
 def test_the_laws_have_their_values_by_hand(law: str, epoch: float, rate: float) -> None:
     assert schedule(law=law).rate(epoch, 64) == pytest.approx(rate, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(0, 0.1), (7.99, 0.1), (8, 0.02), (10, 0.02), (11, 0.004), (11.5, 0.004)])
+def test_a_list_of_drops_is_of_the_epochs_after_which_the_rate_is_lower(epoch: float, rate: float) -> None:
+    """After 8 epochs, the ninth, number 8 from 0, has the lower rate."""
+    drops = schedule(law="step", epochs=12, period=[8, 11], factor=0.2)
+    assert drops.rate(epoch, 64) == pytest.approx(rate, rel=1e-12)
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 0.045), (1, 0.0441), (2.7, 0.043218), (399, 0.045 * 0.98**399)])

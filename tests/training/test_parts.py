@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnbench import create_model
 from attnbench.base.errors import ConfigError, OutOfMemory
 from attnbench.cli import speed
-from attnbench.config.composition import Config
+from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch
 from attnbench.models import factory
 from attnbench.runs import run
@@ -52,7 +52,7 @@ def sizes() -> Iterator[Callable[[nn.Module, Batch, int], list[int]]]:
 
             Update(state, loss, process, count)(batch)
             assert sum(part.weight for part in shown) == pytest.approx(batch.weight, rel=1e-12)
-            assert torch.equal(torch.cat([part.targets for part in shown]), batch.targets)  # type: ignore[arg-type]
+            assert torch.equal(torch.cat([part.targets for part in shown]), batch.targets)  # type: ignore[arg-type, misc]
             return [len(part.targets) for part in shown]
 
         yield parts

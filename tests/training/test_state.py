@@ -19,16 +19,9 @@ from torch.utils._pytree import tree_flatten
 
 from attnbench.base import files
 from attnbench.base.errors import NonFiniteError, StorageError
+from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.engine import pace
-from attnbench.training.state import (
-    Checkpoints,
-    Timer,
-    TrainState,
-    load_weights,
-    moving_average,
-    rng_state,
-    set_rng_state,
-)
+from attnbench.training.state import TrainState, load_weights, moving_average, rng_state, set_rng_state
 from tests.data_fixtures import canary
 from tests.small_runs import ForkServer, folder
 
@@ -63,7 +56,7 @@ def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 
 def loaded(checkpoints: Checkpoints) -> int | None:
     state = checkpoints.load()
-    return state and state["step"]
+    return None if state is None else int(state["step"])
 
 
 # Bad checkpoints
@@ -372,6 +365,12 @@ def test_a_state_survives_its_checkpoint(checkpoints: Checkpoints) -> None:
         assert getattr(fresh, name) == getattr(state, name)
 
 
+def part(model: nn.Module, number: int) -> Any:
+    """The n-th module of a sequence."""
+    assert isinstance(model, nn.Sequential)
+    return model[number]
+
+
 def test_the_digest_sees_weights_statistics_average_and_momentum() -> None:
     def digest(change: Callable[[TrainState], object]) -> str:
         state = trained_state()
@@ -381,9 +380,9 @@ def test_the_digest_sees_weights_statistics_average_and_momentum() -> None:
 
     changes: list[Callable[[TrainState], object]] = [
         lambda state: None,
-        lambda state: state.model[3].bias.add_(1e-6),  # type: ignore[index, union-attr, operator]
-        lambda state: state.model[1].running_var.add_(1e-6),  # type: ignore[index, union-attr, operator]
-        lambda state: state.model[1].num_batches_tracked.add_(1),  # type: ignore[index, union-attr, operator]
+        lambda state: part(state.model, 3).bias.add_(1e-6),
+        lambda state: part(state.model, 1).running_var.add_(1e-6),
+        lambda state: part(state.model, 1).num_batches_tracked.add_(1),
         lambda state: next(iter(state.optimizer.state.values()))["momentum_buffer"].mul_(1.01),
         lambda state: next(state.evaluated.parameters()).mul_(1.01),
     ]
@@ -400,20 +399,20 @@ def test_the_average_is_that_of_a_hand_loop_and_its_statistics_are_the_models() 
         with torch.no_grad():
             model(torch.randn(16, 4).double())
             for parameter in model.parameters():
-                parameter += torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter))
         average.update_parameters(model)
         now = [p.detach().clone() for p in model.parameters()]
         by_hand = now if by_hand is None else [0.9 * a + 0.1 * b for a, b in zip(by_hand, now, strict=True)]
         for ours, theirs in zip(average.module.parameters(), by_hand, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
-    for ours, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-        assert torch.equal(ours, theirs)
+    for averaged, own in zip(average.module.buffers(), model.buffers(), strict=True):
+        assert torch.equal(averaged, own)
 
 
 def test_what_anneals_does_so_in_the_average_too() -> None:
     state = trained_state()
     pace(state, 1.25, 0.025)
-    assert state.model[0].progress == state.evaluated[0].progress == 1.25  # type: ignore[index, union-attr]
+    assert part(state.model, 0).progress == part(state.evaluated, 0).progress == 1.25
     assert state.evaluated is not state.model
     assert state.lr == 0.025
 
@@ -431,6 +430,14 @@ def test_the_random_state_is_restored() -> None:
     assert (torch.rand(3).tolist(), random.random()) == first
 
 
+@pytest.mark.parametrize(("step", "mean"), [(0, 0.0), (1, 6.0), (3, 2.0)])
+def test_the_mean_loss_is_over_the_steps_that_were_done(step: int, mean: float) -> None:
+    state = trained_state()
+    state.loss_sum += 6.0 if step else 0.0
+    state.step = step
+    assert state.mean_loss() == mean
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_its_step(loss: float) -> None:
     state = trained_state()
@@ -441,7 +448,7 @@ def test_a_loss_that_is_not_finite_names_its_step(loss: float) -> None:
 
 def test_a_checkpoint_is_due_by_steps_or_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("attnbench.training.state.time.monotonic", lambda: now)
+    monkeypatch.setattr("attnbench.training.checkpoints.time.monotonic", lambda: now)
     timer = Timer(steps=5, minutes=1.0)
     assert [step for step in range(1, 12) if timer.due(step)] == [5, 10]
     now = 61.0

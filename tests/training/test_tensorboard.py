@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from attnbench.config import composition
+from attnbench.config import composition, hydra_state, option_files
 from attnbench.runs import run
 
 TINY = ("runtime.device=cpu", "backbone=resnet20", "dataset.size=4", "batch_size=512", "schedule.epochs=1")
@@ -97,21 +97,21 @@ GROUPS = ("schedule", "runtime", "task")
 
 
 def test_options_that_nobody_changed_are_no_deviation() -> None:
-    with composition.prepared():
+    with hydra_state.prepared():
         for group in GROUPS:
-            for option in composition.names(group):
-                assert composition.deviations(composition.compose([f"{group}={option}"])) == {}, option
+            for option in option_files.names(group):
+                assert composition.compose([f"{group}={option}"]).changes == {}, option
         for option in ("eca_released", "gsop"):
-            assert composition.deviations(composition.compose([f"attention={option}"])) == {}, option
-        for option in composition.names("experiment"):
-            assert composition.deviations(composition.compose([f"experiment={option}", "attention=sb"])) == {}, option
-        for option in composition.names("detector"):
-            assert composition.deviations(composition.compose(["task=detection", f"detector={option}"])) == {}, option
+            assert composition.compose([f"attention={option}"]).changes == {}, option
+        for option in option_files.names("experiment"):
+            assert composition.compose([f"experiment={option}", "attention=sb"]).changes == {}, option
+        for option in option_files.names("detector"):
+            assert composition.compose(["task=detection", f"detector={option}"]).changes == {}, option
 
 
 def test_what_a_command_line_changes_is_a_deviation() -> None:
     words = ["experiment=sb_cifar10", "attention=sb", "attention.gate=relu", "placement.roles=[C1]", "batch_size=64"]
     neutral = ["seed=3", "dataset.root=/data", "runtime.device=cpu"]
-    changed = composition.deviations(composition.compose([*words, *neutral]))
+    changed = composition.compose([*words, *neutral]).changes
     assert list(changed.items()) == [("placement.roles", ["C1"]), ("attention.gate", "relu"), ("batch_size", 64)]
-    assert composition.deviations(composition.compose(["backbone=timm/resnet18"])) == {}
+    assert composition.compose(["backbone=timm/resnet18"]).changes == {}

@@ -1,0 +1,1 @@
+"""Data sets of images with boxes and masks: VOC, COCO, digits on canvases."""

@@ -13,6 +13,7 @@ import numpy as np
 from attnbench.base.errors import DataError
 from attnbench.data.detection.scenes import Objects
 from attnbench.data.images.checking import Finding, Picture, Seen, examine
+from attnbench.data.images.contents import digest
 from attnbench.data.images.pillow import load_rgb, other_size, read_file
 
 
@@ -56,6 +57,16 @@ class Annotated:
     def unmasked(self) -> Path | None:
         """The first image: boxes are all that there is."""
         return self.records[0].image
+
+
+def pictures_digest(sides: Sequence[Annotated]) -> str:
+    """What the image files of some splits contain; see ``Dataset.contents``.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    images = [record.image for side in sides for record in side.records]
+    return digest([path.stat().st_size if path.exists() else 0 for path in images], lambda i: read_file(images[i]))
 
 
 Known = TypeVar("Known", bound=Record)

@@ -40,6 +40,7 @@ class Chain:
         self.steps = steps
 
     def __call__(self, image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+        """The changed image, uint8 (H, W, 3), and what is left of its objects; all of them draw from ``random``."""
         for step in self.steps:
             image, objects = step(image, objects, random)
         return image, objects

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,9 @@ import numpy as np
 from pycocotools import mask as rle
 
 from attnbench.base.errors import DataError
-from attnbench.config.options import Count, checked
+from attnbench.config.options import Count, DataName, checked
 from attnbench.data.dataset import Dataset
-from attnbench.data.detection.annotated import Annotated, Record, findings, sound
+from attnbench.data.detection.annotated import Annotated, Record, findings, pictures_digest, sound
 from attnbench.data.detection.box_augment import augmentation
 from attnbench.data.detection.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
 from attnbench.data.image_folders.folder import contents
@@ -32,6 +33,7 @@ def coco(
     crop: Count = 300,
     without_area: Literal["refuse", "drop"] = "refuse",
     keep_empty: bool = True,
+    name: DataName | None = None,
 ) -> Dataset:
     """COCO images with boxes and masks; crowds are not learned, and what is found in them counts for nothing.
 
@@ -42,6 +44,7 @@ def coco(
         crop: side of a training image under ``augment=ssd``.
         without_area: what becomes of a box without area; COCO's training split has such.
         keep_empty: whether training sees images without an object to learn.
+        name: what these data are called where they are not COCO itself; part of a run's name.
 
     Raises:
         DataError: a file is missing, a split empty, an annotation not what COCO's are; names file and record.
@@ -57,9 +60,10 @@ def coco(
         classes=tuple(sides[0].classes.values()),
         augment=augmentation(augment, crop),
         size=crop,
-        source=f"COCO, {train} and {val}: {counts} images",
+        source=f"{name or 'COCO'}, {train} and {val}: {counts} images",
         facts=[side.fact for side in sides],
         keep_empty=keep_empty,
+        contents=cache(partial(pictures_digest, sides)),
     )
 
 

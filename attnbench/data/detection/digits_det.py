@@ -96,9 +96,11 @@ class Canvases:
         return len(self.found)
 
     def image(self, index: int) -> np.ndarray:
+        """Canvas ``index``, uint8 (H, W, 3), made when the data set was."""
         return self.images[index]
 
     def objects(self, index: int, masks: bool = True) -> Objects:
+        """The digits on canvas ``index``."""
         return self.found[index] if masks else replace(self.found[index], masks=None)
 
     def unmasked(self) -> None:

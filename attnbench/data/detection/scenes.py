@@ -199,11 +199,13 @@ def scene_dataset(
     source: str,
     facts: Sequence[bytes],
     keep_empty: bool = True,
+    contents: Callable[[], str] = str,
 ) -> Dataset:
     """A data set of annotated images; its pixels reach the detector in [0, 1], which normalises them itself.
 
     Args:
         facts: what the fingerprint is taken over.
+        contents: see ``Dataset``.
 
     Raises:
         DataError: a split has no image, or validation no object that counts.
@@ -222,6 +224,7 @@ def scene_dataset(
         std=(1.0,) * 3,
         source=source,
         fingerprint=_fingerprint(facts),
+        contents=contents,
     )
 
 

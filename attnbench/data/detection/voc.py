@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
@@ -12,9 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from attnbench.base.errors import DataError
-from attnbench.config.options import Count, Names, checked
+from attnbench.config.options import Count, DataName, Names, checked
 from attnbench.data.dataset import Dataset
-from attnbench.data.detection.annotated import Annotated, Record, findings, sound
+from attnbench.data.detection.annotated import Annotated, Record, findings, pictures_digest, sound
 from attnbench.data.detection.box_augment import augmentation
 from attnbench.data.detection.scenes import NoArea, boxed, checked_box, scene_dataset
 from attnbench.data.image_folders.folder import contents
@@ -37,6 +38,7 @@ def voc(
     val: Names,
     augment: Literal["ssd", "mirror", "none"] = "ssd",
     crop: Count = 300,
+    name: DataName | None = None,
 ) -> Dataset:
     """VOC images with their boxes; difficult objects are not learned and count for nothing.
 
@@ -46,6 +48,7 @@ def voc(
         augment: of training images: what SSD does (photometric distortion, expansion, random crop, mirror, then
             ``crop`` x ``crop`` pixels), only the mirror, or nothing.
         crop: side of a training image under ``augment=ssd``.
+        name: what these data are called where they are not VOC itself; part of a run's name.
 
     Raises:
         DataError: a file is missing, a split empty, an annotation not what VOC's are; names the file.
@@ -58,8 +61,9 @@ def voc(
         classes=CLASSES,
         augment=augmentation(augment, crop),
         size=crop,
-        source=f"PASCAL VOC, {', '.join(train)} and {', '.join(val)}: {counts} images",
+        source=f"{name or 'PASCAL VOC'}, {', '.join(train)} and {', '.join(val)}: {counts} images",
         facts=[_fact(record) for side in sides for record in side.records],
+        contents=cache(partial(pictures_digest, sides)),
     )
 
 

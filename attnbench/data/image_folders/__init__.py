@@ -1,0 +1,1 @@
+"""Image folders in ImageNet's layout, and shards of them."""

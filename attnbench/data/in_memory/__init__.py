@@ -1,0 +1,1 @@
+"""Data sets that are held in memory as one tensor: digits, CIFAR, noise."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from attnbench.base.errors import DataError
-from attnbench.config.options import Index, checked
+from attnbench.config.options import DataName, Index, checked
 from attnbench.data.dataset import Dataset
 from attnbench.data.image_folders.folder import Side, contents, read_sides
 from attnbench.data.in_memory.cifar_batches import CIFAR10, CIFAR100, SIDE, Release, find_files, read_files
@@ -21,7 +21,9 @@ log = logging.getLogger("attnbench")
 
 
 @checked
-def cifar10(*, root: str, pad: Index = 4, flip: bool = True, verify: bool = True) -> Dataset:
+def cifar10(
+    *, root: str, pad: Index = 4, flip: bool = True, verify: bool = True, name: DataName | None = None
+) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images, 32x32 RGB, 10 classes.
 
     Args:
@@ -31,15 +33,18 @@ def cifar10(*, root: str, pad: Index = 4, flip: bool = True, verify: bool = True
         flip: whether to mirror half of the training images.
         verify: whether to insist on the published files, by SHA-256. It does not concern an image
             folder.
+        name: what these data are called where they are not the published ones; part of a run's name.
 
     Raises:
         DataError: no data there, or not the published data.
     """
-    return _cifar(CIFAR10, root, pad, flip, verify)
+    return _cifar(CIFAR10, root, pad, flip, verify, name)
 
 
 @checked
-def cifar100(*, root: str, pad: Index = 4, flip: bool = True, verify: bool = True) -> Dataset:
+def cifar100(
+    *, root: str, pad: Index = 4, flip: bool = True, verify: bool = True, name: DataName | None = None
+) -> Dataset:
     """CIFAR-100: 50,000 training and 10,000 test images, 32x32 RGB, 100 fine classes.
 
     Args:
@@ -49,14 +54,15 @@ def cifar100(*, root: str, pad: Index = 4, flip: bool = True, verify: bool = Tru
         flip: whether to mirror half of the training images.
         verify: whether to insist on the published files, by SHA-256. It does not concern an image
             folder.
+        name: what these data are called where they are not the published ones; part of a run's name.
 
     Raises:
         DataError: no data there, or not the published data.
     """
-    return _cifar(CIFAR100, root, pad, flip, verify)
+    return _cifar(CIFAR100, root, pad, flip, verify, name)
 
 
-def _cifar(release: Release, root: str, pad: int, flip: bool, verify: bool) -> Dataset:
+def _cifar(release: Release, root: str, pad: int, flip: bool, verify: bool, name: str | None) -> Dataset:
     folder = Path(root).expanduser()
     if found := find_files(release, folder):
         names, train, test = read_files(release, found, verify)
@@ -74,7 +80,7 @@ def _cifar(release: Release, root: str, pad: int, flip: bool, verify: bool) -> D
         flip=flip,
         mean=release.mean,
         std=release.std,
-        source=source,
+        source=f"{name}: {source}" if name else source,
     )
 
 

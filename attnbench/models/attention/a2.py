@@ -24,6 +24,7 @@ class DoubleAttention(nn.Module):
         self.expand = nn.Conv2d(features, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The signal a, (N, C, H, W) to (N, C, H, W)."""
         pooling = torch.softmax(self.gather(x).flatten(2), dim=2)
         choice = torch.softmax(self.distribute(x).flatten(2), dim=1)
         descriptors = self.feature(x).flatten(2) @ pooling.mT

@@ -41,6 +41,7 @@ class RelativeSelfAttention(nn.Module):
         self.offsets_x = nn.Parameter(torch.randn(2 * reach - 1, keys // heads) * self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        """MHA(x), (N, C_in, H, W) to (N, d_v, H', W')."""
         projected = self.project(x)
         height, width = projected.shape[2:]
         parts = [p.unflatten(1, (self.heads, -1)) for p in projected.split(self.widths, dim=1)]
@@ -77,6 +78,7 @@ class AugmentedConvolution(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
+        """The whole layer, (N, C_in, H, W) to (N, C, H', W')."""
         return torch.cat([self.conv(x), self.attention(x)], dim=1)
 
 

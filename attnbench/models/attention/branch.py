@@ -27,6 +27,7 @@ class Gated(nn.Module):
         self.gate = gate
 
     def forward(self, z: Tensor) -> Tensor:
+        """The gate of z, of any shape; ``softmax`` runs over dimension 1."""
         return GATES[self.gate](z)
 
 
@@ -65,11 +66,14 @@ class Branch(PooledAttention):
 
     @property
     def gate(self) -> str:
+        """The name of the gate, a key of ``GATES``."""
         return self.gated.gate
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The signal a, (N, C_in) to (N, C_out)."""
         hidden = self.dropout(self.relu(self.norm1(self.reduce(pooled))))
         return self.gated(self.norm2(self.expand(hidden)))
 
     def extra_repr(self) -> str:
+        """What ``print(model)`` shows beside the layers: the gate."""
         return f"gate={self.gate}"

@@ -23,6 +23,7 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, pooled: Tensor, peak: Tensor) -> Tensor:
+        """The gate of each channel from its mean and its maximum, (N, C) each, to (N, C) in [0, 1]."""
         return torch.sigmoid(self.mlp(pooled) + self.mlp(peak))
 
 
@@ -38,6 +39,7 @@ class SpatialGate(nn.Module):
         self.norm = nn.BatchNorm2d(1) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The gate of each place, (N, C, H, W) to (N, 1, H, W) in [0, 1]."""
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
         return torch.sigmoid(self.norm(self.conv(pooled)))
 
@@ -51,9 +53,11 @@ class ConvolutionalBlockAttention(ChannelFirst):
         self.spatial = SpatialGate(kernel_size, norm=norm)
 
     def signal(self, pooled: Tensor, peak: Tensor) -> Tensor:
+        """The gate of each channel from its mean and its maximum, (N, C) each, to (N, C)."""
         return self.channel(pooled, peak)
 
     def rest(self, x: Tensor) -> Tensor:
+        """The channel-gated map under the spatial gate, (N, C, H, W)."""
         return x * self.spatial(x)
 
 

@@ -25,6 +25,7 @@ class ConditionalConvolution(nn.Module):
         self.conv = MixedConv2d(trunk, kernels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The mixed convolution of x, (N, C_in, H, W) to (N, C, H', W')."""
         return self.conv(x, torch.sigmoid(self.routing(self.squeeze(x))))
 
 

@@ -45,6 +45,7 @@ class DynamicConvolution(nn.Module):
         self.temperature = first + (final - first) * done
 
     def forward(self, x: Tensor) -> Tensor:
+        """The mixed convolution of x, (N, C_in, H, W) to (N, C, H', W')."""
         logits = self.branch(x).flatten(1)
         return self.conv(x, torch.softmax(logits / self.temperature, dim=1))
 

@@ -25,6 +25,7 @@ class EfficientChannelAttention(PooledAttention):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The gate of each channel from its k neighbours, (N, C) to (N, C) in [0, 1]."""
         return torch.sigmoid(self.conv(pooled.unsqueeze(1)).squeeze(1))
 
 

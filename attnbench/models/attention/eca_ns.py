@@ -25,6 +25,7 @@ class LocalGate(PooledAttention):
         self.kernel_size = kernel_size
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The gate of each channel from its k neighbours, by weights of its own, (N, C) to (N, C) in [0, 1]."""
         neighbours = F.pad(pooled, [self.kernel_size // 2] * 2).unfold(1, self.kernel_size, 1)
         return torch.sigmoid((self.weight * neighbours).sum(2))
 

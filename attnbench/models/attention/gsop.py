@@ -10,7 +10,7 @@ from attnbench.models.insertion import Attended, Site
 
 
 class SecondOrderPooling(nn.Module):
-    """a = sigmoid(W2 rowconv(BN(cov(relu(BN(W1 relu(x)))))))
+    """The gate a = sigmoid(W2 rowconv(BN(cov(relu(BN(W1 relu(x))))))).
 
     (N, C, H, W) to a signal (N, C, 1, 1). W1 reduces to d channels, cov is their d x d covariance over the
     map, and rowconv, a group convolution, takes each of its rows to four numbers of its own. The biases, and
@@ -27,6 +27,7 @@ class SecondOrderPooling(nn.Module):
         self.expand = nn.Conv2d(4 * reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The gate of each channel, (N, C, H, W) to (N, C, 1, 1) in [0, 1]."""
         reduced = torch.relu(self.norm(self.reduce(torch.relu(x))))
         rows = self.row_norm(covariance(reduced)[:, :, None])
         return torch.sigmoid(self.expand(self.activation(self.row_conv(rows))))

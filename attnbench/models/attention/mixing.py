@@ -48,6 +48,12 @@ class MixedConv2d(nn.Module):
         self.padding = trunk.padding
 
     def forward(self, x: Tensor, mixture: Tensor) -> Tensor:
+        """The convolution of x by each sample's own kernel.
+
+        Args:
+            x: (N, C_in, H, W).
+            mixture: pi, (N, K).
+        """
         y = self.route(x)(self, x, mixture.to(x.dtype))
         return y if self.bias is None else y + (mixture @ self.bias)[:, :, None, None]
 
@@ -64,10 +70,12 @@ class MixedConv2d(nn.Module):
 
     @property
     def depthwise(self) -> bool:
+        """Whether each filter reads a single channel, with padding in numbers."""
         return self.groups > 1 and self.weight.shape[1] == 1 and not isinstance(self.padding, str)
 
     @property
     def pointwise(self) -> bool:
+        """Whether it is a 1x1 convolution without padding or groups."""
         unpadded = self.padding in ((0, 0), "same", "valid")
         return self.groups == 1 and self.weight.shape[2:] == (1, 1) and unpadded
 
@@ -81,6 +89,7 @@ class MixedConv2d(nn.Module):
         return (mixture @ self.kernels.flatten(1)).unflatten(1, self.kernels.shape[1:])
 
     def extra_repr(self) -> str:
+        """What ``print(model)`` shows: the kernels' shape (K, C, C_in / groups, h, w), stride, padding, groups."""
         shape = "x".join(map(str, self.kernels.shape))
         return f"{shape}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
 

@@ -32,6 +32,7 @@ class ShiftAndBalance(PooledAttention):
         self.lambda_ = nn.Parameter(torch.full((out_channels, 1, 1), lambda_init))
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The shift of each channel, lambda times the gated branch, (N, C_in) to (N, C_out)."""
         return self.lambda_.flatten() * self.branch.signal(pooled)
 
     def gauges(self) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ class GroupGate(PooledAttention):
         self.mix = nn.Conv1d(channels, channels, 1, groups=groups, bias=False)
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The gate of each channel from its group, (N, C) to (N, C) in [0, 1]."""
         return torch.sigmoid(self.mix(pooled[:, :, None])[..., 0])
 
 

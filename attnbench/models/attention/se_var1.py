@@ -14,6 +14,7 @@ class BareGate(PooledAttention):
     """a = sigmoid(gap(x)), (N, C, H, W) to a signal (N, C, 1, 1)."""
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The sigmoid of each channel's mean, (N, C) to (N, C)."""
         return torch.sigmoid(pooled)
 
 

@@ -22,6 +22,7 @@ class ChannelwiseGate(PooledAttention):
         self.weight = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The sigmoid of each channel's weighted mean, (N, C) to (N, C)."""
         return torch.sigmoid(self.weight * pooled)
 
 

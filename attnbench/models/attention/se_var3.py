@@ -21,6 +21,7 @@ class FullGate(PooledAttention):
         self.mix = nn.Linear(channels, channels, bias=False)
 
     def signal(self, pooled: Tensor) -> Tensor:
+        """The gate of each channel from all of them, (N, C) to (N, C) in [0, 1]."""
         return torch.sigmoid(self.mix(pooled))
 
 

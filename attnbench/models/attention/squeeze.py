@@ -9,6 +9,7 @@ class Squeeze(nn.Module):
     """gap(x), (N, C, H, W) to (N, C): a module, so that whoever counts or speeds up attention finds it."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The mean over the map, (N, C, H, W) to (N, C)."""
         # Not x.mean: its gradient is a full tensor, in another memory format than x, and all that it meets follows it.
         return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
 
@@ -28,6 +29,7 @@ class PooledAttention(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        """The signal as it meets a map, (N, C_in, H, W) to (N, C_out, 1, 1)."""
         return self.signal(self.squeeze(x))[:, :, None, None]
 
 
@@ -50,4 +52,5 @@ class ChannelFirst(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        """The refined map, (N, C, H, W) to (N, C, H, W)."""
         return self.rest(x * self.signal(self.squeeze(x), x.amax((2, 3)))[:, :, None, None])

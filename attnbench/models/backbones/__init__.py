@@ -1,0 +1,1 @@
+"""Backbones by family; attention is inserted into them, never written into them."""

@@ -50,6 +50,7 @@ class InvertedResidual(nn.Module):
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Expand, filter, project and add the shortcut where there is one, (N, C_in, H, W) to (N, C, H', W')."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))

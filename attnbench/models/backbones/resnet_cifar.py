@@ -23,6 +23,7 @@ class BasicBlock(nn.Module):
         self.stride, self.padding = stride, channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """The residual block, (N, C_in, H, W) to (N, C, H', W')."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.relu(y + self.shortcut(x))

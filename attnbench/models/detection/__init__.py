@@ -1,0 +1,1 @@
+"""Detectors around any backbone, on torchvision's parts."""

@@ -105,6 +105,7 @@ class Features(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The feature maps, (N, C_i, H_i, W_i) each, under the keys "0", "1", ... from fine to coarse."""
         maps = self._maps(images)
         return OrderedDict((str(i), maps[path]) for i, path in enumerate(self.paths))
 
@@ -150,7 +151,7 @@ def _paths(body: nn.Module) -> tuple[str, ...]:
     if info := getattr(body, "feature_info", None):  # timm's networks say it themselves
         return tuple(str(level["module"]) for level in info)
     known = ", ".join(key.rpartition(".")[2] for key in LEVELS)
-    todo = f"use one of {known} or of timm's with feature_info; attnbench/detection/features.py names the levels"
+    todo = f"use one of {known} or of timm's with feature_info; attnbench/models/detection/features.py names the levels"
     raise ConfigError(f"it is not known where {name} has its feature maps", "backbone", todo)
 
 

@@ -60,10 +60,16 @@ class FasterRCNN:
         return self.short_side, self.short_side * 8 // 5
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
+        """The detector around a classification network, for so many classes without the background."""
         pyramid = Pyramid(body, self.channels)
         return TwoStage(pyramid, **self._parts(pyramid, num_classes + 1))
 
     def settle(self, network: nn.Module) -> None:
+        """Freeze the first stages and, if asked for, the statistics of the backbone's batch norms.
+
+        Raises:
+            ConfigError: the backbone has fewer stages.
+        """
         network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
 
     def _parts(self, pyramid: Pyramid, classes: int) -> dict[str, Any]:
@@ -91,6 +97,7 @@ class MaskRCNN(FasterRCNN):
     masks = True
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
+        """The detector with a mask head, for so many classes without the background."""
         pyramid, wide = Pyramid(body, self.channels), self.channels
         return TwoStageWithMasks(
             pyramid,
@@ -110,6 +117,7 @@ class Pyramid(Features):
         self.fpn = FeaturePyramidNetwork(self.channels, channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The pyramid's maps, (N, ``channels``, H_i, W_i) each, from fine to coarse."""
         maps: OrderedDict[str, Tensor] = self.fpn(super().forward(images))
         return maps
 

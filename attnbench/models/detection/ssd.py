@@ -54,9 +54,11 @@ class SSD:
 
     @property
     def canvas(self) -> tuple[int, int]:
+        """Height and width at which the network is counted: those of every image that it sees."""
         return self.size, self.size
 
     def network(self, body: nn.Module, num_classes: int) -> SingleShot:
+        """The detector around a classification network, for so many classes without the background."""
         backbone = Extended(body)
         mean, std = HALF if self.normalize == "half" else IMAGENET
         priors = Priors(backbone.strides, self.size)
@@ -65,6 +67,11 @@ class SSD:
         return SingleShot(backbone, priors, sides, num_classes + 1, image_mean=mean, image_std=std, head=head)
 
     def settle(self, network: nn.Module) -> None:
+        """Freeze the first stages and, if asked for, the statistics of the backbone's batch norms.
+
+        Raises:
+            ConfigError: the backbone has fewer stages.
+        """
         network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
 
 
@@ -92,6 +99,7 @@ class Extended(Features):
         self.out_channels = [*self.channels, *(wide for wide, _ in EXTRAS)]
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The backbone's feature maps and those of the extra blocks, from fine to coarse."""
         maps = super().forward(images)
         last = maps[str(len(maps) - 1)]
         for block in self.extra:

@@ -63,6 +63,7 @@ class PackedLinear(Packed):
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each network's layer on its own samples, (S N, ..., C_in) to (S N, ..., C_out)."""
         rows = self.apart(x).flatten(1, -2)
         return product(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
 
@@ -88,6 +89,7 @@ class PackedConv(Packed):
         self.depthwise = conv.groups == conv.in_channels and self.dimensions == 2 and not isinstance(conv.padding, str)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each network's convolution on its own samples, (S N, C_in, ...) to (S N, C_out, ...)."""
         return self.route(x)(self, x)
 
     def route(self, x: Tensor) -> Callable[[PackedConv, Tensor], Tensor]:
@@ -136,6 +138,7 @@ class PackedNorm(Packed):
         self.eps, self.momentum, self.tracks = norm.eps, norm.momentum, norm.running_mean is not None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each network's batch norm on its own samples, (S N, C, ...); updates running statistics in training."""
         if self.tracks and not self.training:
             inverse = torch.rsqrt(self.running_var + self.eps)
             rows = (self._rows(x) - self.running_mean[:, None]) * inverse[:, None]
@@ -172,6 +175,13 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        """The normalised x, (S, P, C), and the moments, which get no gradient.
+
+        Args:
+            x: (S, P, C).
+            weight, bias: (S, C), or None for 1 and 0.
+            eps: added to the variance.
+        """
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         variance, mean = torch.var_mean(exact, 1, correction=0)
         inverse = torch.rsqrt(variance + eps)
@@ -183,6 +193,7 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias, from that of y; None for eps."""
         x, mean, inverse, weight = ctx.saved_tensors
         dy = gradients[0].to(mean.dtype)
         centred = x.to(mean.dtype) - mean[:, None]
@@ -203,6 +214,7 @@ class PackedDropout(Packed):
         self.rates = [float(member.p) for member in members]  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Dropout with each network's rate and random numbers, (S N, ...); x itself in evaluation."""
         if not self.training or not any(self.rates):
             return x
         mask = torch.ones_like(x)
@@ -227,6 +239,7 @@ class Turns(nn.Module):
         self.members, self.generators = tuple(members), tuple(generators)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """One network after the other on its own samples, (S N, ...) tensors to (S N, ...)."""
         count = len(self.members)
         outputs = []
         for member, generator, *mine in zip(

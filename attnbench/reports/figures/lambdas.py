@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.base.errors import DataError
+from attnbench.config import stored
 from attnbench.models import factory
 from attnbench.models.insertion import Site
 from attnbench.reports.comparison import label
@@ -102,7 +103,7 @@ def _places(run: Run, recorded: Sequence[Sequence[Mapping[str, Mapping[str, floa
 
 
 def _sites(run: Run) -> list[Site]:
-    return factory.sketch(results.stored(run.folder), num_classes=10)[1]
+    return factory.sketch(stored.read(run.folder), num_classes=10)[1]
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnbench.base.errors import ConfigError, StorageError
-from attnbench.config.composition import Config
+from attnbench.config import stored
+from attnbench.config.configuration import Config
 from attnbench.reports.comparison import text
 from attnbench.reports.paper_tables import Row, Table
 from attnbench.reports.rows import Chosen, Composer
@@ -66,24 +67,26 @@ def relocated(run: Run) -> Config:
     Raises:
         StorageError: its folder is not named after its configuration.
     """
-    stored = results.stored(run.folder)
-    folder = run.folder.resolve()
-    name = stored.run_folder.relative_to(stored.tree["paths"]["outputs"]).parts
-    if folder.parts[-len(name) :] != name:
-        raise StorageError("this folder is not named after its configuration", folder, f"call it .../{'/'.join(name)}")
-    outputs = str(Path(*folder.parts[: -len(name)]))
-    return replace(stored, tree=stored.tree | {"paths": {"outputs": outputs}})
+    config, folder = stored.read(run.folder), run.folder.resolve()
+    groups = [group.relative_to(config.tree["paths"]["outputs"]).parts for group in config.group_folders]
+    names = [(*group, f"seed{config.seed}") for group in groups]
+    fitting = [name for name in names if folder.parts[-len(name) :] == name]
+    if not fitting:
+        todo = f"call it .../{'/'.join(names[0])}"
+        raise StorageError("this folder is not named after its configuration", folder, todo)
+    outputs = str(Path(*folder.parts[: -len(fitting[0])]))
+    return replace(config, tree=config.tree | {"paths": {"outputs": outputs}})
 
 
 def differences(pairs: Iterable[tuple[Values, Run]], apart: Sequence[str] = ()) -> str:
-    """What runs have other than their rows, in words; empty if nothing.
+    """What runs have other than their rows, as text; empty if nothing.
 
     Args:
         apart: keys that tell the rows apart, in which runs and rows agree.
     """
-    words: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[str, None]] = {}
     for wanted, run in pairs:
         for key, value in run.values.items():
             if key not in apart and text(value) != text(wanted.get(key, ABSENT)):
-                words.setdefault(key, {})[text(value)] = None
-    return ", ".join(f"{key}={'/'.join(values)}" for key, values in words.items())
+                found.setdefault(key, {})[text(value)] = None
+    return ", ".join(f"{key}={'/'.join(values)}" for key, values in found.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attnbench.reports.report import STATISTICS, Report, provenance
+from attnbench.reports.report import STATISTICS, Report, coverage
 
 LISTED = 6  # labels of each kind that are named
 
@@ -18,7 +18,7 @@ def notes(made: Report, column: str) -> list[str]:
             states.setdefault(cell.state, []).append(line.label)
     missing = [f"{state}: {_some(labels)}" for state, labels in states.items()]
     return [
-        *provenance(made),
+        *coverage(made),
         *missing,
         STATISTICS.partition(";")[0] + ", of the last epoch's accuracy",
         *made.chosen.table.notes,

@@ -12,10 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from attnbench.base.errors import ConfigError, nearest
-from attnbench.config import composition
+from attnbench.base.errors import ConfigError
+from attnbench.config import option_files
 from attnbench.reports import paper_tables
 from attnbench.reports.paper_tables import Column, Row, Table
 
@@ -67,7 +65,7 @@ class Figure:
     """A figure.
 
     Attributes:
-        kind: which of ``KINDS`` in ``kinds.py`` draws it.
+        kind: which of ``KINDS`` in ``drawing.py`` draws it.
         tables: where its rows are looked for.
         rows: those that no table has; ``printed_in`` names the table and row that print their numbers.
         shown: the labels of rows whose runs are looked into.
@@ -163,9 +161,7 @@ def load(figure: str) -> Figure:
     Raises:
         ConfigError: there is none of that name.
     """
-    if figure not in ids():
-        raise ConfigError(f"there is no figure {figure}", "command line", nearest(figure, ids()))
-    return parsed(figure, yaml.safe_load((folder() / f"{figure}.yaml").read_text(encoding="utf-8")))
+    return parsed(figure, paper_tables.contents("figure", figure, ids()))
 
 
 def parsed(figure: str, content: Mapping[str, Any]) -> Figure:
@@ -186,4 +182,5 @@ def _row(label: str, overrides: list[str], printed_in: str = "", note: str = "")
 
 
 def folder() -> Path:
-    return composition.folder() / "figure"
+    """Where the figures' files are: ``configs/figure``."""
+    return option_files.folder() / "figure"

@@ -1,0 +1,1 @@
+"""What runs are measured by: accuracy, COCO's and VOC's average precision."""

@@ -1,0 +1,1 @@
+"""What a network is trained for: its loss and its evaluation."""

@@ -11,11 +11,11 @@ from attnbench.models.insertion import Site
 
 def block_site(channels: int, trunk: nn.Module | None = None, **fields: Any) -> Site:
     """A block's output; the identity as trunk shows the attention alone."""
-    given = {"role": "block", "stage": 1, "stages": 4, "width": channels} | fields
+    given: dict[str, Any] = {"role": "block", "stage": 1, "stages": 4, "width": channels} | fields
     return Site("block", trunk or nn.Identity(), channels, channels, **given)
 
 
 def layer_site(conv: nn.Conv2d, **fields: Any) -> Site:
     """A convolution of a block."""
-    given = {"role": "conv2", "stage": 1, "stages": 4, "width": conv.out_channels} | fields
+    given: dict[str, Any] = {"role": "conv2", "stage": 1, "stages": 4, "width": conv.out_channels} | fields
     return Site("layer", conv, conv.in_channels, conv.out_channels, **given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from attnbench.models.attention.a2 import a2
@@ -10,7 +12,7 @@ from tests.models.attention import block_site
 
 def test_a2_is_its_equation() -> None:
     torch.manual_seed(0)
-    layer = a2(block_site(8), reduction=2).double()
+    layer: Any = a2(block_site(8), reduction=2).double()
     x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
     phi, theta, rho, w = (
         m.weight[:, :, 0, 0]

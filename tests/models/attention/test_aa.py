@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.base.errors import ConfigError
 from attnbench.models.attention.aa import RelativeSelfAttention, aa
+from attnbench.models.insertion import Site
 from tests.models.attention import block_site, layer_site
 
 
@@ -41,8 +43,9 @@ def test_aa_is_its_equation(stride: int, reach: int) -> None:
     """At offsets that the tables tell apart and beyond; the convolution gives the first channels."""
     torch.manual_seed(0)
     trunk = nn.Conv2d(5, 16, 3, stride=stride, padding=1).double()
+    assert trunk.bias is not None
     weight, bias = trunk.weight.detach().clone(), trunk.bias.detach().clone()
-    layer = aa(layer_site(trunk), heads=2, kappa=0.4, upsilon=0.25, head_keys=1, reach=reach).double()
+    layer: Any = aa(layer_site(trunk), heads=2, kappa=0.4, upsilon=0.25, head_keys=1, reach=reach).double()
     x = torch.randn(2, 5, 5, 7, dtype=torch.float64)
     y = layer(x)
     torch.testing.assert_close(y[:, :12], F.conv2d(x, weight[:12], bias[:12], stride, 1))
@@ -66,7 +69,7 @@ def test_positions_matter() -> None:
 
 def test_keys_have_at_least_20_a_head() -> None:
     """kappa 0.2 of 64 channels is 12.8; the paper's floor makes it 20 for each of 8 heads."""
-    layer = aa(layer_site(nn.Conv2d(64, 64, 3, padding=1)))
+    layer: Any = aa(layer_site(nn.Conv2d(64, 64, 3, padding=1)))
     assert layer.attention.widths == [160, 160, 8] and layer.conv.out_channels == 56
 
 
@@ -79,7 +82,7 @@ def test_keys_have_at_least_20_a_head() -> None:
     ],
     ids=["depthwise", "unpadded", "norm"],
 )
-def test_refuses_by_role(site) -> None:
+def test_refuses_by_role(site: Site) -> None:
     with pytest.raises(ConfigError, match=f"aa cannot stand at .* the role {site.role} .*conv2"):
         aa(site)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from tests.models.attention import block_site
 @pytest.mark.parametrize(("bias", "norm"), [(False, False), (True, True)])
 def test_cbam_is_its_equation(bias: bool, norm: bool) -> None:
     torch.manual_seed(0)
-    layer = cbam(block_site(8), reduction=4, kernel_size=3, bias=bias, norm=norm).double().eval()
+    layer: Any = cbam(block_site(8), reduction=4, kernel_size=3, bias=bias, norm=norm).double().eval()
     refine = layer.attention
     x = torch.randn(2, 8, 4, 5, dtype=torch.float64)
     for y, sample in zip(layer(x), x, strict=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,7 @@ from torch._dynamo.testing import CompileCounter
 from attnbench.base.errors import ConfigError
 from attnbench.models.attention.condconv import condconv
 from attnbench.models.attention.dyconv import dyconv
+from attnbench.models.insertion import Site
 from tests.models.attention import block_site, layer_site
 
 
@@ -35,7 +39,7 @@ def test_batch_of_8_is_8_batches_of_1(trunk: nn.Conv2d, size: tuple[int, int]) -
 def test_dyconv_is_its_equation() -> None:
     """pi by hand from the branch's weights, at the temperature asked for."""
     torch.manual_seed(0)
-    layer = dyconv(layer_site(nn.Conv2d(8, 5, 3, padding=1)), temperature=3.0).double().eval()
+    layer: Any = dyconv(layer_site(nn.Conv2d(8, 5, 3, padding=1)), temperature=3.0).double().eval()
     x, branch = torch.randn(2, 8, 6, 6, dtype=torch.float64), layer.branch
     for y, sample in zip(layer(x), x, strict=True):
         hidden = branch.norm1(branch.reduce(sample.mean((1, 2)))[None]).relu()
@@ -47,7 +51,7 @@ def test_dyconv_is_its_equation() -> None:
 
 def test_condconv_is_its_equation() -> None:
     torch.manual_seed(0)
-    layer = condconv(layer_site(nn.Conv2d(8, 5, 3, padding=1)), kernels=3).double()
+    layer: Any = condconv(layer_site(nn.Conv2d(8, 5, 3, padding=1)), kernels=3).double()
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     for y, sample in zip(layer(x), x, strict=True):
         r = torch.sigmoid(layer.routing.weight @ sample.mean((1, 2)) + layer.routing.bias)
@@ -56,7 +60,7 @@ def test_condconv_is_its_equation() -> None:
 
 
 def test_temperature_stays_unless_annealed() -> None:
-    layer = dyconv(layer_site(nn.Conv2d(8, 8, 1)))
+    layer: Any = dyconv(layer_site(nn.Conv2d(8, 8, 1)))
     layer.set_progress(50.0)
     assert layer.temperature == 30.0
     layer = dyconv(layer_site(nn.Conv2d(8, 8, 1)), annealing_epochs=10.0)
@@ -71,7 +75,7 @@ def test_temperature_stays_unless_annealed() -> None:
 def test_annealing_compiles_at_most_twice() -> None:
     """A temperature that moves at every step must not compile the network at every step."""
     torch._dynamo.reset()
-    layer = dyconv(layer_site(nn.Conv2d(8, 8, 1)), annealing_epochs=10.0).eval()
+    layer: Any = dyconv(layer_site(nn.Conv2d(8, 8, 1)), annealing_epochs=10.0).eval()
     counter = CompileCounter()
     compiled, x = torch.compile(layer, backend=counter, fullgraph=True), torch.randn(2, 8, 4, 4)
     for step in range(12):
@@ -81,7 +85,7 @@ def test_annealing_compiles_at_most_twice() -> None:
 
 
 @pytest.mark.parametrize("method", [dyconv, condconv])
-def test_takes_only_a_stock_convolution(method) -> None:
+def test_takes_only_a_stock_convolution(method: Callable[[Site], nn.Module]) -> None:
     """A norm, a wrapped convolution and one with a forward or padding of its own are refused by role."""
 
     class OwnForward(nn.Conv2d): ...

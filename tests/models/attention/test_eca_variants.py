@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnbench.base.errors import ConfigError
 from attnbench.config.composition import compose
@@ -14,6 +16,7 @@ from attnbench.models.attention.se_gc import se_gc
 from attnbench.models.attention.se_var1 import se_var1
 from attnbench.models.attention.se_var2 import se_var2
 from attnbench.models.attention.se_var3 import se_var3
+from attnbench.models.insertion import Attended
 from tests.models.attention import block_site
 
 C = 16
@@ -46,7 +49,7 @@ def banded(weight: Tensor) -> Tensor:
     ],
     ids=["se_var1", "se_var2", "se_var3", "se_gc groups", "se_gc channels", "eca_ns"],
 )
-def test_gate_is_its_matrix(layer, matrix) -> None:
+def test_gate_is_its_matrix(layer: Attended, matrix: Callable[[nn.Module], Tensor]) -> None:
     x = torch.randn(2, C, 3, 5)
     torch.testing.assert_close(layer(x), expected(x, matrix(layer.attention)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attnbench.base.errors import ConfigError
-from attnbench.config.composition import Config, compose, names
+from attnbench.config.composition import compose
+from attnbench.config.configuration import Config
+from attnbench.config.option_files import names
 from attnbench.models.insertion import Site, insert
 from tests.models.attention import block_site, layer_site
 
@@ -61,6 +64,7 @@ def module(attention: str, seed: int = 0) -> nn.Module:
     for parameter in built.parameters():  # away from special values such as lambda 0 and norm weights 1
         parameter.data += 0.1 * torch.rand_like(parameter)
     for norm in (m for m in built.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean += 0.1
         norm.running_var *= 1.5
     return built.eval()
@@ -80,7 +84,7 @@ def test_trains_in_small_networks(attention: str, backbone: str) -> None:
     assert logits.shape == (3, 5) and sites
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     module_parameters = [p for site in sites for p in model.get_submodule(site.path).parameters()]
-    idle = [p for p in module_parameters if not p.grad.any()]
+    idle = [p for p in module_parameters if p.grad is not None and not p.grad.any()]
     assert len(idle) < 0.1 * len(module_parameters)  # a dead ReLU unit or a softmax over nothing is no fault
 
 
@@ -172,11 +176,11 @@ def test_bf16_autocast(attention: str) -> None:
         y = built(x)
     error = (y.float() - expected).norm() / expected.norm()
     y.float().square().sum().backward()
-    assert error < 0.03 and x.grad.isfinite().all()
+    assert error < 0.03 and x.grad is not None and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_state_dict_round_trip(attention: str, tmp_path) -> None:
+def test_state_dict_round_trip(attention: str, tmp_path: Path) -> None:
     """All that the output depends on is in the state, which loads with weights_only."""
     first, second, x = module(attention, seed=1), module(attention, seed=2), inputs(attention)
     if first.state_dict():

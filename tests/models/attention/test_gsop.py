@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def test_covariance() -> None:
 @pytest.mark.parametrize("activation", [False, True])
 def test_gsop_is_its_equation(activation: bool) -> None:
     torch.manual_seed(0)
-    layer = gsop(block_site(6), channels=4, activation=activation).double().eval()
+    layer: Any = gsop(block_site(6), channels=4, activation=activation).double().eval()
     s = layer.attention
     s.row_norm.running_mean += torch.arange(4) / 10  # rows are told apart
     x = torch.randn(2, 6, 3, 5, dtype=torch.float64)

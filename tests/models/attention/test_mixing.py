@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
@@ -36,8 +38,8 @@ def definition(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, x: Tensor, 
     return torch.cat(rows)
 
 
-def ways(conv: MixedConv2d) -> list:
-    return [stacked, grouped] + conv.pointwise * [matrices] + conv.depthwise * [stencil]
+def ways(conv: MixedConv2d) -> list[Callable[[MixedConv2d, Tensor, Tensor], Tensor]]:
+    return [stacked, grouped, *conv.pointwise * [matrices], *conv.depthwise * [stencil]]
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -54,7 +56,7 @@ def test_all_ways_are_the_equation(name: str, samples: int, size: tuple[int, int
     for way in ways(conv):
         for image in (x, x.to(memory_format=torch.channels_last)):
             y = way(conv, image, mixture)
-            torch.testing.assert_close(y, expected, msg=lambda text, way=way: f"{way.__name__}: {text}")
+            torch.testing.assert_close(y, expected, msg=functools.partial("{}: {}".format, way.__name__))
         torch.testing.assert_close(torch.autograd.grad(y.sin().sum(), leaves), expected_gradients)
     with_bias = definition(trunk, conv.kernels, conv.bias, x, mixture)
     torch.testing.assert_close(conv(x, mixture), with_bias)
@@ -96,6 +98,7 @@ def test_kernel_0_is_the_trunks_and_the_others_are_as_wide() -> None:
     torch.manual_seed(0)
     trunk = nn.Conv2d(64, 64, 3)
     conv = MixedConv2d(trunk, 4)
+    assert conv.bias is not None and trunk.bias is not None
     assert torch.equal(conv.kernels[0], trunk.weight) and torch.equal(conv.bias[0], trunk.bias)
     assert conv.kernels[0].data_ptr() != trunk.weight.data_ptr()
     for other in conv.kernels[1:]:

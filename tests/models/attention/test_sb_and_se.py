@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from attnbench.models.attention.sb import sb
 from attnbench.models.attention.se_layer import se_layer
 from attnbench.models.backbones.mobilenetv2_cifar import mobilenetv2_cifar
-from attnbench.models.insertion import Attended, insert
+from attnbench.models.insertion import insert
 from attnbench.models.placement import place
 from tests.models.attention import layer_site
 
@@ -18,9 +20,9 @@ def conv() -> nn.Conv2d:
     return nn.Conv2d(6, 8, 3, padding=1, bias=False)
 
 
-def saturated(layer: Attended) -> Attended:
+def saturated(layer: Any) -> Any:
     """Its branch's last norm answers -200 for everything: sigmoid 0, tanh -1, both flat."""
-    branch = getattr(layer.attention, "branch", layer.attention)
+    branch: Any = getattr(layer.attention, "branch", layer.attention)
     nn.init.zeros_(branch.norm2.weight)
     nn.init.constant_(branch.norm2.bias, -200.0)
     return layer
@@ -28,7 +30,8 @@ def saturated(layer: Attended) -> Attended:
 
 def test_sb_stays_within_lambda_of_the_trunk() -> None:
     """T(x) - lambda <= y <= T(x) + lambda, and the bounds are reached."""
-    layer, x = sb(layer_site(conv()), lambda_init=0.3), 10 * torch.randn(16, 6, 5, 5)
+    layer: Any = sb(layer_site(conv()), lambda_init=0.3)
+    x = 10 * torch.randn(16, 6, 5, 5)
     nn.init.constant_(layer.attention.branch.norm2.weight, 5.0)
     shift = layer(x) - layer.trunk(x)
     assert shift.abs().max() <= 0.3 + 1e-5 and shift.abs().max() > 0.29
@@ -37,7 +40,12 @@ def test_sb_stays_within_lambda_of_the_trunk() -> None:
 
 def test_sb_with_lambda_0_is_the_plain_network() -> None:
     """Bit for bit, in training and evaluation mode, with every layer attended."""
-    plain, shifted = (torch.manual_seed(0) and mobilenetv2_cifar(width=0.35) for _ in range(2))
+
+    def small() -> nn.Module:
+        torch.manual_seed(0)
+        return mobilenetv2_cifar(width=0.35)
+
+    plain, shifted = small(), small()
     sites = insert(shifted, place(roles=["layer"]), lambda site: sb(site, lambda_init=0.0))
     x = torch.randn(3, 3, 32, 32)
     assert len(sites) == 3 * 17 and torch.equal(shifted(x), plain(x))
@@ -58,7 +66,8 @@ def test_a_saturated_gate_stops_the_trunks_gradient_and_a_shift_does_not() -> No
 
 def test_layer_wise_se_is_sb_without_lambda() -> None:
     """The same branch to the last parameter, joined by a product."""
-    shifted, scaled = sb(layer_site(conv()), gate="sigmoid"), se_layer(layer_site(conv()))
+    shifted: Any = sb(layer_site(conv()), gate="sigmoid")
+    scaled: Any = se_layer(layer_site(conv()))
     scaled.attention.load_state_dict(shifted.attention.branch.state_dict())
     x = torch.randn(4, 6, 5, 5)
     gate = shifted.attention.branch(x)

@@ -1,15 +1,18 @@
-"""ImageNet-1k (Russakovsky et al., arXiv:1409.0575), or any image folder in its layout."""
+"""Image folders as data sets: ImageNet-1k (Russakovsky et al., arXiv:1409.0575), and anybody's own pictures."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 from attnbench.base.errors import ConfigError
-from attnbench.config.options import Count, Share, checked
+from attnbench.config.options import Count, DataName, Share, checked
 from attnbench.data.dataset import CHANGED, Dataset
 from attnbench.data.image_folders.folder import Side, fingerprint, read_sides
 from attnbench.data.image_folders.shards import Shards, are_here, open_shards
+from attnbench.data.images.contents import digest
 from attnbench.data.images.crops import Crops
 from attnbench.data.images.files import Files, Loose, Records
 
@@ -24,6 +27,7 @@ def imagenet(
     resize: Count = 256,
     resize_mode: Literal["shorter", "square"] = "shorter",
     min_area: Share = 0.08,
+    name: DataName | None = None,
 ) -> Dataset:
     """Images from ``root/train/<wnid>/`` and ``root/val/<wnid>/``, or from shards, decoded as they are used.
 
@@ -35,17 +39,45 @@ def imagenet(
         resize_mode: ``shorter`` resizes the shorter side, keeping the aspect; ``square`` resizes
             both.
         min_area: smallest part of an image's area that a training crop covers.
+        name: what these data are called where they are not ImageNet itself; part of a run's name.
 
     Raises:
         DataError: a folder is missing or empty, validation has a class that training has not, or shards are
             unfinished or damaged.
         ConfigError: ``resize`` is less than ``size``.
     """
+    return _image_folder(root, Crops(size, _at_least(size, resize), resize_mode, min_area), name)
+
+
+@checked
+def folder(
+    *,
+    root: str,
+    name: DataName | None = None,
+    size: Count = 224,
+    resize: Count = 256,
+    resize_mode: Literal["shorter", "square"] = "shorter",
+    min_area: Share = 0.08,
+) -> Dataset:
+    """One's own pictures from ``root/train/<class>/`` and ``root/val/<class>/``, as ``imagenet`` reads them.
+
+    Args:
+        name: what they are called; the run's configuration has the folder's own name unless one is given.
+    """
+    return _image_folder(root, Crops(size, _at_least(size, resize), resize_mode, min_area), name)
+
+
+def _at_least(size: int, resize: int) -> int:
     if resize < size:
         what = f"resize={resize} is less than size={size}"
         raise ConfigError(what, "dataset.resize", f"use at least {size}")
-    crops = Crops(size, resize, resize_mode, min_area)
-    return _sharded(Path(root).expanduser(), crops) or _loose(Path(root).expanduser(), crops)
+    return resize
+
+
+def _image_folder(root: str, crops: Crops, name: str | None) -> Dataset:
+    base = Path(root).expanduser()
+    dataset = _sharded(base, crops) or _loose(base, crops)
+    return replace(dataset, source=f"{name}: {dataset.source}") if name else dataset
 
 
 def _sharded(root: Path, crops: Crops) -> Dataset | None:
@@ -76,4 +108,15 @@ def _dataset(
         std=STD,
         source=f"{source}; {CHANGED}{changed}" if changed else source,
         fingerprint=fingerprint(*sides, changed=changed),
+        contents=cache(partial(_contents, sides, records)),
     )
+
+
+def _contents(sides: tuple[Side, Side], records: tuple[Records, Records]) -> str:
+    """See ``Dataset.contents``; of shards of unchanged images it is their folder's."""
+    first = len(sides[0].files)
+
+    def read(number: int) -> bytes:
+        return records[0].read(number) if number < first else records[1].read(number - first)
+
+    return digest([*sides[0].bytes, *sides[1].bytes], read)

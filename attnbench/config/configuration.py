@@ -1,0 +1,221 @@
+"""A checked configuration: its values, the options that it takes, and where its run lies."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attnbench.base.errors import ConfigError
+from attnbench.config import naming
+from attnbench.config.builders import build, checked_node
+from attnbench.config.naming import TARGET
+from attnbench.config.option_files import folder, is_shipped, names, resolved
+from attnbench.config.renamed import option_names
+
+GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
+DETECTION = ("detector",)  # groups that only task=detection has
+
+# Data sets with boxes, and those of them with masks.
+BOXES = {"digits_det", "voc", "coco"}
+MASKS = {"digits_det", "coco"}
+
+NAMED_BY_FOLDER = {"folder"}  # data sets that are called as the folder they lie in, unless dataset.name says otherwise
+
+FORMAT = 2  # of config.yaml and of the configuration in exported weights; 0.1.0 had no number
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration.
+
+    Attributes:
+        tree: all values, resolved; ``tree["attention"]["kernel_size"]``.
+        choices: the option taken of each group; ``choices["attention"] == "eca"``.
+        declared: what these options declare, by dotted key, interpolations as they are written.
+        experiment: what the experiment sets, by dotted key.
+        usual: the option that each group has by default.
+        revised: revisions of the options, by group, where above 1; None for those that are declared.
+        named: the hash of a run whose options have been revised since; it cannot be computed any more.
+    """
+
+    tree: dict[str, Any]
+    choices: dict[str, str]
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    experiment: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, str] = field(default_factory=dict)
+    revised: Mapping[str, int] | None = None
+    named: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of weights, batches and augmentation."""
+        return int(self.tree["seed"])
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The dotted keys and values that decide a run's result, its seed apart."""
+        return naming.deciding(self.tree)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What checkpoints keep to be told from those of other runs: the options taken, and ``values``."""
+        return {**self._options, **self.values}
+
+    @cached_property
+    def deviations(self) -> dict[str, Any]:
+        """The values that differ from what the options taken declare, by dotted key: part of the run's name."""
+        return naming.deviating(self.values, resolved(self.declared, self.tree))
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The values that differ from the options and the experiment, for a reader; the attention's come first."""
+        changed = naming.deviating(self.values, resolved({**self.declared, **self.experiment}, self.tree))
+        return dict(sorted(changed.items(), key=lambda item: not item[0].startswith(("attention.", "placement."))))
+
+    @property
+    def revisions(self) -> dict[str, int]:
+        """The revision of each option that has been revised, by group."""
+        return dict(naming.revisions(self.declared) if self.revised is None else self.revised)
+
+    @cached_property
+    def hash(self) -> str:
+        """Eight hexadecimal digits over options, deviations and revisions; see ``naming``."""
+        return self.named or naming.hash8(self._options, self.deviations, self.revisions, self.usual)
+
+    @property
+    def _options(self) -> dict[str, str]:
+        return {group: option for group, option in self.choices.items() if group in self.tree}
+
+    @property
+    def dataset_name(self) -> str:
+        """What the data set is called: by ``dataset.name``, or by its option."""
+        return str(self.tree["dataset"].get("name") or self.choices["dataset"])
+
+    @property
+    def group_folder(self) -> Path:
+        """``<outputs>/runs/<dataset>/<backbone>/<attention>-<placement>-<hash>``, shared by the seeds."""
+        return next(self._folders(self.hash))
+
+    @property
+    def group_folders(self) -> list[Path]:
+        """The group's folder, and those that runs made under former names lie in."""
+        former = naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions)
+        return [*self._folders(self.hash), *(self._folders(former) if former else ())]
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run lies or will lie; a run made under a former name is found where it was made."""
+        folders = [group / f"seed{self.seed}" for group in self.group_folders]
+        return next((path for path in folders if path.is_dir()), folders[0])
+
+    def _folders(self, digest: str) -> Iterator[Path]:
+        """The group's folders by all names that its options have had, the present ones first."""
+        runs = Path(self.tree["paths"]["outputs"]) / "runs"
+        had = [option_names(group, self.choices[group]) for group in ("dataset", "backbone", "attention", "placement")]
+        if self.tree["dataset"].get("name"):
+            had[0] = [self.dataset_name]
+        for dataset, backbone, attention, placement in itertools.product(*had):
+            yield runs / dataset / backbone / f"{attention}-{placement}-{digest}"
+
+    def record(self) -> dict[str, Any]:
+        """The configuration as config.yaml and exported weights hold it: options and values.
+
+        A builder is written down only for an option that does not come with attnbench.
+        """
+        revised = {"revisions": self.revisions} if self.revisions else {}
+        values = {key: self._written(key, value) for key, value in self.tree.items()}
+        return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
+
+    def _written(self, key: str, value: Any) -> Any:
+        if not isinstance(value, dict) or not is_shipped(key, self.choices.get(key, "")):
+            return value
+        return {name: one for name, one in value.items() if name != TARGET}
+
+    def updated(self, values: Mapping[str, Mapping[str, Any]]) -> Config:
+        """This configuration with other options in some groups, checked again.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type, a value out of range or a pair that makes no sense.
+        """
+        nodes = {group: checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
+        return coherent(replace(self, tree=self.tree | nodes))
+
+    def without_attention(self) -> Config:
+        """The plain network of this configuration."""
+        none = {TARGET: "attnbench.models.attention.none.none"}
+        choices = self.choices | {"attention": "none"}
+        return coherent(replace(self, tree=self.tree | {"attention": none}, choices=choices))
+
+    def build(self, group: str, *args: Any, **supplied: Any) -> Any:
+        """Call the builder of a group with its options."""
+        return build(self.tree[group], group, *args, **supplied)
+
+
+def coherent(config: Config) -> Config:
+    """Refuse pairs that make no sense; without attention every placement is none, and own pictures have a name.
+
+    Raises:
+        ConfigError: names the key at fault and what to do.
+    """
+    _refuse_other_task(config)
+    if config.choices["dataset"] in NAMED_BY_FOLDER and not config.tree["dataset"]["name"]:
+        data = config.tree["dataset"]
+        config = replace(config, tree=config.tree | {"dataset": data | {"name": name_of_folder(data["root"])}})
+    if config.choices["attention"] == "none":
+        return _without_placement(config)
+    if not config.tree["placement"]["roles"]:
+        what = f"attention={config.choices['attention']} needs a placement"
+        raise ConfigError(what, "placement.roles", "use placement=block or layer")
+    return config
+
+
+def name_of_folder(root: str) -> str:
+    """A name for the data in a folder: the folder's own, with anything that a file name cannot hold replaced."""
+    own = Path(root).expanduser().resolve().name
+    return re.sub(r"[\x00-\x1f\x7f/\\]", "_", own)[:100].strip() or "folder"
+
+
+def _without_placement(config: Config) -> Config:
+    node = _none_placement()
+    values = dict(naming.flatten({"placement": node}))
+    declared = {key: value for key, value in config.declared.items() if not key.startswith("placement.")}
+    return replace(
+        config,
+        tree=config.tree | {"placement": node},
+        choices=config.choices | {"placement": "none"},
+        declared=declared | values,
+    )
+
+
+def _refuse_other_task(config: Config) -> None:
+    """Refuse a data set or a detector that the task has no use for.
+
+    A data set of one's own, behind another option file, is taken for what the task needs.
+    """
+    choices, detects = config.choices, config.choices.get("task") == "detection"
+    dataset, known = choices.get("dataset", ""), names("dataset")
+    if detects != ("detector" in config.tree):
+        what, todo = ("task=detection has no detector", f"use one of {', '.join(names('detector'))}")
+        if not detects:
+            what, todo = f"detector={choices['detector']} has no task that detects", "add task=detection"
+        raise ConfigError(what, "detector", todo)
+    if dataset in known and detects != (dataset in BOXES):
+        fitting = sorted(BOXES if detects else set(known) - BOXES)
+        what = f"dataset={dataset} is not for task={choices['task']}"
+        raise ConfigError(what, "dataset", f"use {', '.join(fitting)}")
+    if detects and choices["detector"].startswith("mask_") and dataset in BOXES - MASKS:
+        raise ConfigError(f"dataset={dataset} has no masks", "detector", f"use {', '.join(sorted(MASKS))}")
+
+
+@cache
+def _none_placement() -> dict[str, Any]:
+    text = (folder() / "placement" / "none.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded

@@ -1,0 +1,161 @@
+"""A configuration that a run left, in config.yaml or in exported weights: read as data, under present names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attnbench.base.errors import ConfigError, StorageError, first_line
+from attnbench.base.moved import present
+from attnbench.config.composition import declarations
+from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, Config
+from attnbench.config.hydra_state import prepared
+from attnbench.config.naming import TARGET, revisions
+from attnbench.config.option_files import is_shipped, resolved
+from attnbench.config.renamed import present_key, present_option
+
+ABOUT = ("format", "hash", "choices", "revisions")  # what a record holds besides values
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read(run: Path) -> Config:
+    """The configuration in a run's folder, as it was when it ran.
+
+    Raises:
+        StorageError: it is no run's folder, or its configuration cannot be read.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        seeds = sorted(run.glob("seed*/config.yaml"))
+        todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
+        raise StorageError("not a run's folder: it has no config.yaml", run, todo)
+    try:
+        record = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StorageError(f"cannot read: {first_line(error)}", path, "restore or remove it") from error
+    return from_record(record, path)
+
+
+def from_record(record: Any, where: Path) -> Config:
+    """A configuration from what ``Config.record`` wrote, in this release or a former one.
+
+    Keys that came later have the values that their options declare.
+
+    Raises:
+        StorageError: it is none, or one of a later release.
+    """
+    parts = _parts(record, where)
+    with prepared():
+        choices = {group: present_option(group, option) for group, option in parts["choices"].items()}
+        known = declarations(choices)
+        tree = _present_tree({key: value for key, value in parts.items() if key not in ABOUT})
+        for group in (*GROUPS, *DETECTION):
+            if group in tree:
+                tree[group][TARGET] = _builder(group, choices.get(group, ""), tree[group], known["declared"], where)
+        revised = parts.get("revisions", {})
+        named = str(parts.get("hash")) if revised != revisions(known["declared"]) else None
+        return Config(_completed(tree, known["declared"]), choices, **known, revised=revised, named=named)
+
+
+def checked(config: Config, where: Path) -> Config:
+    """A configuration that was read, checked as one that is typed.
+
+    Raises:
+        StorageError: it is not valid.
+    """
+    try:
+        return config.updated({group: {} for group in (*GROUPS, *DETECTION) if group in config.tree})
+    except ConfigError as error:
+        what = f"its configuration is not valid: {error.what}"
+        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
+
+
+def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """How a configuration differs from the values that a checkpoint holds: key to value there and value here.
+
+    A key that came after the checkpoint is no difference while it has the value that its option declares.
+    """
+    there = {present_key(key): value for key, value in kept.items() if key != "data"}
+    usual = resolved(config.declared, config.tree)
+    nodes = {group: node for group, node in config.tree.items() if isinstance(node, dict)}
+    builders = {f"{group}.{TARGET}": node.get(TARGET) for group, node in nodes.items()}
+    here = config.identity
+    found = {}
+    for key in there.keys() | here.keys():
+        if key.endswith(TARGET):
+            same = key not in there or present(str(there[key])) == builders.get(key)
+        elif key in there:
+            same = here.get(key, ...) == there[key]
+        else:
+            same = key in config.choices or usual.get(key, ...) == here[key]
+        if not same:
+            found[key] = (there.get(key), here.get(key))
+    return dict(sorted(found.items()))
+
+
+def _parts(record: Any, where: Path) -> dict[str, Any]:
+    """The record as a dictionary of the kinds of values that a configuration has."""
+    parts: dict[str, Any] = dict(record) if isinstance(record, dict) else {}
+    form = parts.get("format", 1)
+    if not isinstance(form, int) or form > FORMAT:
+        what = f"a configuration of format {form}, made by a later attnbench"
+        raise StorageError(what, where, "use that attnbench, or a newer one")
+    choices: Any = parts.get("choices")
+    lacking = [group for group in GROUPS if not isinstance(parts.get(group), dict)]
+    lacking += ["choices"] if not _is_names(choices) or "attention" not in choices else []
+    lacking += ["seed"] if not isinstance(parts.get("seed"), int) else []
+    lacking += ["paths"] if not isinstance(parts.get("paths"), dict) or "outputs" not in parts["paths"] else []
+    if lacking:
+        raise StorageError(f"no configuration of a run: it lacks {', '.join(lacking)}", where, "restore or remove it")
+    revised = parts.get("revisions", {})
+    if not isinstance(revised, dict) or not all(isinstance(one, int) for one in revised.values()):
+        raise StorageError("no configuration of a run: its revisions are no numbers", where, "restore or remove it")
+    return parts
+
+
+def _is_names(choices: Any) -> bool:
+    return isinstance(choices, dict) and all(isinstance(name, str) for pair in choices.items() for name in pair)
+
+
+def _present_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under the present names of their keys."""
+    made: dict[str, Any] = {}
+    for key, value in tree.items():
+        for name, one in value.items() if isinstance(value, dict) else ((None, value),):
+            group, _, last = present_key(f"{key}.{name}" if name else key).rpartition(".")
+            home = made.setdefault(group, {}) if group else made
+            home[last] = one
+        if isinstance(value, dict):
+            made.setdefault(key, {})
+    return made
+
+
+def _builder(group: str, option: str, node: Mapping[str, Any], declared: Mapping[str, Any], where: Path) -> str:
+    """The builder of an option: the option file's; of an option that does not come with attnbench, the one it names."""
+    named = present(str(node[TARGET])) if TARGET in node else None
+    usual = declared.get(f"{group}.{TARGET}")
+    if is_shipped(group, option) and usual:
+        usual = present(str(usual))
+        if named not in (None, usual):
+            what = f"its configuration is not valid: {named} is no builder of {group}={option}"
+            raise StorageError(what, f"{where}: {group}.{TARGET}", "restore the file")
+        return usual
+    if named is None:
+        what = f"{group}={option} does not come with attnbench, and no builder is named"
+        raise StorageError(f"its configuration is not valid: {what}", where, "restore the file")
+    return named
+
+
+def _completed(tree: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with the declared values of keys that it lacks."""
+    groups = {group for group, node in tree.items() if isinstance(node, dict)}
+    later: dict[str, dict[str, Any]] = {}
+    for key, value in resolved(declared, tree).items():
+        group, _, name = key.partition(".")
+        if group in groups and name and "." not in name and not name.startswith("_") and name not in tree[group]:
+            later.setdefault(group, {})[name] = value
+    return tree | {group: tree[group] | values for group, values in later.items()}

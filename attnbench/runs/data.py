@@ -1,0 +1,104 @@
+"""Whether the data that a configuration would open are those that its run was made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.base import files
+from attnbench.base.errors import DataError, OtherData
+from attnbench.config.configuration import Config, name_of_folder
+from attnbench.config.naming import TARGET, is_ours
+from attnbench.data.record import DataRecord, from_dict, stamp
+
+if TYPE_CHECKING:
+    from attnbench.data.dataset import Dataset
+
+
+def root_of(config: Config) -> Path | None:
+    """The folder that a configuration's data are read from; None for data that come with attnbench."""
+    root = config.tree["dataset"].get("root")
+    return Path(root).expanduser() if root else None
+
+
+def record(config: Config, data: Dataset) -> DataRecord:
+    """What a run keeps of its data.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    root = root_of(config)
+    before = stamp(root) if root else ""
+    return DataRecord(data.source, data.fingerprint, data.contents(), str(root.resolve()) if root else "", before)
+
+
+def kept(run: Path) -> DataRecord | None:
+    """What a run's folder says of its data, finished or not; None if it says nothing."""
+    result = files.read_json(run / "result.json")
+    of_result = from_dict(result.get("data")) if isinstance(result, dict) else None
+    return of_result or from_dict(files.read_json(run / "data.json"))
+
+
+class Look:
+    """Compares data with what runs have kept; data that many runs share are looked at once."""
+
+    def __init__(self) -> None:
+        self.stamps: dict[Path, str] = {}
+        self.records: dict[str, DataRecord | DataError] = {}
+
+    def refuse_other(self, config: Config, run: Path) -> None:
+        """Refuse data other than those that a run was made of.
+
+        Raises:
+            OtherData: says what differs, and how these data get a name of their own.
+            DataError: the data cannot be opened, so nobody can tell.
+        """
+        then = kept(run)
+        if then is None or self._is_unchanged(config, then):
+            return
+        if difference := then.difference(self._now(config)):
+            raise other_data(config, difference)
+
+    def _is_unchanged(self, config: Config, then: DataRecord) -> bool:
+        """Whether it is sure, without opening the data, that they are the same."""
+        root = root_of(config)
+        if root is None:
+            return is_ours(config.tree["dataset"][TARGET])
+        if not then.stamp or then.root != str(root.resolve()):
+            return False
+        if root not in self.stamps:
+            self.stamps[root] = stamp(root)
+        return self.stamps[root] == then.stamp
+
+    def _now(self, config: Config) -> DataRecord:
+        key = json.dumps(config.tree["dataset"], sort_keys=True)
+        if key not in self.records:
+            try:
+                _refuse_missing(root_of(config))
+                self.records[key] = record(config, config.build("dataset"))
+            except DataError as error:
+                self.records[key] = error
+        found = self.records[key]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+
+def _refuse_missing(root: Path | None) -> None:
+    """Say that there is no such folder before torch is imported to find that out."""
+    if root is not None and not root.exists():
+        raise DataError("there is no such folder", root, "set dataset.root to the data set's folder")
+
+
+def other_data(config: Config, difference: str) -> OtherData:
+    """The error of a run that is there already and was made of other data."""
+    node: dict[str, Any] = config.tree["dataset"]
+    where = f"dataset.root={node['root']}" if node.get("root") else "dataset"
+    if "name" in node:
+        own = name_of_folder(str(node.get("root", "")))
+        own = own if own != config.dataset_name else f"{own}-2"
+        todo = f"give these data a name of their own, such as dataset.name={own}"
+    else:
+        todo = "give runs of these data a place of their own: paths.outputs=DIR"
+    return OtherData(f"a run of this name was made of other data: {difference}", where, todo)

@@ -1,0 +1,684 @@
+"""Do the tests notice when the code is wrong? Small mistakes are made in a copy, one at a time, and tests run on each.
+
+    python scripts/checks/mutations.py                   all of them, about ten minutes on one core
+    python scripts/checks/mutations.py voc-crowd auto    those whose names begin so
+    python scripts/checks/mutations.py --list            their names, files and tests
+
+The copy holds the files that git tracks, with what was edited in them, in a temporary folder; the checkout is not
+touched. First the tests must pass on the unchanged copy: a test that fails anyway notices nothing. Then each mistake
+runs just the tests that should notice it. No sample images are used: generated ones have to do.
+
+A line says ``caught`` if a test fails, ``SURVIVED`` if none does, ``error`` if they could not run or took too long.
+The exit code is 0 only if all are caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Mutation(NamedTuple):
+    """A mistake that tests have to notice.
+
+    Attributes:
+        file: where it is made.
+        old: the right code, which the file has exactly once.
+        new: the wrong code in its place.
+        tests: pytest's names of the tests that should notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: Sequence[str]
+
+
+ENGINE = "tests/training/test_engine.py::test_"
+RECORDER = "tests/training/test_recorder.py::test_"
+RESULT = "tests/runs/test_result.py::test_"
+PLACEMENT = "tests/models/test_placement.py::test_"
+FAST = "tests/models/test_tail.py::test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu"
+DETECTION = "tests/training/test_detection_metrics.py::test_"
+
+MUTATIONS = [
+    # Attention's fast path
+    Mutation(
+        "auto-is-the-reference", "attnbench/models/fused.py",
+        "return fused(site, x) if x.is_cpu else reference(site, x)",
+        "return reference(site, x)",
+        [FAST],
+    ),
+    Mutation(
+        "auto-is-the-reference-in-evaluation", "attnbench/models/fused.py",
+        "return _evaluated(site, norm, x)",
+        "return reference(site, x)",
+        [FAST],
+    ),
+    Mutation(
+        "auto-is-the-reference-in-training", "attnbench/models/fused.py",
+        "return _paired(site, norm, x)",
+        "return reference(site, x)",
+        [FAST],
+    ),
+    Mutation(
+        "auto-is-never-chosen-by-a-run", "attnbench/runs/run.py",
+        'fused.choose(model, config.tree["runtime"]["tail"])',
+        "fused",
+        [f"{RESULT}every_site_of_a_run_takes_the_fast_way"],
+    ),
+    Mutation(
+        "dyconv-is-not-folded", "attnbench/models/folding.py",
+        'startswith("attnbench.models.attention.")',
+        'startswith("attnbench.attention.")',
+        ["tests/models/test_folding.py::test_weights_kept_in_autocasts_precision_change_no_bit"
+         "[mobilenetv2_cifar-dyconv-placement9]"],
+    ),
+    # Speeds
+    Mutation(
+        "images-per-second-twice", "attnbench/training/engine.py",
+        '"images_per_s": images / seconds',
+        '"images_per_s": 2 * images / seconds',
+        [f"{ENGINE}images_a_second_are_those_of_training_without_evaluation"],
+    ),
+    Mutation(
+        "images-per-second-with-evaluation", "attnbench/training/engine.py",
+        "**evaluate(), **speed}",
+        "**evaluate(), **clock.read()}",
+        [f"{ENGINE}images_a_second_are_those_of_training_without_evaluation"],
+    ),
+    Mutation(
+        "images-per-second-of-whole-epochs", "attnbench/training/engine.py",
+        "images = self.train.samples * steps / len(self.train)",
+        "images = self.train.samples",
+        [f"{ENGINE}images_a_second_of_a_continued_epoch_are_of_the_steps_that_were_done_since"],
+    ),
+    Mutation(
+        "waiting-in-seconds", "attnbench/training/engine.py",
+        '"data_time_share": waited / seconds',
+        '"data_time_share": waited',
+        [f"{ENGINE}images_a_second_are_those_of_training_without_evaluation"],
+    ),
+    Mutation(
+        "validation-speed-in-batches", "attnbench/training/engine.py",
+        "val.samples / (time.perf_counter() - began)",
+        "len(val) / (time.perf_counter() - began)",
+        [f"{ENGINE}an_evaluation_is_of_the_averaged_weights_in_the_runs_precision"],
+    ),
+    Mutation(
+        "speeds-are-the-fastest-epochs", "attnbench/runs/run.py",
+        "statistics.median(values)",
+        "max(values)",
+        [f"{RESULT}speeds_are_the_median_epochs"],
+    ),
+    Mutation(
+        "speeds-are-the-slowest-epochs", "attnbench/runs/run.py",
+        "statistics.median(values)",
+        "min(values)",
+        [f"{RESULT}speeds_are_the_median_epochs"],
+    ),
+    Mutation(
+        "speed-of-all-steps", "attnbench/training/recorder.py",
+        "return (step - self.first) * self.batch / max(",
+        "return step * self.batch / max(",
+        [f"{RECORDER}the_speed_of_a_continued_epoch_is_of_the_steps_that_were_done_since"],
+    ),
+    Mutation(
+        "time-left-of-this-epoch", "attnbench/training/recorder.py",
+        "self.steps * (self.epochs - self.number) - step",
+        "self.steps - step",
+        [f"{RECORDER}a_line_inside_a_long_epoch_has_its_speed_and_the_time_left"],
+    ),
+    # The loop
+    Mutation(
+        "rate-after-the-step", "attnbench/training/engine.py",
+        "            pace(state, progress, schedule.rate(progress, batch_size))\n"
+        "            state.loss_sum += step(batch)\n",
+        "            state.loss_sum += step(batch)\n"
+        "            pace(state, progress, schedule.rate(progress, batch_size))\n",
+        [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
+    ),
+    Mutation(
+        "rate-of-the-epochs-beginning", "attnbench/training/engine.py",
+        "schedule.rate(progress, batch_size)",
+        "schedule.rate(epoch, batch_size)",
+        [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
+    ),
+    Mutation(
+        "nothing-anneals", "attnbench/training/engine.py",
+        "anneal(progress)",
+        "anneal(0.0)",
+        [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
+    ),
+    Mutation(
+        "training-in-evaluation-mode", "attnbench/training/engine.py",
+        "network.train()",
+        "network.training",
+        [f"{ENGINE}the_network_trains_in_every_step_also_after_an_evaluation"],
+    ),
+    Mutation(
+        "training-without-autocast", "attnbench/training/step.py",
+        "with self.process.autocast():",
+        "with torch.enable_grad():",
+        [f"{ENGINE}the_loss_is_computed_in_the_runs_precision"],
+    ),
+    Mutation(
+        "average-not-updated", "attnbench/training/engine.py",
+        "state.average.update_parameters(state.model)",
+        "pass",
+        [f"{ENGINE}the_average_takes_in_the_weights_of_each_step"],
+    ),
+    Mutation(
+        "epoch-begun-anew", "attnbench/training/engine.py",
+        "train.epoch(epoch, start=state.step)",
+        "train.epoch(epoch)",
+        [f"{ENGINE}a_run_goes_on_after_the_last_step_that_it_did"],
+    ),
+    Mutation(
+        "stop-not-looked-for", "attnbench/training/engine.py",
+        "saver.after_step(state)",
+        "pass",
+        [f"{ENGINE}every_step_is_recorded_and_every_epoch_is_evaluated_recorded_and_saved"],
+    ),
+    Mutation(
+        "epoch-not-saved", "attnbench/training/engine.py",
+        "state.next_epoch()\n        self.save(state)",
+        "state.next_epoch()",
+        [f"{ENGINE}every_step_is_recorded_and_every_epoch_is_evaluated_recorded_and_saved"],
+    ),
+    Mutation(
+        "step-not-recorded", "attnbench/training/engine.py",
+        "recorder.step(state)",
+        "pass",
+        [f"{ENGINE}every_step_is_recorded_and_every_epoch_is_evaluated_recorded_and_saved"],
+    ),
+    Mutation(
+        "mean-loss-over-a-step-more", "attnbench/training/state.py",
+        "float(self.loss_sum) / max(1, self.step)",
+        "float(self.loss_sum) / (self.step + 1)",
+        [f"{ENGINE}an_epochs_loss_is_the_mean_of_its_steps",
+         "tests/training/test_state.py::test_the_mean_loss_is_over_the_steps_that_were_done"],
+    ),
+    Mutation(
+        "loss-sum-of-all-epochs", "attnbench/training/state.py",
+        "self.loss_sum.zero_()",
+        "pass",
+        [f"{ENGINE}an_epochs_loss_is_the_mean_of_its_steps"],
+    ),
+    Mutation(
+        "loss-that-is-no-number", "attnbench/training/state.py",
+        "if loss - loss != 0:",
+        "if loss - loss > 0:",
+        [f"{ENGINE}a_loss_that_is_not_a_number_ends_the_run_before_anything_of_it_is_kept"],
+    ),
+    # The best epoch, and a run's time
+    Mutation(
+        "best-epoch-is-the-last-of-equals", "attnbench/training/engine.py",
+        '> state.best.get(self.metric, float("-inf"))',
+        '>= state.best.get(self.metric, float("-inf"))',
+        [f"{ENGINE}the_best_epoch_is_the_first_that_no_later_one_exceeds"],
+    ),
+    Mutation(
+        "best-weights-are-not-the-average", "attnbench/training/engine.py",
+        "save_best(state.evaluated.state_dict()",
+        "save_best(state.model.state_dict()",
+        [f"{ENGINE}the_best_weights_are_those_that_were_evaluated"],
+    ),
+    Mutation(
+        "seconds-of-the-last-save-only", "attnbench/training/engine.py",
+        "state.seconds, self.began = state.seconds + now - self.began, now",
+        "state.seconds, self.began = now - self.began, now",
+        [f"{ENGINE}seconds_add_up_over_saves_and_starts"],
+    ),
+    Mutation(
+        "seconds-counted-again-at-each-save", "attnbench/training/engine.py",
+        "state.seconds, self.began = state.seconds + now - self.began, now",
+        "state.seconds = state.seconds + now - self.began",
+        [f"{ENGINE}seconds_add_up_over_saves_and_starts"],
+    ),
+    Mutation(
+        "seconds-of-this-start-only", "attnbench/training/state.py",
+        'self.seconds, self.best = state["seconds"], dict(state["best"])',
+        'self.best = dict(state["best"])',
+        [f"{ENGINE}seconds_add_up_over_saves_and_starts"],
+    ),
+    Mutation(
+        "result-of-the-first-epoch", "attnbench/runs/run.py",
+        "last = metrics[-1]",
+        "last = metrics[0]",
+        [f"{RESULT}accuracies_are_the_last_epochs_and_the_best_one_is_named"],
+    ),
+    # Evaluation
+    Mutation(
+        "evaluation-without-autocast", "attnbench/training/engine.py",
+        "with process.autocast():",
+        "with torch.no_grad():",
+        [f"{ENGINE}an_evaluation_is_of_the_averaged_weights_in_the_runs_precision"],
+    ),
+    Mutation(
+        "evaluation-of-the-last-weights", "attnbench/training/engine.py",
+        "folded(state.evaluated, process.reduced)",
+        "folded(state.model, process.reduced)",
+        [f"{ENGINE}an_evaluation_is_of_the_averaged_weights_in_the_runs_precision"],
+    ),
+    Mutation(
+        "eval-command-without-autocast", "attnbench/runs/evaluate.py",
+        "with opened.process.autocast():",
+        "with torch.no_grad():",
+        ["tests/runs/test_evaluation.py::test_the_precision_is_the_one_that_is_asked_for"],
+    ),
+    Mutation(
+        "centre-crop-rounded-down", "attnbench/data/images/crops.py",
+        "corner = round((resized[0] - self.size) / 2), round((resized[1] - self.size) / 2)",
+        "corner = (resized[0] - self.size) // 2, (resized[1] - self.size) // 2",
+        ["tests/data/test_imagefolder.py::test_evaluation_equals_torchvision",
+         "tests/data/test_imagefolder.py::test_a_folder_is_evaluated_as_by_torchvision"],
+    ),
+    Mutation(
+        "longer-side-rounded", "attnbench/data/images/crops.py",
+        "return int(self.resize * width / height), self.resize",
+        "return round(self.resize * width / height), self.resize",
+        ["tests/data/test_imagefolder.py::test_evaluation_equals_torchvision"],
+    ),
+    Mutation(
+        "voc-crowd-is-an-object", "attnbench/training/metrics/voc_ap.py",
+        "& ~image.difficult & ~image.crowd)",
+        "& ~image.difficult)",
+        [f"{DETECTION}what_is_found_in_a_crowd_counts_for_nothing_and_a_crowd_need_not_be_found",
+         f"{DETECTION}ground_truth_against_itself_gives_100"],
+    ),
+    Mutation(
+        "voc-crowd-is-not-exempt", "attnbench/training/metrics/voc_ap.py",
+        "exempt = (image.difficult | image.crowd)[",
+        "exempt = image.difficult[",
+        [f"{DETECTION}what_is_found_in_a_crowd_counts_for_nothing_and_a_crowd_need_not_be_found"],
+    ),
+    # Schedules, configurations, placements
+    Mutation(
+        "drops-an-epoch-late", "attnbench/training/optim.py",
+        "sum(epoch >= at for at in period)",
+        "sum(epoch > at for at in period)",
+        ["tests/training/test_optim.py::test_a_list_of_drops_is_of_the_epochs_after_which_the_rate_is_lower"],
+    ),
+    Mutation(
+        "update-of-a-configuration-not-checked", "attnbench/config/configuration.py",
+        "checked_node(self.tree[group] | dict(new), group)",
+        "self.tree[group] | dict(new)",
+        ["tests/config/test_config.py::test_a_configuration_that_is_changed_is_checked_as_one_that_is_typed"],
+    ),
+    Mutation(
+        "update-of-a-configuration-not-coherent", "attnbench/config/configuration.py",
+        "coherent(replace(self, tree=self.tree | nodes))",
+        "replace(self, tree=self.tree | nodes)",
+        ["tests/config/test_config.py::test_a_configuration_that_is_changed_is_checked_as_one_that_is_typed"],
+    ),
+    # Names of runs, and their data
+    Mutation(
+        "name-of-restated-defaults", "attnbench/config/naming.py",
+        "(key not in declared or declared[key] != value)",
+        "True",
+        ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
+    ),
+    Mutation(
+        "name-without-values", "attnbench/config/naming.py",
+        '"values": {first_key(key): value for key, value in values.items()},',
+        '"values": {},',
+        ['tests/config/test_config.py::test_the_hash_tells_everything_else_apart'],
+    ),
+    Mutation(
+        "name-without-revisions", "attnbench/config/naming.py",
+        '"revisions": dict(revised),',
+        '"revisions": {},',
+        ['tests/config/test_names.py::test_a_revised_option_names_another_run'],
+    ),
+    Mutation(
+        "name-of-present-keys", "attnbench/config/renamed.py",
+        "return KEYS.get(key, (key,))[0]",
+        "return key",
+        ['tests/config/test_names.py::test_a_run_of_a_renamed_key_and_option_is_found'],
+    ),
+    Mutation(
+        "former-name-of-later-values", "attnbench/config/naming.py",
+        'if any(f"{group}.{key}" in deviations for key in later):',
+        "if False:",
+        ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
+    ),
+    Mutation(
+        "former-name-of-revised-options", "attnbench/config/naming.py",
+        "    if revised:\n        return None\n",
+        "",
+        ['tests/config/test_names.py::test_a_revised_option_names_another_run'],
+    ),
+    Mutation(
+        "later-keys-are-differences", "attnbench/config/stored.py",
+        "same = key in config.choices or usual.get(key, ...) == here[key]",
+        "same = False",
+        ['tests/config/test_names.py::test_an_unfinished_run_of_the_first_release_goes_on'],
+    ),
+    Mutation(
+        "other-defaults-not-refused", "attnbench/runs/status.py",
+        "if differ := stored.differences(config, stored.read(run).identity):",
+        "if differ := {}:",
+        ['tests/config/test_names.py::test_a_default_that_changed_without_a_revision_is_refused'],
+    ),
+    Mutation(
+        "contents-not-compared", "attnbench/data/record.py",
+        "self.contents != now.contents:",
+        "False:",
+        ['tests/runs/test_same_data.py::test_data_changed_in_place_are_other_data[repainted]'],
+    ),
+    Mutation(
+        "stamp-without-time-of-change", "attnbench/data/record.py",
+        " {found.st_mtime_ns} {found.st_ctime_ns}",
+        " {found.st_mtime_ns}",
+        ['tests/runs/test_same_data.py::test_a_stamp_sees_every_change_and_survives_loops'],
+    ),
+    Mutation(
+        "data-of-unfinished-runs-not-compared", "attnbench/runs/data.py",
+        '    return of_result or from_dict(files.read_json(run / "data.json"))',
+        "    return of_result",
+        ['tests/runs/test_same_data.py::test_an_unfinished_run_does_not_go_on_with_other_data'],
+    ),
+    Mutation(
+        "data-of-old-checkpoints-not-compared", "attnbench/runs/run.py",
+        "    if difference := then.difference(now):\n        raise other_data(config, difference)\n",
+        "",
+        ['tests/runs/test_same_data.py::test_an_unfinished_run_does_not_go_on_with_other_data'],
+    ),
+    Mutation(
+        "data-in-reports-not-compared", "attnbench/runs/status.py",
+        '    except OtherData as other:\n        return Standing("other data", str(other))\n',
+        "",
+        ['tests/runs/test_same_data.py::test_data_changed_in_place_are_other_data[more]'],
+    ),
+    Mutation(
+        "data-of-members-not-compared", "attnbench/launch/executor.py",
+        "result = finished(member.config, look) if",
+        "result = member.folder.result() if",
+        ['tests/runs/test_same_data.py::test_a_sweep_over_two_folders_trains_one_and_refuses_the_other'],
+    ),
+    Mutation(
+        "shufflenet-projects-without-activation", "attnbench/models/placement.py",
+        'Layer("branch2.5", "branch2.6", "branch2.7")',
+        'Layer("branch2.5", "branch2.6")',
+        [f"{PLACEMENT}what_shufflenet_has_around_each_of_its_convolutions",
+         f"{PLACEMENT}a_layer_is_a_convolution_with_the_norm_and_the_activation_that_follow_it[shufflenetv2]"],
+    ),
+    Mutation(
+        "shufflenet-shortcut-without-activation", "attnbench/models/placement.py",
+        'Layer("branch1.2", "branch1.3", "branch1.4")',
+        'Layer("branch1.2", "branch1.3")',
+        [f"{PLACEMENT}what_shufflenet_has_around_each_of_its_convolutions"],
+    ),
+    # What a run records, and what reports make of it
+    Mutation(
+        "gauges-of-a-sample", "attnbench/training/recorder.py",
+        "values.std(correction=0)",
+        "values.std(correction=1)",
+        [f"{RECORDER}gauges_are_the_channels_mean_spread_and_ends"],
+    ),
+    Mutation(
+        "gauges-counted-from-zero", "attnbench/training/recorder.py",
+        '_append(self.gauges_path, {"epoch": epoch + 1, **read})',
+        '_append(self.gauges_path, {"epoch": epoch, **read})',
+        [f"{RECORDER}epochs_are_counted_from_one_in_both_files"],
+    ),
+    Mutation(
+        "epochs-counted-from-zero", "attnbench/training/recorder.py",
+        'line = {"epoch": epoch + 1, **metrics}',
+        'line = {"epoch": epoch, **metrics}',
+        [f"{RECORDER}epochs_are_counted_from_one_in_both_files"],
+    ),
+    Mutation(
+        "last-epoch-dropped-by-a-resume", "attnbench/training/recorder.py",
+        'if line["epoch"] <= epochs',
+        'if line["epoch"] < epochs',
+        [f"{RECORDER}a_run_that_goes_on_drops_the_epochs_that_it_repeats_and_no_other"],
+    ),
+    Mutation(
+        "lambda-beyond-the-shortest-seed", "attnbench/reports/figures/lambdas.py",
+        "epochs = min(len(lines) for lines in recorded)",
+        "epochs = len(recorded[-1])",
+        ["tests/reports/test_figures_inside.py::test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come"],
+    ),
+    Mutation(
+        "lambda-of-the-first-epoch", "attnbench/reports/figures/lambdas.py",
+        "lines[epochs - 1][path][name]",
+        "lines[0][path][name]",
+        ["tests/reports/test_figures_inside.py::test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come"],
+    ),
+    Mutation(
+        "best-map-is-another-measure", "attnbench/reports/report.py",
+        '"mAP": "best_mAP"',
+        '"mAP": "best_AP"',
+        ["tests/reports/test_report.py::"
+         "test_a_cell_has_the_last_and_the_best_epochs_value_of_its_own_measure"],
+    ),
+    Mutation(
+        "epochs-of-a-trace", "attnbench/reports/report.py",
+        'result.get("epochs"),',
+        "None,",
+        ["tests/reports/test_report.py::test_a_trace_says_how_long_its_run_was_and_what_made_it"],
+    ),
+    Mutation(
+        "baseline-in-the-alphabet", "attnbench/reports/comparison.py",
+        '[run.value("attention") != "none", *(',
+        "[*(",
+        ["tests/reports/test_compare.py::test_the_plain_network_is_the_baseline_and_first_whatever_its_name"],
+    ),
+    Mutation(
+        "baseline-with-attention", "attnbench/reports/comparison.py",
+        'bool(group.at("attention") == "none")',
+        'bool(group.at("attention") != "none")',
+        ["tests/reports/test_compare.py::test_the_plain_network_is_the_baseline_and_first_whatever_its_name"],
+    ),
+    # Files and members
+    Mutation(
+        "file-not-flushed", "attnbench/base/files.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        ["tests/base/test_storage.py::"
+         "test_contents_reach_the_disk_before_their_name_does_and_the_name_reaches_it_too"],
+    ),
+    Mutation(
+        "folder-not-flushed", "attnbench/base/files.py",
+        "os.fsync(descriptor)",
+        "pass",
+        ["tests/base/test_storage.py::"
+         "test_contents_reach_the_disk_before_their_name_does_and_the_name_reaches_it_too"],
+    ),
+    Mutation(
+        "busy-member-tried-at-once", "attnbench/launch/executor.py",
+        "time.monotonic() + executor.patience",
+        "time.monotonic()",
+        ["tests/launch/test_executor.py::"
+         "test_a_member_that_is_busy_is_tried_again_after_a_while_and_holds_up_no_other"],
+    ),
+    Mutation(
+        "waiting-member-tried-early", "attnbench/launch/executor.py",
+        "[m for m in waiting if m.not_before <= time.monotonic()]",
+        "list(waiting)",
+        ["tests/launch/test_executor.py::"
+         "test_a_member_that_is_busy_is_tried_again_after_a_while_and_holds_up_no_other"],
+    ),
+    Mutation(
+        "pool-without-patience", "attnbench/launch/pool.py",
+        "patience = 2.0",
+        "patience = 0.0",
+        ["tests/launch/test_executor.py::test_a_busy_member_does_not_keep_a_core_busy_with_tries"],
+    ),
+    # Data of a run
+    Mutation(
+        "fingerprint-of-the-training-images", "attnbench/data/in_memory/resident.py",
+        "_fingerprint(*train, *val)",
+        "_fingerprint(*train)",
+        ["tests/data/test_data.py::test_fingerprint_follows_pixels_and_labels"],
+    ),
+]  # fmt: skip
+
+
+def mutated(text: str, mutation: Mutation) -> str:
+    """The text of a mutation's file with the mistake in it.
+
+    Raises:
+        SystemExit: the right code is not there exactly once, so that the list has to be brought up to date.
+    """
+    if (count := text.count(mutation.old)) != 1:
+        what = f"{mutation.name}: {mutation.file} has {count} times, not once: {mutation.old!r}"
+        sys.exit(f"error: {what}; bring MUTATIONS up to date")
+    return text.replace(mutation.old, mutation.new)
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy the files that git tracks, as they are now, into an empty folder."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+@contextmanager
+def applied(mutation: Mutation, folder: Path) -> Iterator[None]:
+    """A copy with a mistake in it, and in the end without."""
+    path = folder / mutation.file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(mutated(before, mutation), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def run_tests(tests: Sequence[str], folder: Path, seconds: float) -> tuple[int | None, str]:
+    """Run tests of a copy: pytest's exit code, None if it took too long, and what it printed."""
+    words = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={folder}/.pytest"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *words, *tests],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+        return process.returncode, said
+    except subprocess.TimeoutExpired:
+        return None, f"not done after {seconds:.0f} s"
+    finally:
+        with suppress(ProcessLookupError):  # what a test has started and not ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Where the copy alone is imported, nothing compiled is kept of a mistake, and no sample images are found."""
+    return os.environ | {
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "ATTNBENCH_SAMPLES": str(folder / "no-samples"),
+        "ATTNBENCH_PAPERS": str(folder / "no-papers"),
+    }
+
+
+def verdict(code: int | None) -> str:
+    """What pytest's exit code says of a mistake; 1 is that tests ran and some failed."""
+    return {0: "SURVIVED", 1: "caught"}.get(code if code is not None else -1, "error")
+
+
+def check_unchanged(mutations: Sequence[Mutation], folder: Path, seconds: float) -> None:
+    """Run all selected tests on the unchanged copy.
+
+    Raises:
+        SystemExit: one of them fails.
+    """
+    tests = list(dict.fromkeys(test for mutation in mutations for test in mutation.tests))
+    print(f"unchanged: {len(tests)} tests ...", flush=True)
+    began = time.monotonic()
+    code, said = run_tests(tests, folder, seconds)
+    if code != 0:
+        sys.exit(f"{said}\nerror: the tests do not pass on the unchanged code; repair them first")
+    print(f"unchanged: all pass ({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def check(mutation: Mutation, folder: Path, seconds: float) -> tuple[str, str]:
+    """Whether the tests notice a mistake, and what they printed."""
+    with applied(mutation, folder):
+        code, said = run_tests(mutation.tests, folder, seconds)
+    return verdict(code), said
+
+
+def check_all(mutations: Sequence[Mutation], folder: Path, seconds: float) -> int:
+    """Copy the checkout into an empty folder and check mutations there, a line for each; how many are caught.
+
+    Args:
+        seconds: that the tests of a mutation may take.
+    """
+    copy_checkout(folder)
+    for mutation in mutations:  # all of them, before the first test runs
+        mutated((folder / mutation.file).read_text(encoding="utf-8"), mutation)
+    check_unchanged(mutations, folder, 10 * seconds)
+    verdicts: Counter[str] = Counter()
+    for number, mutation in enumerate(mutations, start=1):
+        began = time.monotonic()
+        found, said = check(mutation, folder, seconds)
+        verdicts[found] += 1
+        took = f"{time.monotonic() - began:.0f} s"
+        print(f"{number:3}/{len(mutations)}  {found:8}  {mutation.name}  ({took})", flush=True)
+        if found == "error":
+            print(said, flush=True)
+    return verdicts["caught"]
+
+
+def chosen(names: Sequence[str]) -> list[Mutation]:
+    """The mutations whose names begin with one of some words; all if there are none.
+
+    Raises:
+        SystemExit: a word fits no mutation.
+    """
+    for name in names:
+        if not any(mutation.name.startswith(name) for mutation in MUTATIONS):
+            sys.exit(f"error: no mutation {name}; --list has them")
+    return [m for m in MUTATIONS if not names or m.name.startswith(tuple(names))]
+
+
+def main() -> None:
+    """Check the chosen mutations one after the other."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="how names begin; all without any")
+    parser.add_argument("--list", action="store_true", help="print the mutations and run nothing")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds a mutation (default: 120)")
+    options = parser.parse_args()
+    mutations = chosen(options.names)
+    if options.list:
+        for mutation in mutations:
+            print(f"{mutation.name}  ({mutation.file})  {' '.join(mutation.tests)}")
+        return
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda number, frame: sys.exit(128 + number))  # by way of what removes the copy
+    with tempfile.TemporaryDirectory(prefix="mutations-") as name:
+        caught = check_all(mutations, Path(name), options.timeout)
+    print(f"{caught} of {len(mutations)} caught")
+    sys.exit(0 if caught == len(mutations) else 1)
+
+
+if __name__ == "__main__":
+    main()
