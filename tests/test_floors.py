@@ -20,8 +20,8 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "config": [
         {"options", "renamed", "first_release"},
-        {"annotations"},
-        {"builders", "naming"},
+        {"annotations", "naming"},
+        {"builders"},
         {"option_files"},
         {"configuration", "hydra_state"},
         {"catalog", "complaints"},
