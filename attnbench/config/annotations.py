@@ -117,11 +117,12 @@ def source(module: str) -> Source:
     Raises:
         ConfigError: it cannot be read, or is no source of this Python.
     """
-    return _read(present(module)) if _trusted(module) else Source(module)
+    return _read(present(module), tuple(sys.path)) if _trusted(module) else Source(module)
 
 
 @cache
-def _read(module: str) -> Source:
+def _read(module: str, folders: tuple[str, ...]) -> Source:
+    """A module's source, as it is found in these folders."""
     spec = _spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return Source(module)
@@ -187,18 +188,24 @@ def _bindings(body: Iterable[ast.stmt], package: str) -> Iterator[tuple[str, ast
             case ast.Try():
                 handled = [one for handler in line.handlers for one in handler.body]
                 yield from _bindings([*handled, *line.body, *line.orelse, *line.finalbody], package)
-            case ast.Import():
-                yield from (_imported(alias) for alias in line.names)
             case ast.ImportFrom():
                 yield from _imported_from(line, package)
-            case ast.Assign():
-                yield from ((target.id, line.value) for target in line.targets if isinstance(target, ast.Name))
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                yield name, value
-            case ast.ClassDef() | ast.FunctionDef():
-                yield line.name, line
-            case _ if isinstance(line, getattr(ast, "TypeAlias", ())):  # from Python 3.12 on
-                yield line.name.id, line if line.type_params else line.value  # type: ignore[attr-defined]
+            case _:
+                yield from _simple_bindings(line)
+
+
+def _simple_bindings(line: ast.stmt) -> Iterator[tuple[str, ast.AST | Place]]:
+    match line:
+        case ast.Import():
+            yield from (_imported(alias) for alias in line.names)
+        case ast.Assign():
+            yield from ((target.id, line.value) for target in line.targets if isinstance(target, ast.Name))
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            yield name, value
+        case ast.ClassDef() | ast.FunctionDef():
+            yield line.name, line
+        case _ if isinstance(line, getattr(ast, "TypeAlias", ())):  # from Python 3.12 on
+            yield line.name.id, line if line.type_params else line.value  # type: ignore[attr-defined]
 
 
 def _imported(alias: ast.alias) -> tuple[str, Place]:
@@ -238,10 +245,10 @@ def _found(name: ast.Name | ast.Attribute, module: str) -> Any:
 def _meaning(node: ast.expr, module: str) -> Any:
     """The type that an annotation means."""
     match node:
-        case ast.Constant(value=None):
-            return None
         case ast.Constant(value=str() as text):
             return _meaning(_quoted(text), module)
+        case ast.Constant(value=None | builtins.Ellipsis):
+            return node.value
         case ast.Name() | ast.Attribute():
             found = _found(node, module)
             if not isinstance(found, FunctionType):
@@ -253,8 +260,6 @@ def _meaning(node: ast.expr, module: str) -> Any:
             return _subscripted(_meaning(generic, module), parts, module)
         case ast.Call():
             return _called(node, module)
-        case ast.Constant(value=builtins.Ellipsis):
-            return ...
     raise Unreadable(f"{ast.unparse(node)} is not a type")
 
 
