@@ -128,8 +128,14 @@ def bar(before: str, done: float, total: float, after: str, seconds_left: float)
 
 
 @contextmanager
-def counting(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show how many of ``total`` items are done; yields a function to call with the number of newly done items."""
+def counting(total: int, unit: str, what: str = "") -> Iterator[Callable[[int], None]]:
+    """Show how many items are done; yields a function to call with the number of newly done items.
+
+    Args:
+        total: the number of items.
+        unit: their name, such as ``images``.
+        what: what is done with them, such as ``evaluating``.
+    """
     began, done = time.monotonic(), 0
 
     def left() -> float:
@@ -139,7 +145,8 @@ def counting(total: int, unit: str) -> Iterator[Callable[[int], None]]:
         nonlocal done
         done += new
         count = f"{done:,} of {total:,} {unit}"
-        display.update(lambda: bar("", done, total, count, left()), lambda: f"{count}, {left():.0f} s left")
+        line = f"{what}: {count}" if what else count
+        display.update(lambda: bar(what, done, total, count, left()), lambda: f"{line}, {left():.0f} s left")
 
     with closing(Display()) as display:
         yield advance

@@ -44,6 +44,11 @@ def is_neutral(key: str) -> bool:
     return key in NEUTRAL or key.split(".")[0] in NEUTRAL
 
 
+def override_key(override: str) -> str:
+    """The dotted key of an override: ``dataset.root`` of ``+dataset.root=/data``, ``attention`` of ``~attention``."""
+    return override.lstrip("+~").split("=")[0].split("@")[0]
+
+
 def is_ours(target: object) -> bool:
     """Whether a builder is part of attnbench, not of a user's package."""
     return str(target).startswith("attnbench.")
@@ -58,22 +63,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def deciding(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys and values that decide a run's result, except its seed and attnbench's own builders."""
-    return {key: value for key, value in flatten(tree) if not is_neutral(key) and not _is_our_builder(key, value)}
-
-
-def _is_our_builder(key: str, value: Any) -> bool:
-    return key.endswith(TARGET) and is_ours(value)
+def deciding(tree: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys and values that decide a run's result, except its seed; of builders only exchanged ones."""
+    values = {key: value for key, value in flatten(tree) if not is_neutral(key)}
+    builders = {key: present(str(value)) for key, value in declared.items() if key.endswith(TARGET)}
+    return {key: value for key, value in values.items() if not key.endswith(TARGET) or builders.get(key) != value}
 
 
 def deviating(values: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that differ from the declared ones, by dotted key, without builders."""
-    return {
-        key: value
-        for key, value in values.items()
-        if not key.endswith(TARGET) and (key not in declared or declared[key] != value)
-    }
+    """The values that differ from the declared ones, by dotted key."""
+    return {key: value for key, value in values.items() if key not in declared or declared[key] != value}
 
 
 def revisions(declared: Mapping[str, Any]) -> dict[str, int]:
@@ -119,7 +118,8 @@ def first_release_hash(
     for group, node in tree.items():
         if not isinstance(node, dict) or group in NEUTRAL:
             continue
-        target = _first_target(group, choices[group], node[TARGET])
+        exchanged = f"{group}.{TARGET}" in deviations
+        target = _first_target(f"{group}/{first_option(group, choices[group])}", node[TARGET], exchanged)
         if target is None:
             return None
         later = set(node) - {TARGET} - set(first_release.KEYS[target].split() if target in first_release.KEYS else node)
@@ -130,11 +130,12 @@ def first_release_hash(
     return _digest({key: value for key, value in identity.items() if not is_neutral(key)})
 
 
-def _first_target(group: str, option: str, target: str) -> str | None:
+def _first_target(option: str, target: str, exchanged: bool) -> str | None:
     """The builder of an option under its name in 0.1.0; None if 0.1.0 did not have it. A user's own is unchanged."""
-    named = first_release.OPTIONS.get(f"{group}/{first_option(group, option)}")
-    if named or not is_ours(target):
-        return named or target
+    if not is_ours(target):
+        return target
+    if not exchanged and option in first_release.OPTIONS:
+        return first_release.OPTIONS[option]
     return next((former for former in first_release.KEYS if present(former) == target), None)
 
 

@@ -8,8 +8,7 @@ The copy holds the files that git tracks, with what was edited in them, in a tem
 touched. First the tests must pass on the unchanged copy: a test that fails anyway notices nothing. Then each mistake
 runs just the tests that should notice it. No sample images are used: generated ones have to do.
 
-A line says ``caught`` if a test fails, ``SURVIVED`` if none does, ``error`` if the tests could not run or took too
-long.
+A line says ``caught`` if a test fails, ``SURVIVED`` if none does, ``error`` if they could not run or took too long.
 The exit code is 0 only if all are caught.
 """
 
@@ -53,7 +52,7 @@ ENGINE = "tests/training/test_engine.py::test_"
 RECORDER = "tests/training/test_recorder.py::test_"
 RESULT = "tests/runs/test_result.py::test_"
 PLACEMENT = "tests/models/test_placement.py::test_"
-FAST = "tests/models/test_tail.py::test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu"
+FAST = "tests/models/test_fused.py::test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
 
 MUTATIONS = [
@@ -332,7 +331,7 @@ MUTATIONS = [
         "name-of-restated-defaults", "attnbench/config/naming.py",
         "(key not in declared or declared[key] != value)",
         "True",
-        ['tests/config/test_names.py::test_a_default_that_is_written_out_is_no_other_run'],
+        ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
     ),
     Mutation(
         "name-without-values", "attnbench/config/naming.py",
@@ -504,7 +503,7 @@ MUTATIONS = [
     ),
     Mutation(
         "busy-member-tried-at-once", "attnbench/launch/executor.py",
-        "time.monotonic() + crew.patience",
+        "time.monotonic() + executor.patience",
         "time.monotonic()",
         ["tests/launch/test_executor.py::"
          "test_a_member_that_is_busy_is_tried_again_after_a_while_and_holds_up_no_other"],
@@ -626,6 +625,28 @@ def check(mutation: Mutation, folder: Path, seconds: float) -> tuple[str, str]:
     return verdict(code), said
 
 
+def check_all(mutations: Sequence[Mutation], folder: Path, seconds: float) -> int:
+    """Copy the checkout into an empty folder and check mutations there, a line for each; how many are caught.
+
+    Args:
+        seconds: that the tests of a mutation may take.
+    """
+    copy_checkout(folder)
+    for mutation in mutations:  # all of them, before the first test runs
+        mutated((folder / mutation.file).read_text(encoding="utf-8"), mutation)
+    check_unchanged(mutations, folder, 10 * seconds)
+    verdicts: Counter[str] = Counter()
+    for number, mutation in enumerate(mutations, start=1):
+        began = time.monotonic()
+        found, said = check(mutation, folder, seconds)
+        verdicts[found] += 1
+        took = f"{time.monotonic() - began:.0f} s"
+        print(f"{number:3}/{len(mutations)}  {found:8}  {mutation.name}  ({took})", flush=True)
+        if found == "error":
+            print(said, flush=True)
+    return verdicts["caught"]
+
+
 def chosen(names: Sequence[str]) -> list[Mutation]:
     """The mutations whose names begin with one of some words; all if there are none.
 
@@ -651,25 +672,12 @@ def main() -> None:
         for mutation in mutations:
             print(f"{mutation.name}  ({mutation.file})  {' '.join(mutation.tests)}")
         return
-    verdicts: Counter[str] = Counter()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda number, frame: sys.exit(128 + number))  # by way of what removes the copy
     with tempfile.TemporaryDirectory(prefix="mutations-") as name:
-        folder = Path(name)
-        copy_checkout(folder)
-        for mutation in mutations:  # all of them, before the first test runs
-            mutated((folder / mutation.file).read_text(encoding="utf-8"), mutation)
-        check_unchanged(mutations, folder, options.timeout * 10)
-        for number, mutation in enumerate(mutations, start=1):
-            began = time.monotonic()
-            found, said = check(mutation, folder, options.timeout)
-            verdicts[found] += 1
-            print(
-                f"{number:3}/{len(mutations)}  {found:8}  {mutation.name}  ({time.monotonic() - began:.0f} s)",
-                flush=True,
-            )
-            if found == "error":
-                print(said, flush=True)
-    print(f"{verdicts['caught']} of {len(mutations)} caught")
-    sys.exit(0 if verdicts["caught"] == len(mutations) else 1)
+        caught = check_all(mutations, Path(name), options.timeout)
+    print(f"{caught} of {len(mutations)} caught")
+    sys.exit(0 if caught == len(mutations) else 1)
 
 
 if __name__ == "__main__":

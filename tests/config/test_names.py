@@ -20,6 +20,7 @@ from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config import composition, option_files, renamed, stored
 from attnbench.config.configuration import Config
 from attnbench.config.hydra_state import load_option, prepared
+from attnbench.config.naming import hash8
 from attnbench.runs import run
 from attnbench.runs.attempt import attempt
 from attnbench.runs.data import Look
@@ -181,11 +182,14 @@ def test_a_run_of_a_renamed_key_and_option_is_found(tmp_path: Path, monkeypatch:
     record = before.record()
     record["choices"]["attention"] = "se_first"
     record["schedule"]["ramp"] = record["schedule"].pop("warmup_epochs")
+    options = before.identity | {"attention": "se_first"}
+    named = {group: options[group] for group in before.choices if group in before.tree}
+    expected = hash8(named, {"schedule.ramp": 0.5, "attention.hidden": 2}, {}, before.usual)
     monkeypatch.setitem(renamed.OPTIONS, "attention/se_layer", ("attention/se_first",))
     monkeypatch.setitem(renamed.KEYS, "schedule.warmup_epochs", ("schedule.ramp",))
     now = composition.compose([*common, "schedule.warmup_epochs=0.5"])
     former = now.group_folder.parent / f"se_first-layer-{now.hash}"
-    assert former in now.group_folders and now.hash != before.hash
+    assert former in now.group_folders and now.hash == expected != before.hash
     (former / "seed0").mkdir(parents=True)
     (former / "seed0" / "config.yaml").write_text(yaml.safe_dump(record), "utf-8")
     assert now.run_folder == former / "seed0"
@@ -234,13 +238,29 @@ def test_a_users_own_builder_is_part_of_the_record(
         ({"schedule": []}, "lacks schedule"),
         ({"paths": {}}, "lacks paths"),
         ({"revisions": {"attention": "two"}}, "revisions"),
-        ({"attention": {"_target_": "os.system"}}, "os.system is not the builder of attention=eca"),
-        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "is not the builder of attention=eca"),
+        ({"attention": {"_target_": ["os.system"]}}, "the record names no builder"),
+        ({"attention": {"_target_": "os.system"}}, "os.system is not a builder"),
+        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "unknown key"),
     ],
 )
 def test_an_invalid_record_is_refused(change: dict[str, Any], message: str, compose: Callable[..., Config]) -> None:
     with pytest.raises(StorageError, match=re.escape(message)):
-        stored.from_record(compose("attention=eca").record() | change, Path("config.yaml"))
+        stored.checked(stored.from_record(compose("attention=eca").record() | change, Path("config.yaml")), Path())
+
+
+def test_an_exchanged_builder_is_another_run_and_is_recorded(
+    compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBENCH_TRUST", "tests")
+    plain = compose("attention=none")
+    other = compose("attention=none", "attention._target_=tests.faulty_attention.faulty", "+attention.member=3")
+    assert other.hash != plain.hash and plain.deviations == {}
+    record = other.record()
+    assert record["attention"]["_target_"] == "tests.faulty_attention.faulty"
+    again = stored.from_record(record, Path("config.yaml"))
+    assert again.tree == other.tree and again.hash == other.hash
+    assert "attention._target_" in stored.differences(other, plain.identity)
+    assert not stored.differences(other, again.identity)
 
 
 # Runs that release 0.1.0 made.

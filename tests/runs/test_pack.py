@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
         words = [*TINY[:-3], "batch_size=128", f"paths.outputs={tmp_path}"]
         one = composition.compose([*words, "attention=se"])
         node = {"_target_": "tests.faulty_attention.faulty", "member": member}
-        return train([seeded(Config(one.tree | {"attention": node}, one.choices), seed) for seed in seeds])
+        return train([seeded(replace(one, tree=one.tree | {"attention": node}), seed) for seed in seeds])
 
     return trained
 
@@ -318,10 +319,10 @@ def test_what_is_never_packed_is_told_with_its_reason(capsys: pytest.CaptureFixt
     shared = configs(Path("outputs"), "runtime.processes=2")
     some = [Member(str(one.seed), one) for one in (*detect, *shared, *configs(Path("outputs")))]
     assert [len(one) for one in packs(some, 1, None)] == [1] * 6 + [3]
-    pool.Pool(pack="auto").crew(some)
+    pool.Pool(pack="auto").executor(some)
     assert capsys.readouterr().err.splitlines() == [
         f"not packed: 3 of 9 members, {objection(detect[0])}", f"not packed: 3 of 9 members, {objection(shared[0])}"
     ]  # fmt: skip
     assert "task=detection" in objection(detect[0]) and "runtime.processes=2" in objection(shared[0])
-    pool.Pool().crew(some)
+    pool.Pool().executor(some)
     assert capsys.readouterr().err == ""

@@ -54,6 +54,10 @@ class Annotated:
         """The annotated objects; see ``Source``."""
         return self.records[index].objects
 
+    def unmasked(self) -> Path | None:
+        """The first image: boxes are all that there is."""
+        return self.records[0].image
+
 
 def pictures_digest(sides: Sequence[Annotated]) -> str:
     """A hash over the contents of the image files of some splits; see ``Dataset.contents``.
