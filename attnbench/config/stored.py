@@ -147,8 +147,9 @@ def _builder(group: str, option: str, node: Mapping[str, Any], declared: Mapping
 
 
 def _completed(tree: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree with the declared values of keys that it lacks."""
-    groups = {group for group, node in tree.items() if isinstance(node, dict)}
+    """A tree with the declared values of keys that it lacks, but where another builder takes the options."""
+    builders = {group: present(str(declared.get(f"{group}.{TARGET}"))) for group in tree}
+    groups = {group for group, node in tree.items() if isinstance(node, dict) and node.get(TARGET) == builders[group]}
     later: dict[str, dict[str, Any]] = {}
     for key, value in resolved(declared, tree).items():
         group, _, name = key.partition(".")
