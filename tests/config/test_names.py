@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,11 @@ def test_an_exchanged_builder_is_another_run_and_is_recorded(
     assert again.tree == other.tree and again.hash == other.hash
     assert "attention._target_" in stored.differences(other, plain.identity)
     assert not stored.differences(other, again.identity)
+    # An option's builder may be exchanged for one that takes none of the option's keys.
+    tree = compose("attention=se").tree | {"attention": other.tree["attention"]}
+    bare = replace(compose("attention=se"), tree=tree)
+    read = stored.from_record(bare.record(), Path("config.yaml"))
+    assert read.tree == tree and not stored.differences(bare, read.identity)
 
 
 # Runs that release 0.1.0 made.
