@@ -241,7 +241,8 @@ def test_a_builder_of_ones_own_is_part_of_the_record(
         ({"revisions": {"attention": "two"}}, "revisions"),
         ({"attention": {"_target_": ["os.system"]}}, "no builder is named"),
         ({"attention": {"_target_": "os.system"}}, "os.system is no builder"),
-        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "unknown key"),
+        ({"attention": {"_target_": "attnbench.base.files.write"}}, "files.write is no builder"),
+        ({"attention": {"_target_": "attnbench.storage.write"}}, "files.write is no builder"),
     ],
 )
 def test_a_record_that_is_none_is_refused(change: dict[str, Any], said: str, compose: Callable[..., Config]) -> None:
