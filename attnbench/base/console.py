@@ -128,8 +128,14 @@ def bar(before: str, done: float, total: float, after: str, seconds_left: float)
 
 
 @contextmanager
-def counting(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show how many of a number of things are done; yields what is to be called with the number of new ones."""
+def counting(total: int, unit: str, what: str = "") -> Iterator[Callable[[int], None]]:
+    """Show how many of a number of things are done; yields what is to be called with the number of new ones.
+
+    Args:
+        total: how many things there are.
+        unit: what they are called: ``images``.
+        what: what is done with them.
+    """
     began, done = time.monotonic(), 0
 
     def left() -> float:
@@ -139,7 +145,8 @@ def counting(total: int, unit: str) -> Iterator[Callable[[int], None]]:
         nonlocal done
         done += new
         count = f"{done:,} of {total:,} {unit}"
-        display.update(lambda: bar("", done, total, count, left()), lambda: f"{count}, {left():.0f} s left")
+        line = f"{what}: {count}" if what else count
+        display.update(lambda: bar(what, done, total, count, left()), lambda: f"{line}, {left():.0f} s left")
 
     with closing(Display()) as display:
         yield advance

@@ -61,7 +61,7 @@ class Config:
     @property
     def values(self) -> dict[str, Any]:
         """The dotted keys and values that decide a run's result, its seed apart."""
-        return naming.deciding(self.tree)
+        return naming.deciding(self.tree, self.declared)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -127,16 +127,17 @@ class Config:
     def record(self) -> dict[str, Any]:
         """The configuration as config.yaml and exported weights hold it: options and values.
 
-        A builder is written down only for an option that does not come with attnbench.
+        A builder is written down only where it is not the one of an option that comes with attnbench.
         """
         revised = {"revisions": self.revisions} if self.revisions else {}
         values = {key: self._written(key, value) for key, value in self.tree.items()}
         return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
 
     def _written(self, key: str, value: Any) -> Any:
-        if not isinstance(value, dict) or not is_shipped(key, self.choices.get(key, "")):
-            return value
-        return {name: one for name, one in value.items() if name != TARGET}
+        known = is_shipped(key, self.choices.get(key, "")) and f"{key}.{TARGET}" not in self.deviations
+        return (
+            {name: one for name, one in value.items() if name != TARGET} if known and isinstance(value, dict) else value
+        )
 
     def updated(self, values: Mapping[str, Mapping[str, Any]]) -> Config:
         """This configuration with other options in some groups, checked again.

@@ -62,22 +62,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def deciding(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys and values that decide a run's result, its seed apart; of builders only a user's own."""
-    return {key: value for key, value in flatten(tree) if not is_neutral(key) and not _is_our_builder(key, value)}
-
-
-def _is_our_builder(key: str, value: Any) -> bool:
-    return key.endswith(TARGET) and is_ours(value)
+def deciding(tree: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys and values that decide a run's result, its seed apart; a builder only where it was exchanged."""
+    values = {key: value for key, value in flatten(tree) if not is_neutral(key)}
+    builders = {key: present(str(value)) for key, value in declared.items() if key.endswith(TARGET)}
+    return {key: value for key, value in values.items() if not key.endswith(TARGET) or builders.get(key) != value}
 
 
 def deviating(values: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are not what is declared, by dotted key; a builder is no value."""
-    return {
-        key: value
-        for key, value in values.items()
-        if not key.endswith(TARGET) and (key not in declared or declared[key] != value)
-    }
+    """The values that are not what is declared, by dotted key."""
+    return {key: value for key, value in values.items() if key not in declared or declared[key] != value}
 
 
 def revisions(declared: Mapping[str, Any]) -> dict[str, int]:
@@ -123,7 +117,8 @@ def first_release_hash(
     for group, node in tree.items():
         if not isinstance(node, dict) or group in NEUTRAL:
             continue
-        target = _first_target(group, choices[group], node[TARGET])
+        exchanged = f"{group}.{TARGET}" in deviations
+        target = _first_target(f"{group}/{first_option(group, choices[group])}", node[TARGET], exchanged)
         if target is None:
             return None
         later = set(node) - {TARGET} - set(first_release.KEYS[target].split() if target in first_release.KEYS else node)
@@ -134,11 +129,12 @@ def first_release_hash(
     return _digest({key: value for key, value in identity.items() if not is_neutral(key)})
 
 
-def _first_target(group: str, option: str, target: str) -> str | None:
+def _first_target(option: str, target: str, exchanged: bool) -> str | None:
     """The builder of an option as 0.1.0 named it; a user's own is what it is; None if 0.1.0 did not have it."""
-    named = first_release.OPTIONS.get(f"{group}/{first_option(group, option)}")
-    if named or not is_ours(target):
-        return named or target
+    if not is_ours(target):
+        return target
+    if not exchanged and option in first_release.OPTIONS:
+        return first_release.OPTIONS[option]
     return next((former for former in first_release.KEYS if present(former) == target), None)
 
 

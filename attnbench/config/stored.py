@@ -14,7 +14,7 @@ from attnbench.config.composition import declarations
 from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, Config
 from attnbench.config.hydra_state import prepared
 from attnbench.config.naming import TARGET, revisions
-from attnbench.config.option_files import is_shipped, resolved
+from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
 ABOUT = ("format", "hash", "choices", "revisions")  # what a record holds besides values
@@ -87,7 +87,7 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     found = {}
     for key in there.keys() | here.keys():
         if key.endswith(TARGET):
-            same = key not in there or present(str(there[key])) == builders.get(key)
+            same = present(str(there.get(key, config.declared.get(key)))) == builders.get(key)
         elif key in there:
             same = here.get(key, ...) == there[key]
         else:
@@ -135,19 +135,15 @@ def _present_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _builder(group: str, option: str, node: Mapping[str, Any], declared: Mapping[str, Any], where: Path) -> str:
-    """The builder of an option: the option file's; of an option that does not come with attnbench, the one it names."""
-    named = present(str(node[TARGET])) if TARGET in node else None
-    usual = declared.get(f"{group}.{TARGET}")
-    if is_shipped(group, option) and usual:
-        usual = present(str(usual))
-        if named not in (None, usual):
-            what = f"its configuration is not valid: {named} is no builder of {group}={option}"
-            raise StorageError(what, f"{where}: {group}.{TARGET}", "restore the file")
-        return usual
-    if named is None:
+    """The builder of an option: the one that was written down, else the option's own.
+
+    Whether it may be called is decided when it is.
+    """
+    named = node.get(TARGET, declared.get(f"{group}.{TARGET}"))
+    if not isinstance(named, str):
         what = f"{group}={option} does not come with attnbench, and no builder is named"
         raise StorageError(f"its configuration is not valid: {what}", where, "restore the file")
-    return named
+    return present(named)
 
 
 def _completed(tree: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:

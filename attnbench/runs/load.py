@@ -7,7 +7,6 @@ run's folder is data: it is checked as what a user types, and calls no builder b
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from attnbench.base import files
+from attnbench.base import console, files
 from attnbench.base.errors import ConfigError, DataError, StorageError
 from attnbench.config import stored
 from attnbench.config.configuration import Config
@@ -84,12 +83,11 @@ class Ready:
     process: Process
 
     def batches(self, what: str) -> Iterator[Batch]:
-        """The validation split once, with a progress bar where someone looks on."""
-        from rich.console import Console
-        from rich.progress import track
-
-        shown = Console(stderr=True)
-        return track(self.val.epoch(0), what, len(self.val), console=shown, disable=not sys.stderr.isatty())  # type: ignore[return-value]
+        """The validation split once; stderr shows how far it is, and ``what`` is done with it."""
+        with console.counting(len(self.val), "batches", what) as advance:
+            for batch in self.val.epoch(0):
+                yield batch
+                advance(1)
 
 
 @contextmanager

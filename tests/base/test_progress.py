@@ -95,10 +95,13 @@ def test_a_bar_fits_the_terminal_and_its_texts_are_whole(
 
 
 def test_what_is_counted_has_its_number_and_time_left(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    with console.counting(1200, "images") as advance:
-        for now[0] in (110.0, 120.0):
-            advance(300)
-    assert capsys.readouterr().err == "600 of 1,200 images, 20 s left\n"
+    for what in ("", "evaluating"):
+        now[0] = 100.0
+        with console.counting(1200, "images", what) as advance:
+            for now[0] in (110.0, 120.0):
+                advance(300)
+    said = "600 of 1,200 images, 20 s left\n"
+    assert capsys.readouterr().err == f"{said}evaluating: {said}"
 
 
 def test_what_is_counted_is_a_bar_on_a_terminal(connect: Connect) -> None:

@@ -238,13 +238,29 @@ def test_a_builder_of_ones_own_is_part_of_the_record(
         ({"schedule": []}, "lacks schedule"),
         ({"paths": {}}, "lacks paths"),
         ({"revisions": {"attention": "two"}}, "revisions"),
-        ({"attention": {"_target_": "os.system"}}, "os.system is no builder of attention=eca"),
-        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "is no builder of attention=eca"),
+        ({"attention": {"_target_": ["os.system"]}}, "no builder is named"),
+        ({"attention": {"_target_": "os.system"}}, "os.system is no builder"),
+        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "unknown key"),
     ],
 )
 def test_a_record_that_is_none_is_refused(change: dict[str, Any], said: str, compose: Callable[..., Config]) -> None:
     with pytest.raises(StorageError, match=re.escape(said)):
-        stored.from_record(compose("attention=eca").record() | change, Path("config.yaml"))
+        stored.checked(stored.from_record(compose("attention=eca").record() | change, Path("config.yaml")), Path())
+
+
+def test_an_exchanged_builder_is_another_run_and_is_written_down(
+    compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBENCH_TRUST", "tests")
+    plain = compose("attention=none")
+    other = compose("attention=none", "attention._target_=tests.faulty_attention.faulty", "+attention.member=3")
+    assert other.hash != plain.hash and plain.deviations == {}
+    record = other.record()
+    assert record["attention"]["_target_"] == "tests.faulty_attention.faulty"
+    again = stored.from_record(record, Path("config.yaml"))
+    assert again.tree == other.tree and again.hash == other.hash
+    assert "attention._target_" in stored.differences(other, plain.identity)
+    assert not stored.differences(other, again.identity)
 
 
 # Runs that release 0.1.0 has made.

@@ -330,9 +330,7 @@ def write_one(root: Path, target: Path) -> list[Path]:
         ("half an index", "this index is damaged: KeyError"),
     ],
 )
-def test_a_damaged_data_set_is_refused_before_it_is_used(  # noqa: C901 - one damage a branch
-    damage: str, said: str, folder: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_data_set_is_refused_before_it_is_used(damage: str, said: str, folder: Path, tmp_path: Path) -> None:
     first, second, *_ = write(folder, tmp_path)
     data = first.read_bytes()
     if damage == "index":
