@@ -135,7 +135,9 @@ def declaration(target: str, where: str) -> dict[str, Any]:
     module, _, name = target.rpartition(".")
     node = _builder(module, name)
     if node is None:
-        raise ConfigError(f"{target} is no builder that may be called", f"{where}._target_", "name one of attnbench's")
+        raise ConfigError(
+            f"{target} is not a builder that may be called", f"{where}._target_", "name one of attnbench's"
+        )
     fields = _fields(node, module)
     return {field: declared(field, annotation) for field, annotation in fields.items() if field not in SUPPLIED}
 

@@ -149,7 +149,7 @@ def _builder(group: str, option: str, node: Mapping[str, Any], declared: Mapping
 
 
 def _completed(tree: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree, with declared values for the keys that it lacks, except in groups with an exchanged builder."""
+    """The tree, with declared values for keys that it lacks, except where the builder was exchanged."""
     builders = {group: present(str(declared.get(f"{group}.{TARGET}"))) for group in tree}
     groups = {group for group, node in tree.items() if isinstance(node, dict) and node.get(TARGET) == builders[group]}
     later: dict[str, dict[str, Any]] = {}

@@ -241,7 +241,8 @@ def test_a_users_own_builder_is_part_of_the_record(
         ({"revisions": {"attention": "two"}}, "revisions"),
         ({"attention": {"_target_": ["os.system"]}}, "the record names no builder"),
         ({"attention": {"_target_": "os.system"}}, "os.system is not a builder"),
-        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "unknown key"),
+        ({"attention": {"_target_": "attnbench.base.files.write"}}, "files.write is not a builder"),
+        ({"attention": {"_target_": "attnbench.storage.write"}}, "files.write is not a builder"),
     ],
 )
 def test_an_invalid_record_is_refused(change: dict[str, Any], message: str, compose: Callable[..., Config]) -> None:
