@@ -42,7 +42,7 @@ def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
     function = _imported(target, group)
     try:
         return function(*args, **{k: v for k, v in node.items() if k != "_target_"}, **supplied)
-    except ValidationError as error:  # of a dataclass; ``checked`` translates its own
+    except ValidationError as error:  # from a dataclass; ``checked`` translates its own errors
         raise ConfigError(options.explain(error), group) from error
 
 
@@ -59,7 +59,7 @@ def _imported(target: str, group: str) -> Callable[..., Any]:
 
 
 def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
-    """A group's node with its options checked against its builder's declaration.
+    """A group's node, with its options checked against the types that its builder declares.
 
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, with the dotted key.
@@ -70,10 +70,15 @@ def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
 
 
 def validated(values: dict[str, Any], known: dict[str, Any], where: str) -> dict[str, Any]:
-    """Values checked against declared types, numbers in the declared type.
+    """Check values against declared types; numbers are converted to the declared type.
 
     Args:
-        known: the types by key; a ConfigError in place of one that cannot be read.
+        values: the values by key.
+        known: the declared types by key; a ConfigError for a type that cannot be read.
+        where: the dotted key of the group, for error messages.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range.
     """
     checked = {}
     for key, value in values.items():
@@ -116,7 +121,7 @@ def describe(annotation: Any) -> str:
 
 
 def _single(limits: Iterable[Any]) -> Iterator[Any]:
-    """Limits one by one, those of ``Interval`` and of pydantic's ``Field`` too."""
+    """The single limits, including those inside ``Interval`` and pydantic's ``Field``."""
     for limit in limits:
         grouped = limit.metadata if isinstance(limit, FieldInfo) else limit
         yield from grouped if isinstance(grouped, (list, GroupedMetadata)) else [limit]
@@ -124,10 +129,10 @@ def _single(limits: Iterable[Any]) -> Iterator[Any]:
 
 @cache
 def declaration(target: str, where: str) -> dict[str, Any]:
-    """The options that a builder declares: name to type, read from its source.
+    """The options that a builder declares, read from its source.
 
     Returns:
-        A ConfigError in place of a type that cannot be read: it counts if that option is set.
+        Types by option. If a type cannot be read, a ConfigError, which is raised only if that option is set.
 
     Raises:
         ConfigError: there is no such builder, or a configuration may not call it.
@@ -135,9 +140,8 @@ def declaration(target: str, where: str) -> dict[str, Any]:
     module, _, name = target.rpartition(".")
     node = _builder(module, name)
     if node is None:
-        raise ConfigError(
-            f"{target} is not a builder that may be called", f"{where}._target_", "name one of attnbench's"
-        )
+        what = f"{target} is not a builder of attnbench or of a package that ATTNBENCH_TRUST names"
+        raise ConfigError(what, f"{where}._target_", "use a function decorated with @checked, or a dataclass")
     fields = _fields(node, module)
     return {field: declared(field, annotation) for field, annotation in fields.items() if field not in SUPPLIED}
 
@@ -155,7 +159,7 @@ def _is_builder(node: ast.FunctionDef | ast.ClassDef, module: str) -> bool:
 
 
 def _name(node: ast.expr, module: str) -> str:
-    """By what name something is defined; "" where that cannot be read."""
+    """The name under which something is defined, or "" if it cannot be read."""
     try:
         return home(node, module).name
     except Unreadable:
@@ -163,7 +167,7 @@ def _name(node: ast.expr, module: str) -> str:
 
 
 def _fields(node: ast.FunctionDef | ast.ClassDef, module: str) -> dict[str, Written]:
-    """A builder's keywords and their annotations; a dataclass has those of its bases that are dataclasses as well."""
+    """A builder's keywords and their annotations; a dataclass also has those of its bases that are dataclasses."""
     if isinstance(node, ast.FunctionDef):
         args = (*node.args.args, *node.args.kwonlyargs)
         return {arg.arg: Written(arg.annotation, module) for arg in args if arg.annotation is not None}
@@ -182,7 +186,7 @@ def _fields(node: ast.FunctionDef | ast.ClassDef, module: str) -> dict[str, Writ
 
 
 def _is_of_the_class(annotation: Written) -> bool:
-    """Whether it is ``ClassVar[...]``, which makes no field."""
+    """Whether an annotation is ``ClassVar[...]``, which does not declare a field."""
     node, module = annotation
     return _name(node.value if isinstance(node, ast.Subscript) else node, module) == "ClassVar"
 

@@ -23,12 +23,12 @@ IMAGES = {
 
 
 def class_count(config: Config) -> int:
-    """How many classes a configuration's data set has.
+    """The number of classes of a configuration's data set.
 
-    A data set that is not in the catalog is counted by what its runs wrote down; without a run it is opened.
+    For a data set that is not in the catalog, it comes from classes.json of a run; without a run, the data are opened.
 
     Raises:
-        DataError: it is not there.
+        DataError: the data cannot be opened.
     """
     declared: int | None = config.tree["dataset"].get("classes")
     known = declared or CLASSES.get(config.choices["dataset"]) or _classes_of_runs(config)

@@ -330,7 +330,7 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mylab.py").write_text(f"{head}\ndef plain(site, *, k: int = 1):\n    return site.trunk\n")
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "mylab.plain", "k": 2}
-    with pytest.raises(ConfigError, match="not a builder that may be called"):
+    with pytest.raises(ConfigError, match="mylab.plain is not a builder of attnbench or of a package"):
         builders.build(node, "attention")
     monkeypatch.setenv("ATTNBENCH_TRUST", "mylab")
     builders.declaration.cache_clear()

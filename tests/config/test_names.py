@@ -263,7 +263,7 @@ def test_an_exchanged_builder_is_another_run_and_is_recorded(
     assert again.tree == other.tree and again.hash == other.hash
     assert "attention._target_" in stored.differences(other, plain.identity)
     assert not stored.differences(other, again.identity)
-    # An option's builder may be exchanged for one that takes none of the option's keys.
+    # The other builder may lack all keys of the option's own builder.
     tree = compose("attention=se").tree | {"attention": other.tree["attention"]}
     bare = replace(compose("attention=se"), tree=tree)
     read = stored.from_record(bare.record(), Path("config.yaml"))

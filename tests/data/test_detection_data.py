@@ -339,7 +339,7 @@ def _area(box: np.ndarray) -> float:
 
 
 def test_a_resized_mask_is_the_rectangle_that_its_box_has_become() -> None:
-    """Just the pixels whose centres are in the box, wherever between pixels its edges are."""
+    """The mask has exactly the pixels whose centres are in the box, also if the box ends between pixels."""
     seen = set()
     for seed, size in itertools.product(range(40), (17, 48, 300)):
         image, objects = marked(120, 80)
@@ -354,7 +354,7 @@ def test_a_resized_mask_is_the_rectangle_that_its_box_has_become() -> None:
     assert {(True, False, size) for size in (17, 48, 300)} <= seen
 
 
-def test_masks_are_read_where_a_detector_learns_them_and_images_without_are_refused(
+def test_masks_are_read_for_detectors_that_learn_them_and_images_without_are_refused(
     tmp_path: Path, compose: Callable[..., Config]
 ) -> None:
     def given(detector: str, root: Path) -> tuple[Config, Dataset]:

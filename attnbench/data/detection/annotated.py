@@ -55,7 +55,7 @@ class Annotated:
         return self.records[index].objects
 
     def unmasked(self) -> Path | None:
-        """The first image: boxes are all that there is."""
+        """The first image, since these annotations have no masks."""
         return self.records[0].image
 
 

@@ -1,8 +1,8 @@
 """Augmentation of images with boxes: mirroring, or all that SSD does.
 
-SSD's (Liu et al., arXiv:1512.02325) as the pytorch-ssd project runs it: photometric distortion, expansion, random
-sample crop, mirror, then one size. Each is a pure function of the random stream it is given. Masks, where objects have
-them, move with the pixels. A crop keeps an object by its box, and may leave nothing of its mask.
+SSD (Liu et al., arXiv:1512.02325) augments as in the pytorch-ssd project: photometric distortion, expansion, random
+crop, mirroring, resizing to a fixed size. Each step is a pure function of its random stream. If objects have masks, the
+masks move with the pixels. A crop keeps or drops an object by its box, so nothing of its mask may remain.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _cropped(image: np.ndarray, objects: Objects, crop: np.ndarray) -> tuple[np.
 
 
 def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) -> tuple[np.ndarray, Objects]:
-    """The image in ``size`` x ``size`` pixels, whatever its shape was; of a mask what is at the centre of each."""
+    """Resize the image to ``size`` x ``size`` pixels; a mask takes the value at the centre of each new pixel."""
     height, width = image.shape[:2]
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BILINEAR)
     boxes = objects.boxes * np.array([size / width, size / height] * 2)
@@ -160,7 +160,7 @@ def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) ->
 
 
 def _moved(objects: Objects, boxes: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> Objects:
-    """Objects at other boxes, with their masks (n, H, W) moved, if they have any."""
+    """Objects with other boxes, and with ``move`` applied to their masks (n, H, W), if they have any."""
     return replace(objects, boxes=boxes, masks=None if objects.masks is None else move(objects.masks))
 
 

@@ -39,9 +39,9 @@ def coco(
 
     Args:
         root: the folder that holds ``annotations/`` and one folder of images for each split.
-        train, val: the splits.
-        augment: of training images: only the mirror, what SSD does, or nothing.
-        crop: side of a training image under ``augment=ssd``.
+        train, val: the names of the splits.
+        augment: the augmentation of training images: ``mirror`` only, ``ssd`` as SSD does it, or ``none``.
+        crop: side of a training image with ``augment=ssd``.
         without_area: whether to refuse or drop boxes without area; COCO's training split has a few.
         keep_empty: whether training uses images without an object to learn.
         name: the name of the data if they are not COCO itself; part of a run's name.
@@ -98,7 +98,7 @@ class Instances(Annotated):
         return replace(record.objects, masks=np.stack(drawn) if drawn else empty)
 
     def unmasked(self) -> Path | None:
-        """The first image with annotations that have no segmentation."""
+        """The first image whose annotations have no segmentation; None if there is none."""
         return next((record.image for record in self.records if record.outlines is None), None)
 
 

@@ -100,7 +100,7 @@ class Canvases:
         return self.images[index]
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        """The digits on canvas ``index``."""
+        """The digits on canvas ``index``, with their masks if ``masks``."""
         return self.found[index] if masks else replace(self.found[index], masks=None)
 
     def unmasked(self) -> None:

@@ -71,7 +71,7 @@ class Source(Protocol):
         ...
 
     def unmasked(self) -> object | None:
-        """Where the first image is that has no masks for its objects; None if there is none."""
+        """The first image without masks for its objects, for an error message; None if there is none."""
         ...
 
 
@@ -84,10 +84,10 @@ class Scenes:
     Args:
         source: the images and their objects.
         augment: the augmentation of training images with their objects; None for none.
-        keep_empty: whether training sees images without an object.
+        keep_empty: whether training uses images without an object.
 
     Attributes:
-        masks: whether targets have masks, where the source has them.
+        masks: whether targets have masks, if the source has them.
     """
 
     def __init__(self, source: Source, augment: Augment | None = None, keep_empty: bool = True) -> None:
