@@ -1,9 +1,9 @@
-"""What a builder declares: its options' names, types and ranges, read from its source without importing it.
+"""Reads the options that a builder declares (names, types and ranges) from its source, without importing it.
 
-An option file names its builder (``_target_``), a function decorated with ``checked`` or a dataclass. Its keywords are
-the options, a dataclass's those of its bases too. Reading them with ``ast`` lets a typo cost a fraction of a second,
-before torch is imported. Nothing but such a declared builder is ever called, and only from attnbench or a package named
-in ``ATTNBENCH_TRUST``.
+An option file names its builder (``_target_``): a function decorated with ``checked``, or a dataclass. The options are
+its keywords; a dataclass also has those of its bases. They are read with ``ast``, so that a typo is reported in a
+fraction of a second, before torch is imported. A configuration can call such builders only, and only those of attnbench
+or of a package named in ``ATTNBENCH_TRUST``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from attnbench.base.moved import present
 from attnbench.config import options
 from attnbench.config.annotations import Unreadable, Written, declared, home, source
 
-# What the caller of a builder supplies, not the configuration.
+# Arguments of builders that the caller supplies, not the configuration.
 SUPPLIED = {"site", "num_classes", "class_names"}
 
 
 def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
-    """Call the builder that a node names, with its options and what the caller supplies.
+    """Call the builder that a node names, with the node's options and the values that the caller supplies.
 
     Raises:
         ConfigError: the target is not a declared builder of a trusted package.
@@ -90,7 +90,7 @@ def validated(values: dict[str, Any], known: dict[str, Any], where: str) -> dict
 
 
 def _complaint(error: ValidationError) -> str:
-    """What is wrong with the value, after its name: ``: must be odd; use 3 or 5``."""
+    """The problem with a value, without the value: ``: must be odd; use 3 or 5``."""
     phrase = options.explain(error)
     return phrase[phrase.index(": ") :]
 
@@ -99,7 +99,7 @@ SIGNS = {Ge: ">= {}", Gt: "> {}", Le: "<= {}", Lt: "< {}"}
 
 
 def describe(annotation: Any) -> str:
-    """A declared type in words: ``a number > 0``, ``tanh | sigmoid``."""
+    """A description of a declared type: ``a number > 0``, ``tanh | sigmoid``."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " | ".join(str(a) for a in args)
@@ -130,18 +130,20 @@ def declaration(target: str, where: str) -> dict[str, Any]:
         A ConfigError in place of a type that cannot be read: it counts if that option is set.
 
     Raises:
-        ConfigError: no such builder, or not one that a configuration may call.
+        ConfigError: there is no such builder, or a configuration may not call it.
     """
     module, _, name = target.rpartition(".")
     node = _builder(module, name)
     if node is None:
-        raise ConfigError(f"{target} is no builder that may be called", f"{where}._target_", "name one of attnbench's")
+        raise ConfigError(
+            f"{target} is not a builder that may be called", f"{where}._target_", "name one of attnbench's"
+        )
     fields = _fields(node, module)
     return {field: declared(field, annotation) for field, annotation in fields.items() if field not in SUPPLIED}
 
 
 def _builder(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
-    """The definition of a builder at the top level of a trusted module; None if it is no such thing."""
+    """The definition of a builder at the top level of a trusted module; None if there is no such builder."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     found = (node for node in source(module).body if isinstance(node, kinds) and node.name == name)
     return next((node for node in found if _is_builder(node, module)), None)
@@ -186,7 +188,7 @@ def _is_of_the_class(annotation: Written) -> bool:
 
 
 def unknown(key: str, known: Sequence[str]) -> ConfigError:
-    """The error of a key that does not exist, with the nearest one that does."""
+    """The error for a key that does not exist, with the most similar one that does."""
     parent, _, last = key.rpartition(".")
     close = get_close_matches(last, known, 1, 0.5) or get_close_matches(key, known, 1, 0.5)
     path = ".".join(filter(None, [parent, close[0]])) if close and "." not in close[0] else close and close[0]

@@ -329,8 +329,8 @@ MUTATIONS = [
     # Names of runs, and their data
     Mutation(
         "name-of-restated-defaults", "attnbench/config/naming.py",
-        "(key not in declared or declared[key] != value)",
-        "True",
+        "if key not in declared or declared[key] != value}",
+        "if True}",
         ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
     ),
     Mutation(

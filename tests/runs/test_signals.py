@@ -179,4 +179,4 @@ def test_a_signal_in_an_import_stops_whatever_the_module_makes_of_it(kind: signa
     process.send_signal(kind)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert said == "error: stopped before the first step; the same command begins again\n"
+    assert said == "error: stopped before the first step; run the same command to start again\n"
