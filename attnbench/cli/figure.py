@@ -67,19 +67,25 @@ def _narrowed(figure: Figure, options: argparse.Namespace) -> Figure:
 
 
 def _options() -> argparse.Namespace:
-    parser = CommandParser(prog="attnbench figure", description="The papers' figures, and those of any runs.")
-    parser.add_argument("ids", nargs="*", metavar="ID", help="such as eca/4; without one, a list; and key=value")
-    parser.add_argument("--runs", nargs="+", default=[], help="run folders, folders above them, quoted patterns")
-    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
-    parser.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
-    parser.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="some of a figure's panels: x0.35")
-    parser.add_argument("--which", choices=("last", "best"), default="last", help="weights of which epoch (eca/6, 7)")
-    parser.add_argument("--blocks", nargs="+", default=[], metavar="NAME", help="other blocks: 2_3 5_1 (eca/6, 7)")
-    parser.add_argument("--images", nargs="+", type=int, metavar="N", help="other validation images (eca/6)")
-    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="other classes (eca/7)")
-    parser.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where PNG and PDF go; default: outputs/figures")
-    parser.add_argument("--json", action="store_true", help="the list as data")
+    parser = CommandParser(prog="attnbench figure", description="The papers' figures, and figures of any runs.")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="such as eca/4, and key=value; without an ID, list all")
+    parser.add_argument("--runs", nargs="+", default=[], help="run folders, their parent folders, or quoted patterns")
+    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="change the setting of all rows")
+    parser.add_argument(
+        "--seeds", type=seeds, help="3 for seeds 0, 1 and 2, or a list such as 0,1,4 (default: as many as in the paper)"
+    )
+    parser.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="draw only these panels, such as x0.35")
+    parser.add_argument(
+        "--which", choices=("last", "best"), default="last", help="weights of this epoch (eca/6, eca/7)"
+    )
+    parser.add_argument(
+        "--blocks", nargs="+", default=[], metavar="NAME", help="draw these blocks: 2_3 5_1 (eca/6, eca/7)"
+    )
+    parser.add_argument("--images", nargs="+", type=int, metavar="N", help="use these validation images (eca/6)")
+    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="draw these classes (eca/7)")
+    parser.add_argument("--outputs", help="the folder of runs (default: outputs, or ATTNBENCH_OUTPUTS)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where PNG and PDF go (default: outputs/figures)")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
     options = parser.parse()
     find_ids_and_overrides(options, paper_figures.ids(), GREEDY)
     return options
