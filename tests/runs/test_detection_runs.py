@@ -23,7 +23,7 @@ from attnbench.reports import counts, paper_tables
 from attnbench.runs import run
 from attnbench.training import engine, setup
 from attnbench.training.engine import Saver
-from attnbench.training.metrics.titles import headline, in_words
+from attnbench.training.metrics.titles import headline, headline_text
 from attnbench.training.state import TrainState
 from tests.small_runs import ENVIRONMENT, ROOT, folder, result, torchrun
 
@@ -140,8 +140,8 @@ def test_masks_are_learned_from_what_ssds_augmentation_leaves(compose: Callable[
 
 def test_the_headline_of_a_result() -> None:
     assert headline({"AP": 1.0, "top1": None}) == ("AP", 1.0)
-    assert in_words({"mAP": 45.409, "AP": 20.0}) == "mAP 45.41"
-    assert in_words({"top1": 91.2}) == "top-1 91.20" and in_words(None) == in_words({}) == ""
+    assert headline_text({"mAP": 45.409, "AP": 20.0}) == "mAP 45.41"
+    assert headline_text({"top1": 91.2}) == "top-1 91.20" and headline_text(None) == headline_text({}) == ""
 
 
 def test_table_4_of_the_eca_paper_is_counted_exactly() -> None:

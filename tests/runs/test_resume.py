@@ -226,7 +226,7 @@ def _other_shape(state: dict[str, Any]) -> None:
 
 
 def test_a_checkpoint_of_another_network_is_refused(forks: ForkServer, mutated: Mutated) -> None:
-    assert_refused(forks.run(mutated(_other_shape)), "of another network")
+    assert_refused(forks.run(mutated(_other_shape)), "belongs to another network")
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_the_keys_that_differ(
@@ -237,7 +237,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_keys_that_dif
     for path in (folder(checkpointed) / "checkpoints").iterdir():
         shutil.copy(path, folder(tmp_path) / "checkpoints")
     end = forks.run(tmp_path, *other)
-    assert_refused(end, "attention.dropout: 0.2 there, 0.1 here, schedule.lr: 0.1 there, 0.05 here")
+    assert_refused(end, "attention.dropout: 0.2 in the checkpoint, 0.1 now")
+    assert_refused(end, "schedule.lr: 0.1 in the checkpoint, 0.05 now")
     assert forks.run(tmp_path, *other, "resume=never").code == 0
     assert result(tmp_path)["resumed_from_step"] == 0
 

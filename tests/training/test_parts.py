@@ -90,8 +90,8 @@ def test_the_short_last_batch_of_an_epoch_trains_in_parts(attention: str) -> Non
 
 DETECTS = ["task=detection", "dataset.train_images=4", "dataset.val_images=2", "detector=mask_rcnn_small"]
 TOO_MANY = [
-    (["batch_size=3", "schedule.accumulate=2"], 1, "3 samples cannot be 2 parts: batch norm needs 2 in each part"),
-    (["batch_size=64", "schedule.accumulate=33"], 32, "64 samples cannot be 33 parts"),
+    (["batch_size=3", "schedule.accumulate=2"], 1, "3 samples cannot be split into 2 parts: batch norm needs 2"),
+    (["batch_size=64", "schedule.accumulate=33"], 32, "64 samples cannot be split into 33 parts"),
     (["batch_size=67", "schedule.accumulate=17", "runtime.processes=2"], 16, "33 samples in each of 2 processes"),
     ([*DETECTS, "batch_size=4", "schedule.accumulate=3"], 2, "batch norm needs 2 in each part"),
     ([*DETECTS, "detector.norm=frozen", "batch_size=4", "schedule.accumulate=5"], 4, "each part needs one"),

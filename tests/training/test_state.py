@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
     (warning,) = warnings()
     assert str(checkpoints.last) in warning and str(checkpoints.previous) in warning
     damage(kind, checkpoints.previous, random.Random(f"{kind}{seed}"))
-    with pytest.raises(StorageError, match="no checkpoint is whole"):
+    with pytest.raises(StorageError, match="no intact checkpoint"):
         checkpoints.load()
     assert warnings() == []
 
@@ -157,7 +157,7 @@ def test_without_their_hashes_no_checkpoint_is_trusted(two_saves: Path, checkpoi
     (checkpoints.folder / "SHA256SUMS").unlink()
     if sums is not None:
         (checkpoints.folder / "SHA256SUMS").write_bytes(sums)
-    with pytest.raises(StorageError, match="no checkpoint is whole"):
+    with pytest.raises(StorageError, match="no intact checkpoint"):
         checkpoints.load()
 
 

@@ -69,7 +69,7 @@ def test_where_a_step_cannot_be_recorded_it_runs_as_it_is_and_says_why(caplog: p
     with Runtime(device="cpu").start() as process, caplog.at_level(logging.INFO, "attnbench"):
         _, update = prepared(process)
         assert recorded(update, "epoch") is update
-    assert "runtime.graph: updates run operation by operation, as there is no CUDA device" in caplog.text
+    assert "runtime.graph: updates run operation by operation, because there is no CUDA device" in caplog.text
 
 
 def test_what_changes_between_two_steps_is_not_recorded() -> None:
