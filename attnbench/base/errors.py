@@ -103,7 +103,7 @@ def first_line(error: Exception) -> str:
 
 KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}
 
-EARLY = Stopped("stopped before the first step", todo="the same command begins again")
+EARLY = Stopped("stopped before the first step", todo="run the same command to start again")
 
 
 def say(failure: Failure) -> None:

@@ -136,7 +136,7 @@ class Saver:
         """
         stop, due = self.process.any(self.process.stop_requested, self.process.main and self.timer.due(state.step))
         if stop:
-            raise Stopped("stopped by a signal", todo="the same command continues")
+            raise Stopped("stopped by a signal", todo="run the same command to continue")
         if due:
             self.save(state)
 

@@ -58,7 +58,7 @@ class Feed:
         batches = self.loader.epoch(epoch, start)
         while (batch := self._next(batches)) is not None:
             if self.process.stop_requested and self.process.control is None:
-                raise Stopped("stopped by a signal", todo="the same command continues")
+                raise Stopped("stopped by a signal", todo="run the same command to continue")
             yield batch._replace(images=self._images(batch.images), targets=self._targets(batch.targets))
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
