@@ -20,7 +20,8 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "config": [
         {"options", "renamed", "first_release"},
-        {"builders", "naming"},
+        {"annotations", "naming"},
+        {"builders"},
         {"option_files"},
         {"configuration", "hydra_state"},
         {"catalog", "complaints"},

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from attnbench import __version__
-from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, say
+from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, print_error
 
 USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
@@ -59,7 +59,7 @@ def guarded(run: Callable[[], object]) -> None:
             import traceback
 
             traceback.print_exception(failure.__cause__ or error)
-        say(failure)
+        print_error(failure)
         sys.exit(failure.code)
 
 

@@ -186,7 +186,8 @@ def _cells(chosen: Chosen, row: Row, found: Statuses, counted: Mapping[str, coun
 
 
 def _count(cell: counts.CountedCell, per: float) -> Cell:
-    difference = cell.ours / per - float(cell.printed) if cell.ours is not None and _is_number(cell.printed) else None
+    printed = float(cell.printed) if counts.is_numeral(cell.printed) else None
+    difference = cell.ours / per - printed if cell.ours is not None and printed is not None else None
     return Cell(
         cell.printed, unit=cell.unit, ours=cell.ours, difference=difference, state="counted", note=cell.note, per=per,
         matched=cell.matched,
@@ -208,7 +209,7 @@ def _measurement(row: Row, name: str, unit: str, found: Statuses, wanted: int) -
         std=ours.std if ours else None,
         n=len(values),
         best=spread(list(_values(found, BEST[name]).values())) if name in BEST else None,
-        difference=ours.mean - float(empty.printed) if ours and _is_number(empty.printed) else None,
+        difference=ours.mean - float(empty.printed) if ours and counts.is_numeral(empty.printed) else None,
         state=_gaps(found, values, wanted),
         runs=[_trace(seed, *entry, MEASURED[name], BEST.get(name, "")) for seed, entry in found.items()],
     )
@@ -256,10 +257,6 @@ def source_of(result: Mapping[str, Any]) -> str:
     data = result.get("data", {})
     source, fingerprint = data.get("source", ""), data.get("fingerprint", "")
     return f"{source}, fingerprint {fingerprint[:8]}" if fingerprint else source
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
 
 
 def as_dict(made: Report) -> dict[str, Any]:

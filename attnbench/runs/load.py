@@ -7,7 +7,6 @@ folder is checked like a command line, and can call only attnbench's own builder
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from attnbench.base import files
+from attnbench.base import console, files
 from attnbench.base.errors import ConfigError, DataError, StorageError
 from attnbench.config import stored
 from attnbench.config.configuration import Config
@@ -84,12 +83,15 @@ class Ready:
     process: Process
 
     def batches(self, what: str) -> Iterator[Batch]:
-        """The validation split once, with a progress bar on a terminal."""
-        from rich.console import Console
-        from rich.progress import track
+        """The validation split once, with a progress display on stderr.
 
-        shown = Console(stderr=True)
-        return track(self.val.epoch(0), what, len(self.val), console=shown, disable=not sys.stderr.isatty())  # type: ignore[return-value]
+        Args:
+            what: what is done with it, such as ``evaluating``, for the display.
+        """
+        with console.counting(len(self.val), "batches", what) as advance:
+            for batch in self.val.epoch(0):
+                yield batch
+                advance(1)
 
 
 @contextmanager

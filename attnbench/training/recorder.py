@@ -249,7 +249,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.loss = "-"  # not read yet
-        self.display = console.Display(say=lambda line: log.info("%s", line))
+        self.display = console.Display(print_line=lambda line: log.info("%s", line))
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
         self.number, self.epochs, self.first, self.steps, self.batch = epoch, epochs, step, steps, batch

@@ -52,7 +52,7 @@ ENGINE = "tests/training/test_engine.py::test_"
 RECORDER = "tests/training/test_recorder.py::test_"
 RESULT = "tests/runs/test_result.py::test_"
 PLACEMENT = "tests/models/test_placement.py::test_"
-FAST = "tests/models/test_tail.py::test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu"
+FAST = "tests/models/test_fused.py::test_what_is_chosen_by_default_computes_the_norm_with_its_attention_on_a_cpu"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
 
 MUTATIONS = [
@@ -329,8 +329,8 @@ MUTATIONS = [
     # Names of runs, and their data
     Mutation(
         "name-of-restated-defaults", "attnbench/config/naming.py",
-        "(key not in declared or declared[key] != value)",
-        "True",
+        "if key not in declared or declared[key] != value}",
+        "if True}",
         ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
     ),
     Mutation(

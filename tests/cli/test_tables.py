@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 from scipy import stats
+from torch import nn
 
 from attnbench.base import escape, files
 from attnbench.base.errors import ConfigError
 from attnbench.cli import main
 from attnbench.config import catalog, composition
 from attnbench.config.configuration import Config
-from attnbench.reports import formats, paper_tables, plan, statistics, writing
+from attnbench.models import complexity, factory
+from attnbench.reports import counts, formats, paper_tables, plan, statistics, writing
 from attnbench.reports.report import report, tally
 from attnbench.reports.rows import Chosen, Composer, RowRun, choose, matching, seeded
 from attnbench.runs.status import RunStatus, folder_status
@@ -326,6 +328,17 @@ def test_several_tables_make_a_list_and_a_file_takes_them(say: Say, tmp_path: Pa
     target = tmp_path / "deep" / "report.json"
     assert say("sb/8", "sb/9", "--rows", "SB x0.35 tanh", "SB x0.35 lambda 0.1", "--json", "--output", str(target))
     assert [made["id"] for made in json.loads(target.read_text())] == ["sb/8", "sb/9"]
+
+
+def test_each_network_of_a_row_is_built_once_for_all_its_counts() -> None:
+    built: list[str] = []
+
+    def sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
+        built.append(composed.choices["attention"])
+        return factory.counting_sketch(composed)
+
+    found = counts.cells(paper_tables.load("sb/1"), row("sb/1", "SB x0.35"), sketch)
+    assert list(found) == ["params", "madds", "madds_added"] and built == ["sb", "none"]
 
 
 # What is asked for

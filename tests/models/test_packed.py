@@ -219,9 +219,7 @@ def networks(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_take_five_steps_as_they_would_alone(  # noqa: C901 - both ways on one page
-    compose: Callable[..., Config], name: str
-) -> None:
+def test_networks_take_five_steps_as_they_would_alone(compose: Callable[..., Config], name: str) -> None:
     varied = ["", "", ""]
     if name == "sb":
         varied = ["attention.lambda_init=0.3", "attention.gate=sigmoid", "attention.dropout=0.5"]

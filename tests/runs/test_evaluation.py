@@ -47,6 +47,15 @@ def test_it_gives_what_the_run_wrote_down(trained: Config, run_eval: Callable[..
     assert f"{result['top1']:.3f}" in run_eval(trained.run_folder)
 
 
+def test_a_long_evaluation_says_how_far_it_is(
+    trained: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbench.base.console.LINE_SECONDS", 0.0)
+    evaluate(trained.run_folder)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluating: ")]
+    assert [line.partition(",")[0] for line in lines] == [f"evaluating: {k} of 3 batches" for k in (1, 2, 3)]
+
+
 def test_best_weights_are_evaluated_when_asked_for(trained: Config, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.run_folder, tmp_path / "seed0")
     nothing = {key: torch.zeros_like(value) for key, value in load_run(folder).model.state_dict().items()}

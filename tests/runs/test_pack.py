@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
         overrides = [*TINY[:-3], "batch_size=128", f"paths.outputs={tmp_path}"]
         one = composition.compose([*overrides, "attention=se"])
         node = {"_target_": "tests.faulty_attention.faulty", "member": member}
-        return train([seeded(Config(one.tree | {"attention": node}, one.choices), seed) for seed in seeds])
+        return train([seeded(replace(one, tree=one.tree | {"attention": node}), seed) for seed in seeds])
 
     return trained
 

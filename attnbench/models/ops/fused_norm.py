@@ -151,7 +151,7 @@ def total(x: Tensor) -> Tensor:
 
 
 class Pair:
-    """What the two halves of an eager tail know of each other.
+    """What the two halves of the eager computation share.
 
     ``normalised`` gives u = BN(z) and gap(u), the caller makes the signal s of it, ``combined`` gives u s or u + s.
     """

@@ -1,4 +1,4 @@
-"""The passes of a tail as CUDA kernels: moments, y = act(A z + B + r), and the two of the backward pass.
+"""The passes of batch norm with attention as CUDA kernels: two for y = act(A z + B + r), two for its gradient.
 
 With q = dy act'(y):  dB = sum q,  dA = sum q z  over each map,  and, dm and dv being what reaches the moments,
 dz = A q + dm / P + 2 dv (z - m) / P. Maps are (N, C, H, W) in channels_last, so in memory (N, P, C) with P = H W; sums
@@ -118,7 +118,7 @@ def apply(z: Tensor, a: Tensor, b: Tensor, r: Tensor | None = None, activation: 
 
 
 class Pair:
-    """What the two halves of a tail know of each other.
+    """What the two halves of the computation share.
 
     ``moments`` gives z, for ``applied`` alone, with m and v; the caller makes A and B of them in ordinary operations.
     """

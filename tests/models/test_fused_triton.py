@@ -54,6 +54,6 @@ def check() -> None:
 
 def test_kernels_equal_plain_operations() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", "from tests.models.test_tail_triton import check; check()"]
+    command = [sys.executable, "-c", "from tests.models.test_fused_triton import check; check()"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.getcwd())
     assert done.returncode == 0, done.stderr[-2000:]

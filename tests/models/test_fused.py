@@ -1,4 +1,4 @@
-"""Every way to compute a tail against the one that is written: values, gradients, running statistics, in float64."""
+"""Every way to compute a norm with its attention against the reference, in float64: values, gradients, statistics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHAPES = [(4, 7, 5, 6), (3, 5, 1, 1), (1, 7, 4, 4), (2, 1, 3, 2)]
 
 
 class Block(nn.Module):
-    """conv, BN with attention, residual, activation: the tail as a block has it."""
+    """conv, BN with attention, residual, activation: the end of a block."""
 
     def __init__(self, site: nn.Module, residual: bool, activation: nn.Module) -> None:
         super().__init__()
