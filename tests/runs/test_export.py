@@ -156,8 +156,8 @@ def edited(folder: Path, group: str, key: str, value: object) -> Path:
         ("schedule", "lr", 0.3, "schedule.lr: 0.3 here"),
         ("attention", "kernel_size", 4, "must be odd"),
         ("attention", "kernal_size", 3, "unknown key"),
-        ("attention", "_target_", "os.system", "os.system is not the builder"),
-        ("backbone", "_target_", "attnbench.base.files.make_folder", "is not the builder"),
+        ("attention", "_target_", "os.system", "os.system is not a builder that may be called"),
+        ("backbone", "_target_", "attnbench.base.files.make_folder", "is not a builder that may be called"),
     ],
 )
 def test_a_configuration_that_was_edited_is_refused(
@@ -190,7 +190,7 @@ def test_a_safetensors_file_calls_no_builder_but_attnbenchs(folder: Path, monkey
     record = json.loads(metadata(path)["config"])
     record["attention"] = {"_target_": "os.system", "command": "echo"}
     with_metadata(path, config=json.dumps(record))
-    refused(lambda: export.load_exported(path), StorageError, "os.system is not the builder", str(path))
+    refused(lambda: export.load_exported(path), StorageError, "os.system is not a builder that may be called", str(path))
     assert not called
 
 
