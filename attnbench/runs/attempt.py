@@ -32,7 +32,7 @@ class Outcome:
 
 
 def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str, Any]] | None = None) -> Outcome:
-    """Run a configuration, unless its run is done. Torch is imported only if the run is not done.
+    """Run a configuration unless its run is done already. Torch is imported only if the run has to be trained.
 
     Args:
         configure: returns the configuration; a Failure that it raises becomes the outcome.

@@ -17,7 +17,7 @@ from typing import Any
 from attnbench.base import files
 from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
-PACKED = "packed run "  # a packed run's thread has this prefix and its folder as name
+PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
 class RunFolder:
@@ -89,7 +89,7 @@ class RunFolder:
         files.write_json(self.path / "status.json", record)
 
     def record(self) -> dict[str, Any]:
-        """The contents of status.json: the status, and when which process wrote it; empty if there is no file."""
+        """The contents of status.json: the status, the time, and the process that wrote it; empty without a file."""
         status = files.read_json(self.path / "status.json")
         return status if isinstance(status, dict) else {}
 
@@ -138,6 +138,6 @@ def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
 
 
 class _Log(logging.FileHandler):
-    """A log file that ignores write errors; a full disk is reported once, by the code that cannot do without."""
+    """A log file that ignores write errors; a full disk is reported once, by a file that the run needs."""
 
     def handleError(self, record: logging.LogRecord) -> None: ...

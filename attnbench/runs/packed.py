@@ -53,7 +53,7 @@ def train_pack(configs: Sequence[Config], ended: Callable[[int, Outcome], object
     them as a shared failure (``Outcome.shared``). Too little memory for one run beside the others is shared as well.
 
     Args:
-        configs: the configurations, which differ only in values that leave shapes as they are; each has another folder.
+        configs: configurations that lead to the same shapes, each with a folder of a different name.
         ended: called with a run's number and its outcome when the run ends; one call at a time, from any thread.
     """
     runtime: Runtime = configs[0].build("runtime")
@@ -101,7 +101,7 @@ class PackedRun(Process):
         self.random = rng_state()
 
     def ask(self, request: Tensor | Gradients) -> Tensor | None:
-        """In the run's thread: send a request and wait; the logits if the networks are stacked, else None."""
+        """In the run's thread: send a request and wait. Return logits if the networks are stacked, else None."""
         self.request = request
         self.packs.release()
         self.mine.acquire()
@@ -143,7 +143,7 @@ class PackedRun(Process):
     def wrap(self, model: nn.Module) -> nn.Module:
         """The network as the run calls it; each call waits for the batches of the other runs."""
         self.model = super().wrap(model)
-        model.register_state_dict_post_hook(_own)
+        model.register_state_dict_post_hook(_copy_slices)
         return _SharedNetwork(self, model)
 
     def scaler(self) -> torch.amp.GradScaler:
@@ -155,7 +155,7 @@ class PackedRun(Process):
         return nullcontext()
 
 
-def _own(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _copy_slices(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """Copy slices of stacked tensors, because a checkpoint would store the whole tensor behind each slice."""
     for name, value in state.items():
         state[name] = value.clone() if isinstance(value, Tensor) else value
@@ -222,7 +222,7 @@ class Pack:
                 one.advance()
 
     def _step(self, runs: tuple[PackedRun, ...]) -> None:
-        """All runs have submitted images: return logits, collect their gradients, and let complete batches update."""
+        """All runs have submitted images: return logits, collect gradients, update the runs with complete batches."""
         images = [one.request for one in runs if isinstance(one.request, Tensor)]
         packed = len(runs) > 1 and len({part.shape for part in images}) == 1 and self._stack(runs, images)
         logits = self._forward(images) if packed else None
@@ -239,7 +239,7 @@ class Pack:
                 one.advance()
 
     def _stack(self, runs: tuple[PackedRun, ...], images: Sequence[Tensor]) -> bool:
-        """Stack the runs' networks if they are not stacked yet; False if stacking would be slower or wrong."""
+        """Stack the runs' networks if they are not stacked yet; return False if stacking would be slower or wrong."""
         if self.trusted is None:
             objection = self._objection(runs, images)
             self.trusted = not objection

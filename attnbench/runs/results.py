@@ -68,7 +68,7 @@ def find(patterns: Iterable[str]) -> list[Run]:
         patterns: folders of runs, folders above them, or patterns such as ``outputs/runs/*/*/eca-*``.
 
     Raises:
-        DataError: there is no run at or below a pattern, which is named.
+        DataError: no run exists at or below a pattern; names the pattern.
         StorageError: a run's config.yaml cannot be read.
     """
     folders: dict[Path, Path] = {}

@@ -174,7 +174,7 @@ def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, check
 
 def _resume(state: TrainState, saved: dict[str, Any], steps: int, process: Process) -> None:
     state.load_state_dict(saved)
-    engine.pace(state, state.epoch + max(0, state.step - 1) / steps, state.lr)  # the state after the last step
+    engine.pace(state, state.epoch + max(0, state.step - 1) / steps, state.lr)  # as in the last step
     state.resumed_from_step = state.epoch * steps + state.step
     if len(saved["rng"]) == process.world_size:
         set_rng_state(saved["rng"][process.rank])
@@ -315,7 +315,7 @@ def _reported(folder: RunFolder, division: Division) -> Iterator[None]:
         if rank() == 0:
             trace = "".join(traceback.format_exception(error))
             status = "stopped" if isinstance(failure, Stopped) else "failed"
-            with suppress(StorageError):  # the disk may be what failed
+            with suppress(StorageError):  # the disk may be the cause
                 folder.status(status, error=str(failure), code=failure.code, traceback=trace)
             for handler in log.handlers:
                 if isinstance(handler, logging.FileHandler):

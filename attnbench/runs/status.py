@@ -35,7 +35,7 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
     """The result of a configuration's run, if it is done and was made with the present values and data.
 
     Args:
-        data_check: shared between calls, it reads the same data only once.
+        data_check: pass the same one for many runs, so that data they share are read only once.
 
     Raises:
         ConfigError: the run was made with other values, because an option now declares other defaults.
