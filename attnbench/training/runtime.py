@@ -134,7 +134,8 @@ def _device(name: str) -> torch.device:
             raise ConfigError("there is no CUDA device", "runtime.device", "use runtime.device=cpu or auto")
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if index >= torch.cuda.device_count():
-            raise ConfigError(f"there is no cuda:{index}", "runtime.device", f"there are {torch.cuda.device_count()}")
+            todo = f"use an index below {torch.cuda.device_count()}"
+            raise ConfigError(f"there is no cuda:{index}", "runtime.device", todo)
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
