@@ -101,7 +101,7 @@ def shard() -> None:
     try:
         _shard(source, target, options.short_side, options.quality or 90, options.shard_size << 20)
     except KeyboardInterrupt:
-        raise Stopped("stopped by a signal", target, "the same command continues") from None
+        raise Stopped("stopped by a signal", target, "run the same command to continue") from None
     except BusyError as error:
         raise BusyError("another process writes shards here", target, "wait for it or stop it") from error
 

@@ -15,7 +15,7 @@ from attnbench.reports.figures import paper_figures
 from attnbench.reports.figures.paper_figures import Figure
 from attnbench.reports.rows import Composer, Listed, choose, listed, warning
 from attnbench.runs import results
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 from attnbench.runs.results import Run
 
 GREEDY = ("runs", "scale", "panels", "blocks", "classes")
@@ -100,11 +100,11 @@ def _list(options: argparse.Namespace, composer: Composer) -> None:
             raise ConfigError(f"--{name} of which figure", "command line", "name one, such as eca/4")
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    look = Look()
+    data_check = DataCheck()
     with hydra_state.prepared():
         for figure in map(paper_figures.load, paper_figures.ids()):
             chosen = choose(figure.table, figure.table.rows, figure.seeds(options.seeds), composer)
-            every.append(listed(chosen, done, look))
+            every.append(listed(chosen, done, data_check))
             changed = changed or chosen.changed
     if options.json:
         print(json.dumps({"figures": [vars(one) for one in every], "changed_protocol": changed}, indent=2))

@@ -19,7 +19,7 @@ from attnbench.launch.progress import watcher
 from attnbench.reports import counts, formats, paper_tables, plan
 from attnbench.reports.report import Report, report
 from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,14 +123,14 @@ def _list(options: argparse.Namespace) -> None:
     composer = _composer(options)
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    look = Look()
+    data_check = DataCheck()
     with hydra_state.prepared(), console.waiting("composing every row of every table"):
         for one in map(paper_tables.load, paper_tables.ids()):
             if missing := _missing(one):
                 every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))
                 continue
             chosen = choose(one, one.rows, options.seeds, composer)
-            every.append(listed(chosen, done, look))
+            every.append(listed(chosen, done, data_check))
             changed = changed or chosen.changed
     if options.format == "json":
         about = {"changed_protocol": changed, "runs_done": sum(done.values()), "runs": len(done)}

@@ -11,8 +11,8 @@ from attnbench.base.errors import Failure
 from attnbench.config.configuration import Config
 from attnbench.reports.counts import Sketch
 from attnbench.reports.rows import Chosen, RowRun, distinct
-from attnbench.runs.data import Look
-from attnbench.runs.status import Standing, standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.recorder import read_metrics
 
 EVALUATION = 1 / 3  # of a training step's time an image: the forward pass without the backward one
@@ -32,16 +32,16 @@ Images = Callable[[Config], tuple[int, int] | None]  # of training and validatio
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a plan: how it stands, and its network's learned numbers."""
+    """A run of a plan: its status, and the number of its network's parameters."""
 
     run: RowRun
-    standing: Standing
+    status: RunStatus
     params: int
 
     @property
     def waits(self) -> bool:
         """Whether the run still has to be done."""
-        return self.standing.state != "done"
+        return self.status.state != "done"
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def planned_runs(chosen: Sequence[Chosen], sketch: Sketch) -> list[PlannedRun]:
         ConfigError: a network that cannot be built, by its row's label.
     """
     sizes: dict[str, int] = {}
-    planned, look = [], Look()
+    planned, data_check = [], DataCheck()
     for run in distinct(run for some in chosen for run in some.runs()):
         if run.config.hash not in sizes:
             sizes[run.config.hash] = _params(run, sketch)
-        planned.append(PlannedRun(run, standing_of(run.config, look), sizes[run.config.hash]))
+        planned.append(PlannedRun(run, run_status(run.config, data_check), sizes[run.config.hash]))
     return planned
 
 
@@ -123,8 +123,8 @@ def as_dict(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estim
 
 
 def _member(one: PlannedRun) -> dict[str, Any]:
-    run, stands = one.run, one.standing
-    about = {"state": stands.state, "reason": stands.reason, "unseen": stands.unseen, "folder": str(run.path)}
+    run, status = one.run, one.status
+    about = {"state": status.state, "reason": status.reason, "unseen": status.unseen, "folder": str(run.path)}
     return {"label": run.label, "seed": run.seed, **about, "params": one.params, "config_hash": run.config.hash}
 
 
@@ -140,7 +140,7 @@ def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimat
         first = of_row[0]
         written.append(f"  {first.run.label:{width}}  {first.params:>12,} parameters  {_states(of_row)}")
     written.append(f"{len(planned)} runs: {len(planned) - waiting} done, {waiting} to run")
-    unseen = dict.fromkeys(one.standing.unseen for one in planned if one.standing.unseen)
+    unseen = dict.fromkeys(one.status.unseen for one in planned if one.status.unseen)
     return [*written, *unseen, *_time(time)]
 
 
@@ -148,8 +148,8 @@ def _states(of_row: Sequence[PlannedRun]) -> str:
     """``done: seed 0, 1; not run: seed 2``."""
     by_state: dict[str, list[str]] = {}
     for one in of_row:
-        stands = one.standing
-        state = f"{stands.state} ({stands.reason})" if stands.reason else stands.state
+        status = one.status
+        state = f"{status.state} ({status.reason})" if status.reason else status.state
         by_state.setdefault(state, []).append(str(one.run.seed))
     return "; ".join(f"{state}: seed {', '.join(seeds)}" for state, seeds in by_state.items())
 

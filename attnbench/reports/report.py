@@ -15,8 +15,8 @@ from attnbench.reports import counts
 from attnbench.reports.paper_tables import Row
 from attnbench.reports.rows import Chosen, baseline, seeded, seeds_there
 from attnbench.reports.statistics import Paired, Spread, paired, spread
-from attnbench.runs.data import Look
-from attnbench.runs.status import Standing, standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.metrics.titles import TITLES
 
 # What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
@@ -122,7 +122,7 @@ class Report:
         return list(found.values())
 
 
-Standings = dict[int, tuple[Path, Standing]]  # by seed
+Statuses = dict[int, tuple[Path, RunStatus]]  # by seed
 
 
 def report(
@@ -135,14 +135,14 @@ def report(
         counted: the cells of parameters and operations of a row.
         failed: reasons of failures that could not be written into the run's folder.
     """
-    lines, look = [], Look()
+    lines, data_check = [], DataCheck()
     unseen: dict[str, None] = {}
     for row, composed in chosen.rows:
-        found = _standings(chosen, composed, failed, look)
-        unseen |= {stands.unseen: None for _, stands in found.values() if stands.unseen}
+        found = _statuses(chosen, composed, failed, data_check)
+        unseen |= {status.unseen: None for _, status in found.values() if status.unseen}
         cells = _cells(chosen, row, found, counted(row))
         label = baseline(chosen.table, row)
-        other = _standings(chosen, chosen.baselines.get(label or ""), {}, look)
+        other = _statuses(chosen, chosen.baselines.get(label or ""), {}, data_check)
         differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
@@ -156,25 +156,25 @@ def changed_images(source: str) -> str:
     return source.partition(CHANGED)[2].partition(", fingerprint")[0]
 
 
-def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str], look: Look) -> Standings:
+def _statuses(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str], data_check: DataCheck) -> Statuses:
     """How the runs of a row stand: those that there should be and, unless seeds were named, those there are."""
     if composed is None:
         return {}
     seeds = chosen.seeds if chosen.exact else sorted({*chosen.seeds, *seeds_there(composed)})
     runs = {seed: seeded(composed, seed) for seed in seeds}
-    found = {seed: (run.run_folder, standing_of(run, look)) for seed, run in runs.items()}
-    for seed, (path, stands) in found.items():
-        if path in failed and stands.state != "done":
-            found[seed] = (path, Standing("failed", failed[path]))
+    found = {seed: (run.run_folder, run_status(run, data_check)) for seed, run in runs.items()}
+    for seed, (path, status) in found.items():
+        if path in failed and status.state != "done":
+            found[seed] = (path, RunStatus("failed", failed[path]))
     return {seed: f for seed, f in found.items() if seed in chosen.seeds or f[1].state == "done"}
 
 
-def _values(found: Standings, key: str) -> dict[int, float]:
-    values = {seed: stands.result.get(key) for seed, (_, stands) in found.items()}
+def _values(found: Statuses, key: str) -> dict[int, float]:
+    values = {seed: status.result.get(key) for seed, (_, status) in found.items()}
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
+def _cells(chosen: Chosen, row: Row, found: Statuses, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
     cells = {}
     for name, column in chosen.table.columns.items():
         unit = row.unit.get(name, column.unit)
@@ -194,7 +194,7 @@ def _count(cell: counts.CountedCell, per: float) -> Cell:
     )  # fmt: skip
 
 
-def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) -> Cell:
+def _measurement(row: Row, name: str, unit: str, found: Statuses, wanted: int) -> Cell:
     note = " ".join(filter(None, (row.note.get(key) for key in (name, f"{name}_std"))))
     empty = Cell(row.printed.get(name, ""), row.printed.get(f"{name}_std", ""), unit, note=note)
     if name not in MEASURED:
@@ -211,19 +211,19 @@ def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) 
         best=spread(list(_values(found, BEST[name]).values())) if name in BEST else None,
         difference=ours.mean - float(empty.printed) if ours and counts.is_numeral(empty.printed) else None,
         state=_gaps(found, values, wanted),
-        runs=[_trace(seed, *stands, MEASURED[name], BEST.get(name, "")) for seed, stands in found.items()],
+        runs=[_trace(seed, *entry, MEASURED[name], BEST.get(name, "")) for seed, entry in found.items()],
     )
 
 
-def _gaps(found: Standings, values: Mapping[int, float], wanted: int) -> str:
+def _gaps(found: Statuses, values: Mapping[int, float], wanted: int) -> str:
     """``done``, ``not run``, or which seeds are there and what became of the others."""
     if values and len(values) == len(found):
         return "done"
     others: dict[str, list[int]] = defaultdict(list)
-    for seed, (_, stands) in found.items():
+    for seed, (_, status) in found.items():
         if seed not in values:
-            state = stands.state if stands.state != "done" else "nothing measured"
-            others[f"{state}: {stands.reason}" if stands.reason else state].append(seed)
+            state = status.state if status.state != "done" else "nothing measured"
+            others[f"{state}: {status.reason}" if status.reason else state].append(seed)
     if not values and set(others) <= {"not run"}:
         return "not run"
     there = [f"{len(values)} of {max(wanted, len(found))} seeds: {_listed(list(values))}"] if values else []
@@ -234,14 +234,14 @@ def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _trace(seed: int, path: Path, stands: Standing, key: str, best: str) -> Trace:
+def _trace(seed: int, path: Path, status: RunStatus, key: str, best: str) -> Trace:
     made = files.read_json(path / "env.json") or {}
-    result = stands.result
+    result = status.result
     return Trace(
         str(path),
         seed,
-        stands.state,
-        stands.reason,
+        status.state,
+        status.reason,
         result.get(key),
         result.get(best),
         result.get("epochs"),

@@ -15,8 +15,8 @@ from attnbench.config import composition
 from attnbench.config.configuration import Config
 from attnbench.config.naming import is_neutral, override_key
 from attnbench.reports.paper_tables import Row, Table
-from attnbench.runs.data import Look
-from attnbench.runs.status import standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import run_status
 
 SHORT = {"epochs": "schedule.epochs"}  # short names of keys, for --scale
 
@@ -233,11 +233,11 @@ class Listed:
     needs: str = ""
 
 
-def listed(chosen: Chosen, done: dict[Path, bool], look: Look) -> Listed:
+def listed(chosen: Chosen, done: dict[Path, bool], data_check: DataCheck) -> Listed:
     """How much of what is chosen is run; ``done`` says it of runs looked at before, and is told of new ones."""
     configs = {run.path: run.config for run in chosen.runs()}
     runs = set(configs)
-    done |= {path: standing_of(configs[path], look).state == "done" for path in runs - done.keys()}
+    done |= {path: run_status(configs[path], data_check).state == "done" for path in runs - done.keys()}
     missing = {path for path in runs if not done[path]}
     groups = {path.parent for path in runs}
     whole = groups - {path.parent for path in missing}

@@ -401,13 +401,13 @@ MUTATIONS = [
     ),
     Mutation(
         "data-in-reports-not-compared", "attnbench/runs/status.py",
-        '    except OtherData as other:\n        return Standing("other data", str(other))\n',
+        '    except OtherData as other:\n        return RunStatus("other data", str(other))\n',
         "",
         ['tests/runs/test_same_data.py::test_data_changed_in_place_are_other_data[more]'],
     ),
     Mutation(
         "data-of-members-not-compared", "attnbench/launch/executor.py",
-        "result = finished(member.config, look) if",
+        "result = finished(member.config, data_check) if",
         "result = member.folder.result() if",
         ['tests/runs/test_same_data.py::test_a_sweep_over_two_folders_trains_one_and_refuses_the_other'],
     ),

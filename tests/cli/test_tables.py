@@ -26,7 +26,7 @@ from attnbench.models import complexity, factory
 from attnbench.reports import counts, formats, paper_tables, plan, statistics, writing
 from attnbench.reports.report import report, tally
 from attnbench.reports.rows import Chosen, Composer, RowRun, choose, matching, seeded
-from attnbench.runs.status import Standing, standing
+from attnbench.runs.status import RunStatus, folder_status
 from tests.conftest import ROOT
 
 SCALED = ("--scale", "dataset=digits", "epochs=1")
@@ -288,14 +288,14 @@ def test_a_failure_that_no_folder_could_hold_is_shown(compose: Callable[..., Con
 
 def test_a_run_that_was_killed_is_stopped_and_one_that_is_held_is_running(tmp_path: Path) -> None:
     files.write_json(tmp_path / "status.json", {"status": "running"})
-    assert standing(tmp_path) == Standing("stopped", "ended without a word")
+    assert folder_status(tmp_path) == RunStatus("stopped", "its process ended without reporting why")
     holder = "import sys; from pathlib import Path; from attnbench.runs.folder import RunFolder\n"
     holder += "with RunFolder(Path(sys.argv[1])).hold(): print('held', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
     assert process.stdout and process.stdout.readline() == b"held\n"
-    assert standing(tmp_path).state == "running"
+    assert folder_status(tmp_path).state == "running"
     process.communicate()
 
 
@@ -430,7 +430,7 @@ def test_a_plan_says_what_is_done_and_what_failed(say: Say, leave: Leave) -> Non
 
 def planned(*words: str, seeds: int = 1, state: str = "not run") -> list[plan.PlannedRun]:
     composed = composition.compose(words)
-    return [plan.PlannedRun(RowRun("one", seeded(composed, seed)), Standing(state), 1) for seed in range(seeds)]
+    return [plan.PlannedRun(RowRun("one", seeded(composed, seed)), RunStatus(state), 1) for seed in range(seeds)]
 
 
 def test_an_estimate_counts_epochs_images_and_evaluation() -> None:

@@ -24,11 +24,11 @@ from attnbench.config.hydra_state import load_option, prepared
 from attnbench.config.naming import hash8
 from attnbench.runs import run
 from attnbench.runs.attempt import attempt
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 from attnbench.runs.evaluate import evaluate
 from attnbench.runs.export import export, load_exported
 from attnbench.runs.results import find
-from attnbench.runs.status import standing_of
+from attnbench.runs.status import run_status
 from tests.conftest import ROOT
 
 PINNED = yaml.safe_load((Path(__file__).parent / "pinned_names.yaml").read_text("utf-8"))
@@ -163,7 +163,7 @@ def test_a_default_that_changed_without_a_revision_is_refused(options: Callable[
     changed = options(*TINY, "schedule.epochs=1", attention=text)
     outcome = attempt(lambda: changed)
     assert outcome.state == "failed" and isinstance(outcome.failure, ConfigError)
-    assert "attention.gamma: 2.0 there, 3.0 here" in str(outcome.failure) and "_revision_" in str(outcome.failure)
+    assert "attention.gamma: 2.0 then, 3.0 now" in str(outcome.failure) and "_revision_" in str(outcome.failure)
     assert json.loads((changed.run_folder / "result.json").read_text()) == done
 
 
@@ -286,7 +286,7 @@ def test_a_run_of_the_first_release_is_skipped_evaluated_exported_and_compared(o
     assert config.run_folder == folder and config.group_folder != folder.parent
     outcome = attempt(lambda: config)
     assert (outcome.state, outcome.folder) == ("skipped", str(folder))
-    assert standing_of(config, Look()).state == "done"
+    assert run_status(config, DataCheck()).state == "done"
     assert evaluate(folder)["top1"] == pytest.approx(outcome.result["top1"] if outcome.result else None)
     assert evaluate(folder)["same_data"]
     written = export(folder)

@@ -208,7 +208,7 @@ def test_a_signal_ends_in_one_line_and_the_same_command_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(sharding, "finish", interrupted)
-        with pytest.raises(Stopped, match="the same command continues"):
+        with pytest.raises(Stopped, match="run the same command to continue"):
             data_command("shard", folder, tmp_path / "out")
     before = kept(tmp_path / "out")
     assert "25 images, 2 classes, 2 shards" in data_command("shard", folder, tmp_path / "out")

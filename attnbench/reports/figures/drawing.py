@@ -138,7 +138,7 @@ def _lambdas(asked: Asked) -> Drawn:
     else:
         runs = list(asked.runs)
         composed = asked.composer(row.overrides or [])
-        chosen = replace(chosen, changed=differences([(results.told(composed), run) for run in runs]))
+        chosen = replace(chosen, changed=differences([(results.values_of(composed), run) for run in runs]))
     made = lambdas.learned(runs)
     chosen = _with_images(chosen, [run.result for run in runs])
     notes = [
@@ -223,7 +223,7 @@ def _network(asked: Asked, chosen: Chosen, composed: Config | None) -> Trained |
     """The trained network of a row, of the first seed that has one."""
     folders = [seeded(composed, seed).run_folder for seed in chosen.seeds] if composed else []
     found = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
-    return load_run(found, asked.options.which).told(asked.otherwise()) if found else None
+    return load_run(found, asked.options.which).with_overrides(asked.otherwise()) if found else None
 
 
 def _with_images(chosen: Chosen, found: Iterable[Mapping[str, Any] | None]) -> Chosen:

@@ -27,7 +27,7 @@ def matched(table: Table, runs: Sequence[Run], composer: Composer) -> Chosen:
         ConfigError: no run is a row's, or runs of several configurations are the same row's.
         StorageError: a run's folder is not named after its configuration.
     """
-    wanted = {row.label: results.told(composer(row.overrides)) for row in table.rows if row.overrides}
+    wanted = {row.label: results.values_of(composer(row.overrides)) for row in table.rows if row.overrides}
     keys = _telling(wanted)
     found = {label: _only(label, values, keys, runs) for label, values in wanted.items()}
     taken = {label: members for label, members in found.items() if members}
