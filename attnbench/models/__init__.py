@@ -1,1 +1,1 @@
-"""Networks with attention: what is inserted, where, and into what."""
+"""Networks with attention: the attention modules, their placement, and the backbones."""

@@ -1,4 +1,4 @@
-"""What a run's folder holds of a trained network: its configuration and its weights, both checked before use."""
+"""The configuration and the weights of a trained network, read from its run's folder and checked before use."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from attnbench.models import weights
 
 Which = Literal["last", "best"]
 
-# The files that may hold a checkpoint: a save that is under way, or was cut short, leaves the last under another name.
+# The files that may hold a checkpoint: during a save, or after an interrupted one, the last has another name.
 FILES: dict[Which, tuple[str, ...]] = {"last": ("last.pt", "next.pt", "previous.pt"), "best": ("best.pt",)}
 
-# What a backbone is: these must be the same where its weights come from. Dropout before a classifier is none of it.
+# The groups that must be the same to load a backbone's weights, and keys in them that may differ.
 BACKBONE = ("backbone", "attention", "placement")
 APART = ("backbone.pretrained", "backbone.dropout")
 
 
 def checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
-    """A checkpoint whose hash is the listed one, and that hash.
+    """A checkpoint whose hash is the one in ``SHA256SUMS``, and that hash.
 
     Raises:
-        StorageError: there is none, or it is damaged.
+        StorageError: the run has no such checkpoint, or it is damaged.
     """
     digest = files.read_sums(folder).get(f"{which}.pt")
     if digest is None:
         raise StorageError(f"the run has no {which} checkpoint", folder, "train it first")
     for name in FILES[which]:
         if (folder / name).exists():
-            with open(folder / name, "rb") as file:  # one open file: a run under way may replace it after the hash
+            with open(folder / name, "rb") as file:  # opened once: a training run may replace the file meanwhile
                 if hashlib.file_digest(file, "sha256").hexdigest() == digest:
                     file.seek(0)
                     return _content(file, folder / name), digest
@@ -50,7 +50,7 @@ def checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
 def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
+    except Exception as error:  # undamaged, but not our checkpoint: torch may raise any exception
         raise StorageError(f"not a checkpoint: {first_line(error)}", path) from error
     if not isinstance(state, dict) or not {"model", "config", "epoch"} <= state.keys():
         raise StorageError("not a checkpoint of a run", path)
@@ -58,15 +58,15 @@ def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
 
 
 def evaluated(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights that the run evaluates: the average where it keeps one. ``best.pt`` has them as its model."""
+    """The weights that the run evaluates: the average if it keeps one. In ``best.pt`` they are the model's."""
     return weights.stripped(state.get("average") or state["model"])
 
 
 def refuse_other_config(config: Config, state: Mapping[str, Any], run: Path) -> None:
-    """Refuse a config.yaml that was edited after the run: the checkpoint knows what it was.
+    """Refuse a config.yaml that differs from the configuration in the checkpoint, because it was edited after the run.
 
     Raises:
-        StorageError: names the keys that differ, with both values.
+        StorageError: they differ; the message names the keys, with both values.
     """
     if differ := stored.differences(config, state["config"]):
         pairs = [f"{key}: {here} here, {there} there" for key, (there, here) in differ.items()]
@@ -83,8 +83,8 @@ def load_backbone(body: nn.Module, run: Path, config: Config) -> None:
         config: of the detector.
 
     Raises:
-        ConfigError: the run's backbone, attention or placement is another; the line names the keys.
-        StorageError: not a run's folder, a damaged checkpoint, or weights that do not fit.
+        ConfigError: the run's backbone, attention or placement differs; the message names the keys.
+        StorageError: the folder is not a run's, the checkpoint is damaged, or the weights do not fit.
     """
     refuse_other_backbone(run, config)
     state, _ = checkpoint(run / "checkpoints", "last")
@@ -95,11 +95,11 @@ def load_backbone(body: nn.Module, run: Path, config: Config) -> None:
 
 
 def refuse_other_backbone(run: Path, config: Config) -> None:
-    """Refuse a run whose backbone is not that of a configuration.
+    """Refuse a run whose backbone differs from that of a configuration.
 
     Raises:
-        ConfigError: names the keys that differ, with both values.
-        StorageError: not a run's folder.
+        ConfigError: they differ; the message names the keys, with both values.
+        StorageError: the folder is not a run's.
     """
     theirs = stored.checked(stored.read(run), run / "config.yaml")
     if "detector" in theirs.tree:
@@ -109,12 +109,12 @@ def refuse_other_backbone(run: Path, config: Config) -> None:
     differ = [key for key in here | there if here.get(key) != there.get(key)]
     if differ:
         pairs = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in differ]
-        what = f"the backbone of {run} is another: {listed(pairs)}"
+        what = f"the backbone of {run} differs: {listed(pairs)}"
         raise ConfigError(what, "detector.backbone_from", "give a run of the same backbone, attention and placement")
 
 
 def _backbone(config: Config) -> dict[str, Any]:
-    """What a backbone is by its configuration: dotted keys and values, and the names of the options taken."""
+    """The configuration of a backbone with its attention: names of options, and values by dotted key."""
     named = {group: config.choices[group] for group in BACKBONE[:2]}
     values = dict(flatten({group: config.tree[group] for group in BACKBONE}))
     return named | {key: value for key, value in values.items() if key not in APART and not key.endswith("_target_")}

@@ -1,18 +1,20 @@
-"""Parameters, multiply-adds and activations, and the ways in which the papers count operations.
+"""Counts parameters, multiply-adds and activations, and counts operations as the papers do.
 
-Multiply-adds are those of convolutions and matrix products, as torch's own counter finds them in whatever is
-computed. The papers count otherwise; ``COUNTERS`` names their ways:
+Multiply-adds are those of all convolutions and matrix products, as torch's own counter finds them. The papers count
+in other ways, which ``COUNTERS`` lists:
 
     macs       multiply-adds of convolutions and matrix products
-    sb         the SB paper's (Table 1): multiplications; macs, and one for each element that a gate multiplies
-    thop2019   the ECA paper's (Tables 2 and 3): a layer counter of early 2019. Convolutions their multiply-adds, linear
-               layers (2 in - 1) out, batch norm 4 an input element, ReLU 1 an element but only in a module's last use,
-               global pooling for attention (window + 1) an output, pools of side k: k an output (max) or k + 1
-               (average); functions that are no modules are free. The head's pool counts as AvgPool2d(7).
-    thop2019_late  the same counter from August 2019 on: activations and max pooling are free
-    detection  the ECA paper's (Table 4): convolutions their multiply-adds and one an output for a bias, batch norm 2
-               and ReLU 1 an element in every use, pools 1 an input element, linear layers in x out, transposed
-               convolutions as convolutions over their output; of a detector, 1000 regions and 100 masks included
+    sb         the SB paper (Table 1), multiplications only: macs, plus 1 per element that a gate multiplies
+    thop2019   the ECA paper (Tables 2 and 3), a layer counter of early 2019. A convolution costs its multiply-adds, a
+               linear layer (2 in - 1) out, batch norm 4 per input element, ReLU 1 per element but only in a module's
+               last call, global pooling for attention (window + 1) per output, pooling of side k: k per output (max)
+               or k + 1 (average). Functions that are not modules cost nothing. The head's pooling counts as
+               AvgPool2d(7).
+    thop2019_late  the same counter since August 2019: activations and max pooling cost nothing
+    detection  the ECA paper (Table 4). A convolution costs its multiply-adds, plus 1 per output for a bias, batch norm
+               2 and ReLU 1 per element in every call, pooling 1 per input element, a linear layer in x out, a
+               transposed convolution as much as a convolution over its output. A detector is counted with 1000 regions
+               and 100 masks.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ from attnbench.models.attention.squeeze import Squeeze
 from attnbench.models.insertion import Attended, Site
 
 Rule = Callable[[Any, Any, Any], int]  # module, input, output
-Size = int | tuple[int, int]  # an image's side, or its height and width
+Size = int | tuple[int, int]  # side of a square image, or height and width
 
 
 @dataclass(frozen=True)
 class SiteCount:
-    """What stands at a site: the site's facts, what attention added there, and the attention's own size in words."""
+    """A site, the parameters and multiply-adds that attention adds there, and a short description of its size."""
 
     path: str
     block: str
@@ -53,11 +55,11 @@ class Complexity:
     """A network's size for one image.
 
     Attributes:
-        params: numbers that are learned; not running statistics.
+        params: learned parameters, without running statistics.
         macs: multiply-adds.
-        activations: elements that convolutions and linear layers put out.
-        attention_params, attention_macs: the part that the plain network does not have.
-        sites: where attention stands.
+        activations: output elements of convolutions and linear layers.
+        attention_params, attention_macs: what the network has in addition to the one without attention.
+        sites: what attention adds at each site.
     """
 
     params: int
@@ -76,10 +78,10 @@ def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: Size) -
     """The size of a network and of the attention in it.
 
     Args:
-        model: with attention.
-        plain: the same backbone without.
+        model: the network with attention.
+        plain: the same network without attention.
         sites: what ``insert`` returned for the model.
-        size: side of the image, or its height and width.
+        size: side of a square image, or height and width.
     """
     ours, stock = _macs_by_module(model, size), _macs_by_module(plain, size)
     return Complexity(
@@ -93,7 +95,7 @@ def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: Size) -
 
 
 def _at_site(model: nn.Module, plain: nn.Module, site: Site, ours: dict[str, int], stock: dict[str, int]) -> SiteCount:
-    """What stands at a site, less what stood there and what it took in."""
+    """What attention adds at a site: the new module's counts, minus those of the stock modules that it replaces."""
     module = model.get_submodule(site.path)
     before = [site.path, *site.absorbs]
     return SiteCount(
@@ -110,12 +112,12 @@ def _at_site(model: nn.Module, plain: nn.Module, site: Site, ours: dict[str, int
 
 
 def params(model: nn.Module) -> int:
-    """Numbers that are learned: weights, biases, norm scales and shifts; not running statistics."""
+    """Learned parameters: weights, biases, norm scales and shifts; running statistics are not counted."""
     return sum(p.numel() for p in model.parameters())
 
 
 def trainable(model: nn.Module) -> int:
-    """Numbers that training moves: those of frozen stages are not among them."""
+    """Parameters that training changes; those of frozen stages are not counted."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -125,27 +127,27 @@ def macs(model: nn.Module, size: Size) -> int:
 
 
 def activations(model: nn.Module, size: Size) -> int:
-    """Elements that convolutions and linear layers put out for one image."""
+    """Output elements of convolutions and linear layers for one image."""
     rules: dict[type, Rule] = dict.fromkeys(LAYERS, lambda module, x, y: y.numel())
     return sum(_by_rule(model, size, rules, every_use=True))
 
 
 def detail(module: nn.Module) -> str:
-    """The size of an attention in words: ECA's kernel, the hidden width of a branch."""
-    words = []
-    for part in module.modules():
-        if isinstance(part, nn.Conv1d):
-            words.append(f"k {part.kernel_size[0]}" if part.groups == 1 else f"{part.groups} groups")
-        elif isinstance(hidden := getattr(part, "reduce", None), (nn.Linear, nn.Conv2d)):
-            words.append(f"hidden {hidden.weight.shape[0]}")
-    return ", ".join(dict.fromkeys(words))
+    """A short description of an attention's size: ECA's kernel size, the hidden width of a branch."""
+    texts = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d):
+            texts.append(f"k {layer.kernel_size[0]}" if layer.groups == 1 else f"{layer.groups} groups")
+        elif isinstance(hidden := getattr(layer, "reduce", None), (nn.Linear, nn.Conv2d)):
+            texts.append(f"hidden {hidden.weight.shape[0]}")
+    return ", ".join(dict.fromkeys(texts))
 
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def _convolution(module: Any, x: Tensor, y: Tensor) -> int:
-    return y.numel() * module.weight[0].numel()  # one product for each weight of the filter that made the element
+    return y.numel() * module.weight[0].numel()  # one product per weight of the filter that computes an element
 
 
 def _side(x: Tensor) -> int:
@@ -166,7 +168,7 @@ THOP2019: dict[type, Rule] = {
     Squeeze: lambda module, x, y: x.numel() + y.numel(),
 }
 
-# From August 2019 on the same counter passes over activations and max pooling.
+# Since August 2019 the same counter ignores activations and max pooling.
 THOP2019_LATE = {kind: rule for kind, rule in THOP2019.items() if kind not in (nn.ReLU, nn.ReLU6, nn.MaxPool2d)}
 
 DETECTION: dict[type, Rule] = {
@@ -181,8 +183,8 @@ DETECTION: dict[type, Rule] = {
     Squeeze: lambda module, x, y: x.numel(),
 }
 
-# By name, so that torchvision need not be imported: its proposal head has a ReLU as a module where the paper's toolkit
-# spells it as a function, which counts nothing.
+# By name, so that torchvision need not be imported. Its proposal head has a ReLU module, which was counted above; the
+# paper's toolkit calls ReLU as a function there, which costs nothing.
 DETECTION_HEADS: dict[str, Rule] = {"RPNHead": lambda module, x, y: -sum(feature.numel() for feature in x)}
 
 
@@ -199,7 +201,7 @@ def _detection(model: nn.Module, size: Size) -> int:
 
 
 def _multiplications(model: nn.Module, size: Size) -> int:
-    """Multiply-adds, and the broadcast products of gates; the sums and the shifts of SB are not multiplications."""
+    """Multiply-adds and the broadcast products of gates. SB's shift is a sum, so it adds no multiplication."""
     rules: dict[type, Rule] = {Attended: lambda module, x, y: y.numel() if module.combine == "mul" else 0}
     return macs(model, size) + sum(_by_rule(model, size, rules, every_use=True))
 
@@ -214,9 +216,9 @@ COUNTERS: dict[str, Callable[[nn.Module, Size], int]] = {
 
 
 def sb_overhead(cin: int, hidden: int, cout: int, height: int, width: int) -> dict[str, int]:
-    """Multiplications and additions of one SB branch, as the SB paper's equations 10 to 17 have them.
+    """Multiplications and additions of one SB branch, by equations 10 to 17 of the SB paper.
 
-    Pooling, two fully connected layers and the joining of the signal; norms and activations are left out.
+    They include pooling, the two fully connected layers and the use of the signal, but not norms and activations.
     """
     return {
         "multiplies": cin + cin * hidden + hidden * cout + cout,
@@ -225,7 +227,7 @@ def sb_overhead(cin: int, hidden: int, cout: int, height: int, width: int) -> di
 
 
 def _macs_by_module(model: nn.Module, size: Size) -> dict[str, int]:
-    """Multiply-adds in each module, by its dotted name; the whole under the empty name."""
+    """Multiply-adds in each module by its dotted name; the empty name is the whole network."""
     with _evaluated(model), FlopCounterMode(display=False) as counter:
         model(image(model, size))
     root = type(model).__name__
@@ -237,7 +239,12 @@ def _macs_by_module(model: nn.Module, size: Size) -> dict[str, int]:
 
 
 def _by_rule(model: nn.Module, size: Size, rules: Mapping[Any, Rule], *, every_use: bool) -> list[int]:
-    """Operations of modules of the given types, or names of types, of every use of a module or of its last."""
+    """Operations of the modules that have a rule, for every call of a module or only for its last one.
+
+    Args:
+        rules: by the module's type, or by the name of its type.
+        every_use: count every call; else only the last call of each module.
+    """
     counts: dict[nn.Module, list[int]] = {}
 
     def rule(module: nn.Module) -> Rule | None:
@@ -260,7 +267,7 @@ def _by_rule(model: nn.Module, size: Size, rules: Mapping[Any, Rule], *, every_u
 
 
 def image(model: nn.Module, size: Size) -> Tensor:
-    """An image of nothing on a model's device, (1, 3, H, W)."""
+    """An image of zeros on a model's device, (1, 3, H, W)."""
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
 

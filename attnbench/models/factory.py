@@ -1,4 +1,4 @@
-"""A configuration becomes a network with its sites."""
+"""Builds the network that a configuration describes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def network(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
-    """The backbone with its attention, and the sites where it stands.
+    """Build the network of a configuration; returns it with the sites of its attention.
 
-    The backbone is made first, so that with the same seed its weights do not depend on the attention.
+    The backbone is built before attention is inserted, so with the same seed its weights do not depend on attention.
 
     Raises:
-        ConfigError: the placement finds no site, or the attention cannot stand at one.
+        ConfigError: the placement selects no site, or the attention cannot be used at one of them.
     """
     model = config.build("backbone", num_classes=num_classes)
     if "detector" in config.tree:
@@ -37,16 +37,16 @@ def network(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
 
 
 def _attended(config: Config, model: nn.Module) -> list[Site]:
-    """Put a configuration's attention into a backbone."""
+    """Insert the configured attention into a backbone; returns its sites."""
     if config.choices["attention"] == "none":
         return []
     return insert(model, config.build("placement"), lambda site: config.build("attention", site))
 
 
 def _detector(config: Config, body: nn.Module, num_classes: int) -> tuple[nn.Module, list[Site]]:
-    """A detector around a backbone, and its sites.
+    """A detector around a backbone, and the sites of its attention.
 
-    Its own parts are made before the attention is, so that their weights do not depend on the attention either.
+    The detector's layers are built before attention is inserted, so their weights do not depend on it either.
     """
     options: Detector = config.build("detector")
     model = options.network(body, num_classes)
@@ -58,30 +58,30 @@ def _detector(config: Config, body: nn.Module, num_classes: int) -> tuple[nn.Mod
 
 
 def _inside(site: Site, prefix: str) -> Site:
-    """A site by its names in the network that its backbone has become a part of."""
+    """A site with a prefix before its names, for a backbone that is now part of a larger network."""
     absorbs = tuple(prefix + path for path in site.absorbs)
     return replace(site, path=prefix + site.path, block=prefix + site.block, absorbs=absorbs)
 
 
 def sketch(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
-    """The network without its weights, on the meta device: for counting, and for refusing what cannot be built."""
+    """The network on the meta device, without weights: to count it, and to find errors before a run starts."""
     with torch.device("meta"):
         return network(without_weights(config), num_classes)
 
 
 def refuse_other_backbone(config: Config) -> None:
-    """Refuse a run to start from whose backbone is another, before anything is made.
+    """Check that the run in ``detector.backbone_from``, if any, has the same backbone; builds nothing.
 
     Raises:
-        ConfigError: names the keys that differ.
-        StorageError: there is no such run.
+        ConfigError: the backbones differ; the message names the keys.
+        StorageError: the run does not exist.
     """
     if source := config.tree.get("detector", {}).get("backbone_from"):
         checkpoint.refuse_other_backbone(Path(source), config)
 
 
 def without_weights(config: Config) -> Config:
-    """The configuration with a backbone that loads nothing."""
+    """The configuration, changed so that the network loads no weights."""
     none = {"backbone": ("pretrained", False), "detector": ("backbone_from", None)}
     nodes = {
         group: config.tree[group] | {key: value}
@@ -92,7 +92,7 @@ def without_weights(config: Config) -> Config:
 
 
 def counting_sketch(config: Config) -> tuple[nn.Module, Size]:
-    """The network that a table's row is counted by, on the meta device, and its images' side."""
+    """The network with which a table's row is counted, on the meta device, and the size of its images."""
     classes, size = catalog.setting(config, ["dataset="])
     return sketch(config, classes)[0], size
 
@@ -107,18 +107,18 @@ def create_model(
     attention_kwargs: Mapping[str, Any] | None = None,
     placement_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A backbone with attention, as the same words on the command line make it.
+    """A backbone with attention; names and options are those of the command line.
 
     Args:
-        name: a backbone of ``list_models``.
-        attention: one of ``list_attentions``.
-        placement: ``block``, ``layer``; None for the attention's usual one.
+        name: a backbone from ``list_models``.
+        attention: a name from ``list_attentions``.
+        placement: a placement such as ``block`` or ``layer``; None for the attention's usual placement.
         num_classes: outputs of the classifier.
-        pretrained: stock weights, loaded before the attention is inserted.
+        pretrained: load pretrained weights, before attention is inserted.
         backbone_kwargs, attention_kwargs, placement_kwargs: options, such as ``{"kernel_size": 3}``.
 
     Raises:
-        ConfigError: a ``ValueError`` naming what is unknown, of the wrong type or out of range.
+        ConfigError: a ``ValueError``: a name or an option is unknown, has the wrong type or is out of range.
     """
     overrides = [f"backbone={name}", f"attention={attention}"]
     overrides += [f"placement={placement}"] if placement else []
@@ -131,10 +131,10 @@ def create_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The backbones' names that match a shell pattern such as ``resnet*``."""
+    """The names of the backbones that match a shell pattern such as ``resnet*``."""
     return [name for name in option_files.names("backbone") if fnmatch(name, pattern)]
 
 
 def list_attentions(pattern: str = "*") -> list[str]:
-    """The attentions' names that match a shell pattern such as ``se*``."""
+    """The names of the attentions that match a shell pattern such as ``se*``."""
     return [name for name in option_files.names("attention") if fnmatch(name, pattern)]

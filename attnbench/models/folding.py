@@ -1,4 +1,4 @@
-"""A network as it is evaluated: batch norm inside the convolutions, signals known before the maps that they change."""
+"""Faster copies of networks for evaluation: batch norms are folded into convolutions, signals are computed early."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from attnbench.models.ops import fused_norm
 
 log = logging.getLogger("attnbench")
 
-IN_PLACE = {"mul": operator.imul, "add": operator.iadd}  # of a map that nobody else has
-PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # what autocast computes in its precision; by exact type
+IN_PLACE = {"mul": operator.imul, "add": operator.iadd}  # on a map that nothing else reads
+PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # layers that autocast runs in its dtype; by exact type
 
 
 def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy of a network for evaluation without gradients: the same outputs up to rounding, in fewer passes.
 
-    By its running statistics each batch norm u = a z + b becomes a part of the convolution that it follows, also
-    where SB's shift or a gate stands between them (`Shifted`). A gate that sees gap(u) of a pointwise convolution is
-    known before u is (`Foreseen`). A network that cannot be traced is returned as it is, in evaluation mode.
+    Each batch norm u = a z + b, with its running statistics, is folded into the convolution before it, even if SB's
+    shift or a gate comes between them (`Shifted`). A gate that depends on gap(u) of a pointwise convolution is
+    computed before u (`Foreseen`). A network that cannot be traced is not copied: it is returned in evaluation mode.
 
     Args:
-        dtype: of the autocast in which the copy is called. Weights are kept in it, where autocast would bring them
-            into it for each batch.
+        dtype: the autocast dtype in which the copy is called. Weights are cast to it once; autocast would cast them
+            for each batch.
     """
     network = copy.deepcopy(model).eval()
     for module in network.modules():
@@ -40,8 +40,8 @@ def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             module.backend = reference
     try:
         calls = [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
-    except Exception as error:  # the network's own code runs on what has no values, and may fail in any way
-        log.debug("%s is evaluated with its batch norms: it cannot be traced (%s)", type(model).__name__, error)
+    except Exception as error:  # tracing runs the network's code without values, which may fail in any way
+        log.debug("%s is evaluated without folding: it cannot be traced (%s)", type(model).__name__, error)
         return model.eval()
     times = Counter(call.target for call in calls)
     for norm in [call for call in calls if fused_norm.is_plain(network.get_submodule(str(call.target)))]:
@@ -54,16 +54,16 @@ def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Sees into sites, but not into their attention."""
+    """Traces the inside of a site, but not of its attention."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inserted = module_qualified_name.endswith(".attention")
-        replaced = type(m).__module__.startswith("attnbench.models.attention.")  # as DyConv does a convolution
+        replaced = type(m).__module__.startswith("attnbench.models.attention.")  # as DyConv replaces a convolution
         return inserted or replaced or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fold(network: nn.Module, norm: fx.Node, times: Counter[object]) -> None:
-    """Take one batch norm into what it reads, if nothing else reads that."""
+    """Fold one batch norm into the convolution before it, if nothing else uses that convolution's output."""
     source = cast(fx.Node, norm.args[0])
     between = source.target in COMBINE.values()
     layer = cast(fx.Node, source.args[0]) if between else source
@@ -90,7 +90,7 @@ def _is_shiftable(site: nn.Module) -> bool:
 
 
 def _foresee(network: nn.Module, conv: str, path: str) -> None:
-    """Let the gate of a site see the input of the pointwise convolution before it, where that is the smaller map."""
+    """Compute a site's signal from the input of the pointwise convolution before it, if that is the smaller map."""
     site, layer = network.get_submodule(path), cast(nn.Conv2d, network.get_submodule(conv))
     if not (isinstance(site, Attended) and _is_foreseeable(site, layer)):
         return
@@ -115,7 +115,7 @@ class Foreseen(nn.Module):
 
     Args:
         conv: W and b, pointwise, (N, C, H, W) to (N, C', H, W).
-        site: the attention, and how its signal meets u.
+        site: has the attention, and how its signal is combined with u.
     """
 
     def __init__(self, conv: nn.Conv2d, site: Attended) -> None:
@@ -124,7 +124,7 @@ class Foreseen(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """The attended output y, (N, C, H, W) to (N, C', H, W)."""
-        # Not by the convolution, whose weights would be brought into the layout of large maps for each batch.
+        # Calling self.conv here would convert its weights to the layout of large maps, for each batch.
         pooled = F.linear(fused_norm.pool(h), self.conv.weight.flatten(1), self.conv.bias)
         s = self.attention.signal(pooled)[:, :, None, None]
         u = self.conv(h)
@@ -132,12 +132,12 @@ class Foreseen(nn.Module):
 
 
 class Shifted(nn.Module):
-    """y = a (W x + s) + b = (a W) x + (a s + b): the signal is a bias for each sample; or y = (a W) x s + b.
+    """y = a (W x + s) + b = (a W) x + (a s + b), where the signal is a bias per sample; or y = (a W) x s + b.
 
     Args:
         conv: W, (N, C, H, W) to (N, C', H', W').
-        site: the attention, which reads x, and how its signal meets W x.
-        norm: a and b, of a batch norm by its running statistics.
+        site: has the attention, which reads x, and how its signal is combined with W x.
+        norm: the batch norm; its running statistics give a and b.
     """
 
     def __init__(self, conv: nn.Conv2d, site: Attended, norm: nn.Module) -> None:

@@ -1,7 +1,7 @@
-"""How the attention at a site is computed: as written, as one affine map for a compiler, or fused for eager execution.
+"""Backends that compute attention at a site: the reference, one affine map for a compiler, or fused eager code.
 
-All backends give the same values, gradients, running statistics and state dict. What cannot be fused, an attention
-that sees more than gap(x) or a trunk without a batch norm at its end, stays as it is written.
+All backends give the same values, gradients, running statistics and state dict. A site uses the reference if it cannot
+be fused: if its attention depends on more than pooled values, or if its trunk does not end with a batch norm.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def choose(model: nn.Module, name: Tail = "auto") -> int:
 
     Args:
         name: ``reference``; ``algebraic``, for a compiler; ``fused``, for eager execution; or ``auto``, which is
-            algebraic when it is compiled, and else fused.
+            ``algebraic`` under a compiler, else ``fused`` on a CPU and ``reference`` on a GPU.
 
     Returns:
-        How many sites do not run as they are written.
+        The number of sites that do not use the reference.
     """
     sites = [module for module in model.modules() if isinstance(module, Attended)]
     for site in sites:
@@ -39,37 +39,37 @@ def choose(model: nn.Module, name: Tail = "auto") -> int:
 
 
 def is_fusable(site: Attended) -> bool:
-    """Whether attention begins with an affine map of a convolution's output, whose coefficients pooling decides."""
+    """Whether the norm and the attention (of CBAM, the channel gate) are one affine map with pooled coefficients."""
     pooled = isinstance(site.attention, PooledAttention) and site.combine in ("mul", "add")
     gated = isinstance(site.attention, ChannelFirst) and (site.reads, site.combine) == ("output", "replace")
     return (pooled or gated) and _norm(site.trunk) is not None
 
 
 def _norm(trunk: nn.Module) -> fused_norm.Norm | None:
-    """The batch norm that a trunk is, or ends with."""
+    """The plain batch norm that a trunk is or ends with; None if it has none."""
     last = trunk[-1] if isinstance(trunk, nn.Sequential) and len(trunk) else trunk
     return last if fused_norm.is_plain(last) else None  # type: ignore[return-value]
 
 
-def _before(trunk: nn.Module, x: Tensor) -> Tensor:
-    """z, what a trunk's norm is given."""
+def _norm_input(trunk: nn.Module, x: Tensor) -> Tensor:
+    """z, the input of a trunk's norm."""
     return trunk[:-1](x) if isinstance(trunk, nn.Sequential) else x
 
 
 def _coefficients(site: Attended, x: Tensor, a: Tensor, b: Tensor, m: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """A and B of y = A z + B, (N, C), from those of the norm and the means of z."""
+    """A and B of y = A z + B, (N, C), from the norm's a and b and the means m of z."""
     attention = cast(PooledAttention, site.attention)
-    inside = not isinstance(site.trunk, nn.Sequential)  # then z is what the site is given
-    pooled = a * m + b if site.reads == "output" else m if inside else attention.squeeze(x)
+    is_norm = not isinstance(site.trunk, nn.Sequential)  # then z is x, and m is gap(x)
+    pooled = a * m + b if site.reads == "output" else m if is_norm else attention.squeeze(x)
     s = attention.signal(pooled.to(z.dtype))
     return (a * s, b * s) if site.combine == "mul" else (a.expand_as(s), b + s)
 
 
 def algebraic(site: Attended, x: Tensor) -> Tensor:
-    """y = A[n,c] z + B[n,c] in plain operations, no pass over a map but those of batch norm."""
+    """y = A[n,c] z + B[n,c] in plain operations, with no more passes over a map than batch norm."""
     norm = _norm(site.trunk)
     assert norm is not None
-    z = _before(site.trunk, x)
+    z = _norm_input(site.trunk, x)
     if norm.training:
         m, v = fused_norm.moments(z)
         a, b = fused_norm.coefficients(m, v, norm, z.shape[2] * z.shape[3])
@@ -83,9 +83,10 @@ def algebraic(site: Attended, x: Tensor) -> Tensor:
 
 
 def fused(site: Attended, x: Tensor) -> Tensor:
-    """On a CPU the passes of batch norm, one that pools and one that applies the signal; on CUDA none but four kernels.
+    """Fused code for eager execution.
 
-    Without gradients norm and signal are one pass.
+    On a CPU it makes the passes of batch norm, one to pool and one to apply the signal; on CUDA it runs four kernels.
+    Without gradients, one pass applies norm and signal.
     """
     norm = _norm(site.trunk)
     assert norm is not None
@@ -104,7 +105,7 @@ def fused(site: Attended, x: Tensor) -> Tensor:
 
 def _paired(site: Attended, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     pair = fused_norm.Pair(site.combine)  # type: ignore[arg-type]
-    z = _before(site.trunk, x)
+    z = _norm_input(site.trunk, x)
     u, pooled = pair.normalised(z, norm)
     return pair.combined(u, cast(PooledAttention, site.attention).signal(pooled), z)
 
@@ -113,7 +114,7 @@ def _by_kernels(site: Attended, norm: fused_norm.Norm, x: Tensor) -> Tensor:
     kernels = _triton()
     assert kernels is not None
     pair = kernels.Pair()
-    z, m, v = pair.moments(_before(site.trunk, x))
+    z, m, v = pair.moments(_norm_input(site.trunk, x))
     a, b = fused_norm.coefficients(m, v, norm, z.shape[2] * z.shape[3])
     scale, shift = _coefficients(site, x, a, b, m, z)
     return pair.applied(z, scale, shift)
@@ -121,25 +122,25 @@ def _by_kernels(site: Attended, norm: fused_norm.Norm, x: Tensor) -> Tensor:
 
 @cache
 def _triton() -> ModuleType | None:
-    """The CUDA kernels; None, and a line that says so, where there is no Triton."""
+    """The module with the CUDA kernels; None, with a log line, if Triton is not installed."""
     try:
         from attnbench.models.ops import fused_norm_triton
     except ImportError:
-        log.info("no Triton: attention runs as it is written")
+        log.info("Triton is not installed: attention uses its reference implementation")
         return None
     return fused_norm_triton
 
 
 def _evaluated(site: Attended, norm: fused_norm.Norm, x: Tensor) -> Tensor:
-    """gap(u) is known before u is."""
-    z = _before(site.trunk, x)
+    """Norm and signal in one pass: with fixed statistics, gap(u) follows from gap(z)."""
+    z = _norm_input(site.trunk, x)
     a, b = fused_norm.running_coefficients(norm)
     scale, shift = _coefficients(site, x, a, b, fused_norm.pool(z), z)
     return torch.addcmul(shift.to(z.dtype)[:, :, None, None], z, scale.to(z.dtype)[:, :, None, None])
 
 
 def auto(site: Attended, x: Tensor) -> Tensor:
-    """What fits how the network is called; CUDA's kernels have to be asked for, by ``fused``."""
+    """``algebraic`` under a compiler, else ``fused`` on a CPU; the CUDA kernels are used only by ``fused``."""
     if torch.compiler.is_compiling():
         return algebraic(site, x)
     return fused(site, x) if x.is_cpu else reference(site, x)

@@ -1,12 +1,12 @@
-"""Attention gets into a network here: a `Site` is a place in a backbone, `insert` puts a module there.
+"""Inserting attention into a network: a `Site` is a place in a backbone, and `insert` puts a module there.
 
-A backbone is never rewritten. A placement names sites in a stock network, an attention's builder says what shall
-live at each of them, and `insert` makes the exchange. What usually lives there is `Attended`,
+A backbone is never rewritten. A placement selects sites in a stock network, an attention's builder makes a module for
+each site, and `insert` replaces the stock modules. The new module is usually an `Attended`,
 
     y = combine(T(x), A(x or T(x)))
 
-with the stock module T as trunk and an attention A that returns its *signal* a, (N, C, 1, 1) or (N, C, H, W).
-SE and ECA multiply a gate of the trunk's output; SB adds a shift read from the trunk's input.
+where the trunk T is the stock module and the attention A returns its *signal* a, (N, C, 1, 1) or (N, C, H, W).
+SE and ECA multiply the trunk's output by a gate computed from it; SB adds a shift computed from the trunk's input.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from attnbench.base.errors import ConfigError
 
 @dataclass(frozen=True)
 class Site:
-    """A resolved place in one backbone.
+    """A place in one backbone where attention can be inserted.
 
     Attributes:
-        path: the module's dotted name, such as ``layer3.4.bn3``.
-        trunk: T, the module that lives there now.
+        path: dotted name of the module at this place, such as ``layer3.4.bn3``.
+        trunk: T, the stock module, or a sequence of it and the modules in ``absorbs``.
         in_channels, out_channels: of the trunk.
-        role: what the place is in its block, such as ``conv2``, ``depthwise`` or ``block``.
-        stage, stages: the block's stage, from 1, and how many the backbone has.
-        width: channels of the block's inner layers (64 to 512 in ResNet-50), the output's if it has none.
-        expansion: how far the block's family widens its inner layers by design (6 in MobileNetV2), else 1.
-        absorbs: names of modules that the trunk took in and that shall pass their input on.
-        block: the dotted name of the block that the site is in.
+        role: the part that the module has in its block, such as ``conv2``, ``depthwise`` or ``block``.
+        stage, stages: the block's stage, counted from 1, and the number of stages in the backbone.
+        width: channels of the block's inner layers (64 to 512 in ResNet-50), or of its output if it has none.
+        expansion: factor by which this kind of block widens its inner layers (6 in MobileNetV2), else 1.
+        absorbs: dotted names of the modules that move into the trunk; identities replace them.
+        block: dotted name of the block that contains the site.
     """
 
     path: str
@@ -66,7 +66,7 @@ COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def reference(site: Attended, x: Tensor) -> Tensor:
-    """y = combine(T(x), A(x or T(x))), as it is written; ``attnbench.models.fused`` has what is equal and faster."""
+    """y = combine(T(x), A(x or T(x))), step by step; ``attnbench.models.fused`` has faster equivalents."""
     y = site.trunk(x)
     signal = site.attention(x if site.reads == "input" else y)
     return COMBINE[site.combine](y, signal)
@@ -85,7 +85,7 @@ class Attended(nn.Module):
         combine: ``mul`` y = T(x) a, ``add`` y = T(x) + a, ``replace`` y = a.
 
     Attributes:
-        backend: how it is computed; no part of the state.
+        backend: the function that computes y; not part of the state dict.
     """
 
     def __init__(
@@ -108,29 +108,31 @@ class Attended(nn.Module):
         return self.backend(self, x)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows beside trunk and attention."""
+        """What ``print(model)`` shows in addition to trunk and attention."""
         return f"reads={self.reads}, combine={self.combine}"
 
 
 def insert(model: nn.Module, placement: Placement, attention: Attention) -> list[Site]:
-    """Put an attention at every site of a placement, in place.
+    """Put attention at every site of a placement; changes the model in place.
 
-    All sites are resolved before the first one is edited, so that a placement never meets what it inserted.
+    All sites are resolved and all modules are built before the model is changed. So a placement never sees inserted
+    modules, and an error leaves the model unchanged.
 
     Args:
-        model: a stock backbone, with stock weights if it shall have them.
-        placement: the backbone's sites.
-        attention: a site to the module that shall live there.
+        model: a stock backbone, with pretrained weights already loaded if they are used.
+        placement: selects the sites of a backbone.
+        attention: builds the module for a site.
 
     Returns:
-        The sites, in the backbone's order, as they were.
+        The sites, in the backbone's order, as they were before the change.
 
     Raises:
-        ConfigError: the placement finds no site, or two of its sites overlap.
+        ConfigError: the placement selects no site, or two of its sites overlap.
     """
     sites = list(placement(model))
     if not sites:
-        raise ConfigError(f"no site in {type(model).__name__}", "placement", "choose other roles or stages")
+        what = f"the placement selects no site in {type(model).__name__}"
+        raise ConfigError(what, "placement", "choose other roles or stages")
     taken = [path for site in sites for path in (site.path, *site.absorbs)]
     if overlap := {path for path in taken if taken.count(path) > 1}:
         raise ConfigError(f"two sites share {min(overlap)}", "placement.roles", "drop one of the roles")

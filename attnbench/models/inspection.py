@@ -1,4 +1,4 @@
-"""What a network is before it is trained: its parameters, operations and sites, counted on the meta device."""
+"""The size of a network before training: its parameters, operations and sites, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from attnbench.config.configuration import Config
 from attnbench.models import complexity, factory
 from attnbench.models.complexity import Complexity, Size
 
-Setting = tuple[int, Size]  # classes, and the side of an image or its height and width
+Setting = tuple[int, Size]  # number of classes, size of an image
 
 
 def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], Setting]:
-    """The size of the network that a command line makes.
+    """Count the network that a command line describes.
 
     Returns:
-        The configuration, the size, each counter's operations, and the number of classes and the image's side.
+        The configuration, the network's size, the operations by each counter, and the setting of the count.
     """
     composed = composition.compose(overrides)
     classes, size = catalog.setting(composed, overrides)
@@ -27,7 +27,7 @@ def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int
 
 
 def title(composed: Config, setting: Setting) -> str:
-    """What was counted: ``eca at block on resnet50, 1000 classes, 224x224``."""
+    """A title that says what was counted: ``eca at block on resnet50, 1000 classes, 224x224``."""
     c = composed.choices
     where = f"{c['attention']} at {c['placement']} on " if c["attention"] != "none" else ""
     height, width = (setting[1], setting[1]) if isinstance(setting[1], int) else setting[1]

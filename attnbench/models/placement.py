@@ -1,10 +1,10 @@
-"""Where attention goes: roles and stages of a stock backbone, resolved to sites.
+"""Placements: roles and stages of a stock backbone, resolved to sites.
 
-A role is what a module is in its block. ``ANATOMY`` names the roles of every block class that attnbench knows;
-a block class is taught by adding a line there. Four names hold in every backbone:
+A role is the part that a module has in its block, such as ``conv2``. ``ANATOMY`` lists the roles of every block class
+that attnbench supports; to support another class, add a line there. These names can be used, too:
 
-    block       the block's output: its last norm, before the shortcut sum
-    layer       every convolution of the block
+    block       in every backbone, the block's output: its last norm, before the shortcut sum
+    layer       in every backbone, every convolution of the block
     C1, C2, C3  the SB paper's names for expand, depthwise and project
 """
 
@@ -29,9 +29,9 @@ ALIASES = {"C1": "expand", "C2": "depthwise", "C3": "project", "output": "block"
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of a block with the norm and activation that follow it, as names inside the block.
+    """A convolution of a block with the norm and activation that follow it, by their names in the block.
 
-    None stands where there is none, or where one module serves several layers and cannot be taken away.
+    A name is None if there is no such module, or if several layers share it, so that it cannot be moved.
     """
 
     conv: str
@@ -41,13 +41,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The roles of one block.
+    """The roles in one block.
 
     Attributes:
-        layers: its convolutions by role.
-        output: the module whose output is the block's, before a shortcut sum: its last norm where it has one.
+        layers: the block's convolutions by role.
+        output: the module that gives the block's output before a shortcut sum: the last norm, if there is one.
         width: channels inside the block.
-        expansion: how far the block's family widens its inner layers by design.
+        expansion: factor by which this kind of block widens its inner layers.
     """
 
     layers: dict[str, Layer]
@@ -86,7 +86,7 @@ def _cifar_inverted_residual(block: nn.Module) -> Anatomy:
 
 
 def _shuffle_unit(block: nn.Module) -> Anatomy:
-    """Two branches joined by concatenation; the first one has convolutions where the unit downsamples."""
+    """Two concatenated branches; the first one has convolutions only if the unit downsamples."""
     layers = {
         "expand": Layer("branch2.0", "branch2.1", "branch2.2"),
         "depthwise": Layer("branch2.3", "branch2.4"),
@@ -108,13 +108,13 @@ def _mnas(block: nn.Module) -> Anatomy:
 
 
 def _dense_layer(block: nn.Module) -> Anatomy:
-    """Norms come before convolutions here: the one after conv1 is norm2, and conv2's output is joined as it is."""
+    """Norms come before convolutions here: norm2 follows conv1, and conv2's output is concatenated without a norm."""
     layers = {"conv1": Layer("conv1", "norm2", "relu2"), "conv2": Layer("conv2")}
     return Anatomy(layers, "conv2", _channels(block, "conv1"))
 
 
 def _timm_inverted_residual(block: nn.Module) -> Anatomy:
-    """timm's norms carry the activation, so a layer with its norm is a layer with its activation too."""
+    """timm's norms include the activation, so to wrap a layer with its norm also wraps its activation."""
     layers = {
         "expand": Layer("conv_pw", "bn1"),
         "depthwise": Layer("conv_dw", "bn2"),
@@ -143,7 +143,7 @@ ANATOMY: dict[str, Callable[[nn.Module], Anatomy]] = {
     "attnbench.models.backbones.mobilenetv2_cifar.InvertedResidual": _cifar_inverted_residual,
 }
 
-# Blocks a stage, for backbones whose module names do not tell.
+# Blocks per stage, for backbones whose module names do not show the stages.
 STAGES = {
     "torchvision.models.mobilenetv2.MobileNetV2": (1, 2, 3, 4, 3, 3, 1),
     "attnbench.models.backbones.mobilenetv2_cifar.MobileNetV2": (1, 2, 3, 4, 3, 3, 1),
@@ -155,15 +155,15 @@ def _class_name(module: nn.Module) -> str:
 
 
 def known_blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
-    """The known blocks of a backbone in order: name, stage (from 1), block.
+    """The supported blocks of a backbone in order: name, stage (from 1), block.
 
     Raises:
-        ConfigError: none of the backbone's modules is a known block; names those that look like blocks.
+        ConfigError: the backbone has no supported block; lists the classes that look like blocks.
     """
     found = [(path, m) for path, m in model.named_modules() if _class_name(m) in ANATOMY]
     if not found:
         raise ConfigError(
-            f"{type(model).__name__} has no block that attnbench knows, it has {', '.join(_repeated(model))}",
+            f"{type(model).__name__} has no supported block, only {', '.join(_repeated(model))}",
             "backbone",
             "name the roles of its block class in ANATOMY of attnbench/models/placement.py",
         )
@@ -172,14 +172,14 @@ def known_blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
 
 
 def _repeated(model: nn.Module) -> list[str]:
-    """The classes with parts of their own that stand in a row of several: what a backbone's blocks look like."""
+    """The classes of composite modules that occur several times in sequences, as a backbone's blocks do."""
     rows = [m for m in model.modules() if isinstance(m, (nn.Sequential, nn.ModuleList)) and len(m) > 1]
     names = [_class_name(part) for row in rows for part in row if len(list(part.children())) > 1]
     return sorted({name for name in names if names.count(name) > 1 and not name.startswith("torch.nn.")})
 
 
 def _stages(model: nn.Module, paths: list[str]) -> list[int]:
-    """Stages of blocks: from the backbone's table, else one for each numbered group such as ``layer3``."""
+    """The stage of each block: from ``STAGES`` if it has the backbone, else one per group such as ``layer3``."""
     if counts := STAGES.get(_class_name(model)):
         ends = list(accumulate(counts))
         return [next(s for s, end in enumerate(ends, 1) if i < end) for i in range(len(paths))]
@@ -196,17 +196,17 @@ def place(
     blocks: Blocks = "all",
     wrap: Wrap = "conv",
 ) -> Placement:
-    """A placement at the given roles of the given stages (all of them if None).
+    """A placement at the given roles in the given stages (in all stages if None).
 
     Args:
-        roles: names from the block's anatomy or the four that hold everywhere; None is no site at all.
+        roles: roles in ``ANATOMY``, or the names listed at the top of this module; None selects no site.
         stages: stages counted from 1.
         blocks: which blocks of a stage: ``all``, the ``first``, the ``last``, or the ``even`` ones (2nd, 4th, ...).
-        wrap: what T is at a convolution: the convolution, with its norm, or with its norm and activation. At a
-            block's output T is the last norm, whatever this says.
+        wrap: what T is at a convolution: the convolution alone, with its norm, or with its norm and activation. At a
+            block's output T is always the last norm.
 
     Raises:
-        ConfigError: when the placement meets a backbone that lacks a role or stage, or cannot be wrapped so.
+        ConfigError: when applied to a backbone that lacks a role or a stage, or a norm or an activation to wrap.
     """
 
     def placement(model: nn.Module) -> Iterator[Site]:
@@ -263,12 +263,12 @@ def _sites(path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int
 
 
 def _wrapped(block: nn.Module, layer: Layer, wrap: Wrap, role: str) -> tuple[nn.Module, list[str]]:
-    """The trunk that a wrap makes of a layer, and the names that it takes in."""
+    """The trunk that ``wrap`` makes of a layer, and the names of the modules that move into it."""
     names = [layer.conv, layer.norm, layer.act][: ("conv", "conv_norm", "conv_norm_act").index(wrap) + 1]
     if None in names:
         lacking = ("norm", "activation")[names.index(None) - 1]
         raise ConfigError(
-            f"{role} of {type(block).__name__} has no {lacking} of its own to wrap",
+            f"{role} of {type(block).__name__} has no {lacking} module that can be wrapped",
             "placement.wrap",
             "use " + " or ".join(("conv", "conv_norm")[: names.index(None)]),
         )

@@ -1,8 +1,8 @@
-"""S networks of one shape as one network, by exchanging its leaves.
+"""Stacks S networks of the same architecture into one, by replacing their leaf modules.
 
-Modules without weights of their own stay as they are: they work on each sample by itself. Layers whose weights can be
-stacked take the forms of ``ops/packed.py``; for any other module with weights the networks take turns. Whether that
-makes up the S networks is not believed but tried: ``mistake``.
+Modules without weights are kept, because they process each sample independently. Layers whose weights can be stacked
+are replaced by layers of ``ops/packed.py``; for any other module with weights the networks take turns. ``mistake``
+checks on a small batch that the stacked network computes the same as the S networks alone.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from attnbench.models.attention.sb import ShiftAndBalance
 from attnbench.models.insertion import Attended, reference
 from attnbench.models.ops.packed import Packed, PackedConv, PackedDropout, PackedLinear, PackedNorm, Turns
 
-TOLERANCE = 1e-6  # between one network alone and among others, in float64: far above rounding, far below a mistake
+TOLERANCE = 1e-6  # between a network alone and in a stack, in float64: far above rounding, far below a real error
 
 
 class PackedShift(Packed):
-    """SB's signal with each network's lambda; see ``ShiftAndBalance``."""
+    """SB's signal, with each network's own lambda; see ``ShiftAndBalance``."""
 
     lambda_: Tensor
     squeeze: nn.Module
     branch: Any
 
     def forward(self, x: Tensor) -> Tensor:
-        """The signal as it meets a map, (S N, C_in, H, W) to (S N, C_out, 1, 1)."""
+        """The signal in a shape that broadcasts over maps, (S N, C_in, H, W) to (S N, C_out, 1, 1)."""
         return self.signal(self.squeeze(x))[:, :, None, None]
 
     def signal(self, pooled: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class PackedShift(Packed):
 
 
 class PackedGate(Packed):
-    """Each network's gate; see ``Gated``."""
+    """The gates of S networks, which may differ; see ``Gated``."""
 
     def __init__(self, members: Sequence[Any], generators: Sequence[torch.Generator]) -> None:
         super().__init__(members, generators)
@@ -52,7 +52,7 @@ class PackedGate(Packed):
         return torch.cat([gate(mine) for gate, mine in zip(self.gates, z.chunk(len(self.gates)), strict=True)])
 
 
-# By exact type: a subclass may do other things.
+# By exact type: a subclass may compute something else.
 PACKED: dict[type[nn.Module], type[Packed]] = {
     nn.Conv1d: PackedConv,
     nn.Conv2d: PackedConv,
@@ -66,15 +66,15 @@ PACKED: dict[type[nn.Module], type[Packed]] = {
 
 
 class Stack:
-    """Networks of one shape as one; their parameters and buffers become slices of its.
+    """Networks of the same architecture as one; their parameters and buffers become slices of the stacked ones.
 
     Args:
         models: the networks, on one device.
-        generators: each network's own source of random numbers, on that device.
+        generators: a random number generator for each network, on that device.
 
     Attributes:
-        network: from (S N, ...) inputs, the first network's first, to (S N, ...) outputs.
-        in_turns: the types of modules for which the networks take turns, by dotted name.
+        network: maps (S N, ...) inputs, the first network's samples first, to (S N, ...) outputs.
+        in_turns: the modules for which the networks take turns, dotted name to type.
 
     Raises:
         ValueError: two layers of a network share a weight.
@@ -91,7 +91,7 @@ class Stack:
             for name, whole in leaf.named_parameters(recurse=False)
         ]
         if len({id(parameters[0]) for _, parameters in self.shared}) < len(self.shared):
-            raise ValueError("two layers share a weight, which cannot be a slice of two")
+            raise ValueError("two layers share a weight, which cannot be a slice of two stacked weights")
 
     def _packed(self, members: Sequence[nn.Module], path: str) -> nn.Module:
         kind = type(members[0])
@@ -101,7 +101,7 @@ class Stack:
             packed = copy.copy(members[0])
             packed._modules = {}
             if isinstance(packed, Attended):
-                packed.backend = reference  # the others know stock batch norm
+                packed.backend = reference  # the other backends need a stock batch norm
         else:
             self.in_turns[path.lstrip(".")] = kind.__name__
             return Turns(members, self.generators)
@@ -111,7 +111,7 @@ class Stack:
         return packed
 
     def hand_out(self) -> None:
-        """Add the gradients that the stacked weights have got to those of the networks' own, and forget them."""
+        """Add the gradients of the stacked weights to those of the networks' own parameters, and clear them."""
         for whole, parameters in self.shared:
             if whole.grad is not None:
                 for parameter, mine in zip(parameters, whole.grad.unbind(), strict=True):
@@ -120,14 +120,14 @@ class Stack:
 
 
 def _is_structure(members: Sequence[nn.Module]) -> bool:
-    """Whether modules do nothing but call others and functions, in the same way: they can be one for all networks."""
+    """Whether modules only call other modules and functions, all in the same way: then one serves all networks."""
     first = members[0]
     owns = any(t is not None for t in (*first._parameters.values(), *first._buffers.values()))
     return not owns and not hasattr(first, "set_progress") and all(_plain(m) == _plain(first) for m in members)
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module that are numbers, words or collections of them."""
+    """The attributes of a module that are numbers, strings or collections of them."""
     return {k: v for k, v in vars(module).items() if k[0] != "_" and _is_plain(v)}
 
 
@@ -138,11 +138,11 @@ def _is_plain(value: object) -> bool:
 
 
 def mistake(models: Sequence[nn.Module], images: Tensor) -> str:
-    """What is wrong with networks packed, beside the same ones alone, after a step on a few images; "" for nothing.
+    """How stacked networks differ from the same networks alone after one training step; "" if they do not.
 
     Args:
-        models: networks of one shape, in training; copies of them are tried.
-        images: (S, N, ...), for each network its own.
+        models: networks of the same architecture, in training mode; only copies are used.
+        images: (S, N, ...), a small batch for each network.
     """
     alone, packed = [_exact(model) for model in models], [_exact(model) for model in models]
     images, device = images.double(), images.device
@@ -154,7 +154,7 @@ def mistake(models: Sequence[nn.Module], images: Tensor) -> str:
         for outputs in (expected, got):
             outputs.square().mean().backward()
         stack.hand_out()
-    except Exception as error:  # whatever a network that was not written for this stumbles over
+    except Exception as error:  # a network that was not written for this may raise anything
         return f"{type(error).__name__}: {error}".splitlines()[0]
     if not _close(expected, got):
         return "its outputs differ"
@@ -166,7 +166,7 @@ def mistake(models: Sequence[nn.Module], images: Tensor) -> str:
 
 
 def _exact(model: nn.Module) -> nn.Module:
-    """A copy in float64, as it is written, without dropout: its draws need not be the same on all devices."""
+    """A float64 copy with reference attention, and without dropout, whose random numbers may depend on the device."""
     model = copy.deepcopy(model).double()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -182,7 +182,7 @@ def _seeded(seed: int, model: nn.Module) -> nn.Module:
 
 
 def _learned(model: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
-    """Gradients and statistics."""
+    """The gradients of all parameters, then all buffers, by name."""
     yield from ((name, parameter.grad) for name, parameter in model.named_parameters())
     yield from model.named_buffers()
 

@@ -1,14 +1,14 @@
-"""The same weights under other names: timm's own SE and ECA slots, the released ECA-Nets, files of any of them.
+"""Weights under other names: those of timm's SE and ECA slots and of the released ECA-Nets; weights from files.
 
-A network of ours keeps its stock names and gets two words in at every site: ``layer1.0.bn2.trunk.weight`` and
-``layer1.0.bn2.attention.conv.weight``. Others have a module of its own for the attention of a block's output:
+Our networks keep the stock names and add ``trunk`` or ``attention`` at every site: ``layer1.0.bn2.trunk.weight`` and
+``layer1.0.bn2.attention.conv.weight``. Other networks have a separate module for the attention at a block's output:
 
     timm             layer1.0.se.fc1.weight, layer1.0.se.fc1.bias, layer1.0.se.conv.weight
     ECA-Net ResNets  layer1.0.eca.conv.weight         (github.com/BangguWu/ECANet, models/eca_resnet.py)
     its MobileNetV2  features.2.conv.4.conv.weight    (models/eca_mobilenetv2.py: the last module of the branch)
 
-Every conversion writes our own tensors in the other layout, compares, and only then copies: either all of the weights
-or, with one line that says which keys are at fault, none.
+Every conversion first views our tensors in the other layout and compares names and shapes. It copies either all weights
+or none, and an error names the keys that do not fit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from attnbench.models.placement import known_blocks
 Weights = Mapping[str, Tensor]
 
 
-# What a wrapper (DataParallel or DDP, torch.compile) puts before every name.
+# Prefixes that a wrapper (DataParallel or DDP, torch.compile) adds to every name.
 PREFIXES = ("module.", "_orig_mod.")
 
-# Under which of these a checkpoint keeps its state dict, if it is not one itself.
+# Keys under which a checkpoint may hold its state dict.
 WRAPS = ("state_dict", "model")
 
-# Ours to timm's, inside an SE; ECA has conv.weight everywhere.
+# Our names to timm's, inside an SE; inside an ECA both are conv.weight.
 TIMM_SE = {
     "reduce.weight": "fc1.weight",
     "reduce.bias": "fc1.bias",
@@ -49,28 +49,29 @@ SE_BIAS = re.compile(r".*\.se\.fc[12]\.bias")
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU, without what a wrapper added to its names.
+    """Read the state dict in a file to the CPU, without the prefixes of wrappers.
 
     Args:
-        path: ``.safetensors``, or anything of torch's (also of old versions) that ``weights_only`` admits: a state
-            dict, or a checkpoint that holds one as ``state_dict`` or ``model``.
+        path: a ``.safetensors`` file, or a file of any torch version that loads with ``weights_only``: a state dict,
+            or a checkpoint that holds one as ``state_dict`` or ``model``.
 
     Raises:
-        StorageError: no such file, or no state dict in it.
+        StorageError: the file does not exist, or holds no state dict.
     """
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     while isinstance(content, Mapping) and (key := next((w for w in WRAPS if isinstance(content.get(w), Mapping)), "")):
         content = content[key]
     tensors = isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values())
     if not tensors:
-        raise StorageError("no state dict in this file", path, f"it may be wrapped in {' or '.join(WRAPS)}")
+        todo = f"save one, at the top level or under {' or '.join(WRAPS)}"
+        raise StorageError("no state dict in this file", path, todo)
     return stripped(content)
 
 
 def stripped(weights: Weights) -> dict[str, Tensor]:
-    """Weights under the network's own names: without ``module.`` and ``_orig_mod.`` before all of them.
+    """Weights under the network's own names: prefixes ``module.`` and ``_orig_mod.`` that all names have are removed.
 
-    A moving average's count of updates goes, too.
+    The count of updates in the state of a moving average is removed, too.
     """
     plain = {key: value for key, value in weights.items() if key != "n_averaged"}
     while prefix := next((p for p in PREFIXES if plain and all(key.startswith(p) for key in plain)), ""):
@@ -79,30 +80,31 @@ def stripped(weights: Weights) -> dict[str, Tensor]:
 
 
 def load(model: nn.Module, weights: Weights, where: object) -> None:
-    """Load weights under the model's own names; all of them or none.
+    """Load weights under the model's own names: all of them, or none.
 
     Args:
-        where: the file they are from, for the error.
+        where: the file that they come from, for the error message.
 
     Raises:
-        StorageError: they do not fit; it names missing and unexpected keys and wrong shapes, five of each.
+        StorageError: they do not fit; lists up to five missing keys, unexpected keys and wrong shapes each.
     """
     _copy(model.state_dict(), weights, where)
 
 
 def to_timm(model: nn.Module, theirs: nn.Module) -> None:
-    """Copy our weights into a timm network with its own SE or ECA slots; equal weights give equal logits.
+    """Copy our weights into a timm network with its own SE or ECA slots; both then give equal logits.
 
-    Where our SE has no biases, timm's become zero.
+    If our SE has no biases, timm's become zero.
 
     Args:
-        model: a ResNet of torchvision's or timm's names with SE or ECA at its blocks' output.
-        theirs: such as ``timm.create_model("resnet50", block_args={"attn_layer": "se"})``. Its trunk must be of the
-            same design: names and shapes are compared, but a stride has neither.
+        model: a ResNet with the names of torchvision or timm, and SE or ECA at its blocks' outputs.
+        theirs: such as ``timm.create_model("resnet50", block_args={"attn_layer": "se"})``. Its trunk must have the
+            same design: names and shapes are compared, but strides, for example, are not.
 
     Raises:
-        ConfigError: timm has no slot that computes what ours does there, or its slot is of a kind that ours is not.
-        StorageError: keys or shapes differ, as with another hidden width (timm rounds it to a multiple of 8) or k.
+        ConfigError: timm has no slot for our attention, or timm's slots compute something else.
+        StorageError: keys or shapes differ, for example because the hidden width (timm rounds it to a multiple of 8)
+            or k differs.
     """
     ours = _as_timm(model)
     _refuse_other_slots(theirs)
@@ -111,10 +113,10 @@ def to_timm(model: nn.Module, theirs: nn.Module) -> None:
 
 
 def from_timm(model: nn.Module, theirs: nn.Module) -> None:
-    """Copy the weights of a timm network with its own SE or ECA slots into ours; the way back of `to_timm`.
+    """Copy the weights of a timm network with its own SE or ECA slots into ours; the inverse of `to_timm`.
 
     Raises:
-        ConfigError, StorageError: as `to_timm`; also biases of timm's that are not zero where our SE has none.
+        ConfigError, StorageError: as in `to_timm`; also if timm has biases other than zero and our SE has none.
     """
     ours = _as_timm(model)
     _refuse_other_slots(theirs)
@@ -125,18 +127,18 @@ def load_released(model: nn.Module, source: Path | Weights) -> None:
     """Load a state dict in the layout of the released ECA-Nets into our ResNet or MobileNetV2 with ECA.
 
     Args:
-        model: such as ``create_model("resnet50", "eca", attention_kwargs={"kernel_size": [3, 5, 5, 7]})``, which is
-            what the released ECA-Net50 needs.
+        model: such as ``create_model("resnet50", "eca", attention_kwargs={"kernel_size": [3, 5, 5, 7]})``, which
+            matches the released ECA-Net50.
         source: the file, or its state dict.
 
     Raises:
-        ConfigError: the model has another attention than ECA, or has it elsewhere than at its blocks' output.
-        StorageError: it does not fit; for another k the line says which kernel sizes the weights have.
+        ConfigError: the model's attention is not ECA, or is not at its blocks' outputs.
+        StorageError: the weights do not fit; if k differs, the message gives the kernel sizes of the weights.
     """
     weights = read(source) if isinstance(source, Path) else stripped(source)
     slots = {path: _released_slot(model, path) for path in _sites(model)}
     if other := [path for path in slots if not isinstance(_attended(model, path).attention, EfficientChannelAttention)]:
-        raise ConfigError(f"the attention at {other[0]} is not ECA", "attention", "the released networks have eca")
+        raise ConfigError(f"the attention at {other[0]} is not ECA", "attention", "use attention=eca")
     expected = _renamed(model, slots)
     ours, theirs = (_kernel_sizes(model, slots, some) for some in (expected, weights))
     todo = f"build the network with attention.kernel_size={theirs}" if theirs and ours != theirs else ""
@@ -148,8 +150,8 @@ def _torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
-    except Exception as error:  # torch raises whatever it stumbles over
-        raise StorageError(f"no weights that can be loaded safely: {first_line(error)}", path) from error
+    except Exception as error:  # torch may raise any exception
+        raise StorageError(f"weights cannot be loaded safely: {first_line(error)}", path) from error
 
 
 def _safetensors(path: Path) -> Any:
@@ -161,14 +163,14 @@ def _safetensors(path: Path) -> Any:
     except OSError as error:
         raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
     except SafetensorError as error:
-        raise StorageError(f"no safetensors file: {first_line(error)}", path) from error
+        raise StorageError(f"not a safetensors file: {first_line(error)}", path) from error
 
 
 def _sites(model: nn.Module) -> list[str]:
-    """The paths of a model's attention, all of which gates a block's output by SE or ECA.
+    """The paths of a model's sites, after a check that each gates a block's output by SE or ECA.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: a site does not.
     """
     paths = [path for path, module in model.named_modules() if isinstance(module, Attended)]
     for path in paths:
@@ -179,7 +181,7 @@ def _sites(model: nn.Module) -> list[str]:
 
 
 def _peculiarity(model: nn.Module, path: str) -> str:
-    """Why an attention is none that others have a slot for; empty if it is one."""
+    """Why other layouts have no slot for an attention; empty if they have one."""
     module = _attended(model, path)
     attention = module.attention
     if module.reads != "output" or module.combine != "mul" or not _plain(attention):
@@ -191,7 +193,7 @@ def _peculiarity(model: nn.Module, path: str) -> str:
 
 
 def _plain(attention: nn.Module) -> bool:
-    """Whether it is ECA, or SE of two layers with a ReLU between and a sigmoid after them."""
+    """Whether an attention is ECA, or SE with two layers, a ReLU between them and a sigmoid after them."""
     if isinstance(attention, Branch):
         norms = (attention.norm1, attention.norm2)
         return attention.gate == "sigmoid" and all(isinstance(norm, nn.Identity) for norm in norms)
@@ -205,7 +207,7 @@ def _attended(model: nn.Module, path: str) -> Attended:
 
 
 def _as_timm(model: nn.Module) -> dict[str, Tensor]:
-    """Our own tensors, not copies of them, under timm's names and in its shapes."""
+    """Our own tensors (views, not copies) under timm's names and in its shapes."""
     slots = {path: f"{path.rpartition('.')[0]}.se" for path in _sites(model)}
     return {
         key: value[:, :, None, None] if SE_WEIGHT.fullmatch(key) else value  # a layer (out, in) as a 1x1 convolution
@@ -214,16 +216,16 @@ def _as_timm(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _released_slot(model: nn.Module, path: str) -> str:
-    """Where the official networks have the ECA of a block: after the last norm, in a Sequential or by name."""
+    """The name of a block's ECA in the official networks: the next module in a Sequential, else ``eca``."""
     parent, _, leaf = path.rpartition(".")
     return f"{parent}.{int(leaf) + 1 if isinstance(model.get_submodule(parent), nn.Sequential) else 'eca'}"
 
 
 def _renamed(model: nn.Module, slots: Mapping[str, str]) -> dict[str, Tensor]:
-    """The state dict with every site's attention under its slot's name, and its trunk under the stock one.
+    """The state dict with each site's attention under the name of its slot, and its trunk under its stock name.
 
     Args:
-        slots: a site's path to the name of its slot.
+        slots: the name of the slot for the path of each site.
     """
     renamed = {}
     for key, value in model.state_dict().items():
@@ -236,7 +238,7 @@ def _renamed(model: nn.Module, slots: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def _kernel_sizes(model: nn.Module, slots: Mapping[str, str], weights: Weights) -> list[int]:
-    """k for each stage, read from the shapes of weights in the released layout; empty if they do not tell."""
+    """k of each stage, from the shapes of weights in the released layout; empty if a stage has no single k."""
     stages = {f"{name}.": stage for name, stage, _ in known_blocks(model)}
     found: dict[int, set[int]] = {stage: set() for stage in stages.values()}
     for path, slot in slots.items():
@@ -248,7 +250,7 @@ def _kernel_sizes(model: nn.Module, slots: Mapping[str, str], weights: Weights) 
 
 
 def _refuse_other_slots(theirs: nn.Module) -> None:
-    """Refuse slots of timm's that have the names of SE or ECA and compute something else."""
+    """Refuse timm slots whose names are those of SE or ECA but which compute something else."""
     for path, slot in theirs.named_modules():
         if path.endswith(".se") and not isinstance(slot, nn.Identity) and not _plain_slot(slot):
             kind = type(slot).__name__
@@ -266,24 +268,25 @@ def _plain_slot(slot: nn.Module) -> bool:
 
 
 def _with_biases(given: Weights, expected: Weights) -> dict[str, Tensor]:
-    """What is given, made to have SE's biases where they are expected: a missing bias is zero, and a zero one nothing.
+    """The given weights with exactly the SE biases that are expected: zeros are added or removed.
 
     Raises:
-        StorageError: there is no place for a bias that is not zero.
+        StorageError: a bias that is not expected is not zero.
     """
     differ = sorted(key for key in expected.keys() ^ given.keys() if SE_BIAS.fullmatch(key))
     lost = [key for key in differ if key in given and given[key].any()]
     if lost:
         todo = "build the SE with attention.bias=true"
-        raise StorageError(f"biases that are not zero and an SE without: {listed(lost)}", "timm's network", todo)
+        what = f"the SE has no biases, but these are not zero: {listed(lost)}"
+        raise StorageError(what, "timm's network", todo)
     plain = {key: value for key, value in given.items() if key not in differ}
     return plain | {key: torch.zeros_like(expected[key]) for key in differ if key in expected}
 
 
 def _copy(expected: Weights, given: Weights, where: object, todo: str = "") -> None:
-    """Copy weights into tensors of the same names and shapes, all or none.
+    """Copy weights into tensors of the same names and shapes: all of them, or none.
 
-    Counts of batches that the given weights lack, as those of torch before 0.4.1, stay as they are.
+    The given weights may lack ``num_batches_tracked``, as those of torch before 0.4.1 do; it then keeps its value.
 
     Raises:
         StorageError: names or shapes differ.
@@ -299,7 +302,7 @@ def _copy(expected: Weights, given: Weights, where: object, todo: str = "") -> N
     kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
     if found := [f"{kind} {listed(keys)}" for kind, keys in kinds.items() if keys]:
         what = f"the weights do not fit: {'; '.join(found)}"
-        raise StorageError(what, where, todo or "build the network that they are of")
+        raise StorageError(what, where, todo or "build the network that the weights belong to")
     with torch.no_grad():
         for key in both:
             expected[key].copy_(given[key])

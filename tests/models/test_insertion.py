@@ -115,7 +115,7 @@ def copy_slot(ours: Any, slot: Any) -> None:
 def test_a_placement_that_finds_nothing_is_refused_and_changes_nothing() -> None:
     model = resnet18()
     before = [type(m) for m in model.modules()]
-    with pytest.raises(ConfigError, match="no site"):
+    with pytest.raises(ConfigError, match="selects no site"):
         insert(model, place(roles=[]), eca)
     with pytest.raises(ConfigError, match="no stage 5"):
         insert(model, place(roles=["block"], stages=[5]), eca)
@@ -170,7 +170,7 @@ def test_a_wrap_point_moves_attention_and_not_the_network(wrap: Wrap) -> None:
 
     roles = ["expand", "depthwise"] if wrap != "conv_norm_act" else []
     if wrap == "conv_norm_act":
-        with pytest.raises(ConfigError, match="no activation of its own"):
+        with pytest.raises(ConfigError, match="no activation module that can be wrapped"):
             insert(stock, place(roles=["expand"], wrap="conv_norm_act"), lambda s: s.trunk)
         return
     insert(stock, place(roles=roles, wrap=wrap), lambda s: Attended(s.trunk, Zero(), reads="input", combine="add"))

@@ -377,7 +377,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     for path, what in (
         (evil, "safely"),
         (text, "safely"),
-        (cut, "no safetensors"),
+        (cut, "not a safetensors file"),
         (half, "no state dict"),
         (missing, "No such file"),
         (missing.with_suffix(".safetensors"), "cannot read"),

@@ -1,1 +1,1 @@
-"""Attention modules, one method a file, each with the builder that its option names."""
+"""Attention modules: one method per file, each with the builder that its option file names."""

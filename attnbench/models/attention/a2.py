@@ -1,4 +1,4 @@
-"""Double attention: y = T(x) + W Z(T(x)), features gathered and handed out again (arXiv:1810.11579)."""
+"""Double attention: y = T(x) + W Z(T(x)), where Z gathers and distributes features (arXiv:1810.11579)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from attnbench.models.insertion import Attended, Site
 class DoubleAttention(nn.Module):
     """a = W Z,  Z = [A softmax_p(B)^T] softmax_n(V),  A, B, V = 1x1 convolutions of x to m, n and n channels.
 
-    (N, C, H, W) to a signal (N, C, H, W). B's softmax over the p = H W places makes n pooling maps and
-    G = A softmax_p(B)^T, (N, m, n), n gathered descriptors; V's over n lets each place choose among them.
+    (N, C, H, W) to a signal (N, C, H, W). The softmax of B over the p = H W positions gives n pooling maps, which
+    gather n descriptors G = A softmax_p(B)^T, (N, m, n). The softmax of V over n mixes them at each position.
     """
 
     def __init__(self, channels: int, features: int, maps: int) -> None:
@@ -28,16 +28,16 @@ class DoubleAttention(nn.Module):
         pooling = torch.softmax(self.gather(x).flatten(2), dim=2)
         choice = torch.softmax(self.distribute(x).flatten(2), dim=1)
         descriptors = self.feature(x).flatten(2) @ pooling.mT
-        handed_out = (descriptors @ choice).unflatten(2, x.shape[2:])
-        return self.expand(handed_out)
+        distributed = (descriptors @ choice).unflatten(2, x.shape[2:])
+        return self.expand(distributed)
 
 
 @checked
 def a2(site: Site, *, reduction: Count = 2) -> nn.Module:
-    """Double attention on the output of a site, with its residual.
+    """Double attention on the output of a site, with a residual connection.
 
-    The paper's ResNet-50 has it in the even blocks of stages 2 and 3. With m = n = C/2 those five blocks make
-    32.90 M parameters, printed 33.0; with C/4 it would be 29.23.
+    The paper's ResNet-50 has it in the even blocks of stages 2 and 3. With m = n = C/2 in these five blocks the network
+    has 32.90 M parameters (printed: 33.0 M), with C/4 it would have 29.23 M.
 
     Args:
         reduction: m = n = C // reduction.

@@ -16,17 +16,17 @@ from attnbench.models.insertion import Site
 class RelativeSelfAttention(nn.Module):
     """O_h = softmax((Q K^T + S_H + S_W) / sqrt(d)) V for each head h; MHA = W_o concat_h(O_h).
 
-    (N, C_in, H, W) to (N, d_v, H', W'), at every stride-th place. The relative logits of a query q at (y, x)
-    for a key at (i, j) are S_H = q . r_H[i - y] and S_W = q . r_W[j - x]; the tables r_H and r_W have d
-    numbers an offset, shared by the heads. They hold offsets up to ``reach - 1``; farther ones take the last
-    entry, so that a map of any size will do.
+    (N, C_in, H, W) to (N, d_v, H', W'), at every ``stride``-th position. The relative logits of a query q at (y, x)
+    for a key at (i, j) are S_H = q . r_H[i - y] and S_W = q . r_W[j - x]. The tables r_H and r_W have a vector of
+    size d for each offset up to ``reach - 1``, shared by the heads. Larger offsets use the last entry, so maps may have
+    any size.
 
     Args:
         in_channels: of x.
         keys, values: d_k and d_v, of all heads together.
         heads: N_h.
-        reach: places that the tables tell apart in each direction; the paper's have the map's side.
-        stride: of the convolution that this goes with.
+        reach: number of positions that the tables distinguish in each direction; in the paper, the side of the map.
+        stride: of the convolution beside which this is computed.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class RelativeSelfAttention(nn.Module):
         return logits.flatten(4, 5).flatten(2, 3)
 
     def between(self, offsets: Tensor, length: int) -> Tensor:
-        """The table's entry for every pair of places on an axis, (length, length, d)."""
-        place = torch.arange(length, device=offsets.device)
-        apart = place[None, :] - place[:, None]
-        return offsets[apart.clamp(1 - self.reach, self.reach - 1) + self.reach - 1]
+        """The table's entry for every pair of positions on an axis, (length, length, d)."""
+        position = torch.arange(length, device=offsets.device)
+        distance = position[None, :] - position[:, None]
+        return offsets[distance.clamp(1 - self.reach, self.reach - 1) + self.reach - 1]
 
 
 class AugmentedConvolution(nn.Module):
-    """y = concat(conv(x), MHA(x)): d_v of the C output channels come from attention.
+    """y = concat(conv(x), MHA(x)): attention computes d_v of the C output channels.
 
     (N, C_in, H, W) to (N, C, H', W'). The convolution keeps the trunk's first C - d_v filters.
     """
@@ -78,12 +78,12 @@ class AugmentedConvolution(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """The whole layer, (N, C_in, H, W) to (N, C, H', W')."""
+        """The augmented convolution of x, (N, C_in, H, W) to (N, C, H', W')."""
         return torch.cat([self.conv(x), self.attention(x)], dim=1)
 
 
 def first_filters(trunk: nn.Conv2d, count: int) -> nn.Conv2d:
-    """The trunk's convolution cut down to its first output channels."""
+    """A copy of the trunk's convolution with only its first output channels."""
     conv = deepcopy(trunk)
     conv.weight = nn.Parameter(conv.weight.detach()[:count].clone())
     conv.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach()[:count].clone())
@@ -101,7 +101,7 @@ def aa(
     head_keys: Count = 20,
     reach: Count = 28,
 ) -> nn.Module:
-    """AA in the place of a site's convolution.
+    """Replaces a site's convolution by an attention-augmented one.
 
     The paper's ResNets have it at the 3x3 convolutions of the last three stages.
 
@@ -109,11 +109,11 @@ def aa(
         heads: N_h.
         kappa: d_k / C, rounded to whole heads.
         upsilon: d_v / C, rounded to whole heads.
-        head_keys: the least d_k of a head.
-        reach: relative positions are told apart up to this distance; 28 is stage 2's side at 224x224.
+        head_keys: minimum d_k of a head.
+        reach: relative positions are distinguished up to this distance; 28 is the side of stage 2 at 224x224.
 
     Raises:
-        ConfigError: the trunk is no dense convolution, or attention would take all of its channels.
+        ConfigError: the trunk is not a dense convolution, or attention would take all of its channels.
     """
     conv, channels = dense(site, "aa"), site.out_channels
     keys = heads * max(head_keys, round(kappa * channels / heads))

@@ -20,7 +20,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Gated(nn.Module):
-    """gate(z), a module of its own so that networks whose gates differ are alike but for their leaves."""
+    """gate(z), as a module, so that networks with different gates differ only in their leaf modules."""
 
     def __init__(self, gate: Gate) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Branch(PooledAttention):
     Args:
         in_channels, hidden, out_channels: widths of the two fully connected layers.
         gate: the function on the output; ``softmax`` runs over the channels.
-        norm: batch norm after each layer (the SB paper); else none (the SE and ECA papers).
+        norm: batch norm after each layer, as in the SB paper; the SE and ECA papers have none.
         bias: biases in the layers.
         dropout: probability in the hidden layer, after its ReLU.
     """
@@ -75,5 +75,5 @@ class Branch(PooledAttention):
         return self.gated(self.norm2(self.expand(hidden)))
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows beside the layers: the gate."""
+        """What ``print(model)`` shows in addition to the layers: the gate."""
         return f"gate={self.gate}"

@@ -11,7 +11,7 @@ from attnbench.models.insertion import Attended, Site
 
 
 class ChannelGate(nn.Module):
-    """a = sigmoid(MLP(avg(x)) + MLP(max(x))), avg and max over the map, one MLP = W2 relu(W1 .) for both.
+    """a = sigmoid(MLP(avg(x)) + MLP(max(x))), with avg and max over the map and the same MLP = W2 relu(W1 .) for both.
 
     (N, C) and (N, C) to (N, C).
     """
@@ -39,13 +39,13 @@ class SpatialGate(nn.Module):
         self.norm = nn.BatchNorm2d(1) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The gate of each place, (N, C, H, W) to (N, 1, H, W) in [0, 1]."""
+        """The gate of each position, (N, C, H, W) to (N, 1, H, W) in [0, 1]."""
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
         return torch.sigmoid(self.norm(self.conv(pooled)))
 
 
 class ConvolutionalBlockAttention(ChannelFirst):
-    """x' = x * channel(x),  y = x' * spatial(x'); the refined map (N, C, H, W) itself."""
+    """x' = x * channel(x),  y = x' * spatial(x'); returns the refined map y, (N, C, H, W)."""
 
     def __init__(self, channels: int, hidden: int, kernel_size: int, *, bias: bool, norm: bool) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class ConvolutionalBlockAttention(ChannelFirst):
         return self.channel(pooled, peak)
 
     def rest(self, x: Tensor) -> Tensor:
-        """The channel-gated map under the spatial gate, (N, C, H, W)."""
+        """The channel-gated map times its spatial gate, (N, C, H, W)."""
         return x * self.spatial(x)
 
 
@@ -72,13 +72,13 @@ def cbam(
 ) -> nn.Module:
     """CBAM on the output of a site.
 
-    Without biases and norm, ResNet-50 has the 28,073,544 parameters (26.77 in 2^20) of the ECA paper.
+    Without biases and norm, ResNet-50 has 28,073,544 parameters, the 26.77 x 2^20 of the ECA paper.
 
     Args:
-        reduction: r, the MLP's hidden layer has C // r units.
+        reduction: r; the MLP's hidden layer has C // r units.
         kernel_size: of the spatial gate's convolution.
-        bias: biases in the MLP, as the released code has.
-        norm: batch norm after the spatial convolution, as the released code has.
+        bias: biases in the MLP, as in the released code.
+        norm: batch norm after the spatial convolution, as in the released code.
     """
     channels = site.out_channels
     hidden = max(1, channels // reduction)

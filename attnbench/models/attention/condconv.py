@@ -15,7 +15,7 @@ from attnbench.models.insertion import Site
 class ConditionalConvolution(nn.Module):
     """y = (sum_k r_k(x) W_k) * x,  r(x) = sigmoid(W gap(x) + b).
 
-    (N, C_in, H, W) to (N, C, H', W'), in the place of a convolution.
+    (N, C_in, H, W) to (N, C, H', W'); replaces a convolution.
     """
 
     def __init__(self, trunk: nn.Conv2d, kernels: int) -> None:
@@ -31,12 +31,12 @@ class ConditionalConvolution(nn.Module):
 
 @checked
 def condconv(site: Site, *, kernels: Count = 8) -> nn.Module:
-    """CondConv in the place of a site's convolution.
+    """Replaces a site's convolution by CondConv.
 
     Args:
-        kernels: K, the paper's experts.
+        kernels: K, the number of experts in the paper.
 
     Raises:
-        ConfigError: the site's trunk is no convolution.
+        ConfigError: the site's trunk is not a stock convolution.
     """
     return ConditionalConvolution(dense_or_grouped(site, "condconv"), kernels)

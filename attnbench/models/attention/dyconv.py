@@ -15,10 +15,10 @@ from attnbench.models.insertion import Site
 class DynamicConvolution(nn.Module):
     """y = (sum_k pi_k(x) W_k) * x,  pi(x) = softmax(BN(W2 relu(BN(W1 gap(x) + b1)) + b2) / temperature).
 
-    (N, C_in, H, W) to (N, C, H', W'), in the place of a convolution.
+    (N, C_in, H, W) to (N, C, H', W'); replaces a convolution.
 
-    The temperature falls linearly from its first to its final value over ``annealing_epochs`` (0: it stays).
-    It is a number and not part of the state: whoever trains tells where training is by ``set_progress``.
+    The temperature falls linearly from its initial to its final value over ``annealing_epochs`` (0 keeps it constant).
+    It is not part of the state dict; the training loop updates it with ``set_progress``.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class DynamicConvolution(nn.Module):
         self.set_progress(0.0)
 
     def set_progress(self, epoch: float) -> None:
-        """Set the temperature for a point in training, in epochs (2.5: in the middle of the third)."""
+        """Set the temperature for a point in training, given in epochs (2.5 is the middle of the third epoch)."""
         first, final = self.temperatures
         done = min(1.0, epoch / self.annealing_epochs) if self.annealing_epochs else 0.0
         self.temperature = first + (final - first) * done
@@ -60,19 +60,19 @@ def dyconv(
     temperature_final: Positive = 1.0,
     annealing_epochs: NonNegative = 0.0,
 ) -> nn.Module:
-    """DyConv in the place of a site's convolution.
+    """Replaces a site's convolution by DyConv.
 
-    The SB paper has temperature 30 throughout; the original anneals from 30 to 1 over the first 10 epochs.
+    The SB paper keeps temperature 30; the original anneals it from 30 to 1 over the first 10 epochs.
 
     Args:
         kernels: K.
         reduction: the branch's hidden layer has C_in // reduction units.
-        temperature: of the softmax, at first.
-        temperature_final: after ``annealing_epochs``.
-        annealing_epochs: how long the temperature takes to fall; 0 keeps it.
+        temperature: initial temperature of the softmax.
+        temperature_final: temperature after ``annealing_epochs``.
+        annealing_epochs: number of epochs over which the temperature falls; 0 keeps it constant.
 
     Raises:
-        ConfigError: the site's trunk is no convolution.
+        ConfigError: the site's trunk is not a stock convolution.
     """
     return DynamicConvolution(
         dense_or_grouped(site, "dyconv"),

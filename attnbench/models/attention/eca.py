@@ -32,7 +32,7 @@ class EfficientChannelAttention(PooledAttention):
 def adaptive_kernel_size(channels: int, gamma: float, b: float, tie: Literal["up", "down"]) -> int:
     """k = the odd number nearest to (log2(C) + b) / gamma (equation 9), at least 1.
 
-    At an even value two odd numbers are equally near (C = 2048 gives 6.0): the released code goes up.
+    An even value is equally near to two odd numbers (C = 2048 gives 6.0); the released code takes the larger one.
     """
     t = (math.log2(channels) + b) / gamma
     below = 2 * math.floor((t - 1) / 2) + 1
@@ -53,19 +53,20 @@ def eca(
     """ECA on the output of a site.
 
     Args:
-        kernel_size: k; an odd number, one for each stage, or ``adaptive``. For ResNet-50 [3, 5, 5, 7] gives the
-            paper's 80 added parameters, the formula on output channels 86.
+        kernel_size: k: an odd number, a list with one per stage, or ``adaptive``. In ResNet-50, [3, 5, 5, 7] adds the
+            paper's 80 parameters; the adaptive rule on output channels adds 86.
         gamma, b: of the adaptive rule.
-        adaptive_on: whether the rule looks at the site's channels or at the width inside its block.
-        tie: which way the rule goes from an even value.
+        adaptive_on: whether C is the number of the site's output channels or the width inside its block.
+        tie: whether the rule rounds an even value up or down.
 
     Raises:
         ConfigError: a list whose length is not the backbone's number of stages.
     """
     if isinstance(kernel_size, list):
         if len(kernel_size) != site.stages:
-            wrong = f"kernel_size has {len(kernel_size)} values, the backbone {site.stages} stages"
-            raise ConfigError(wrong, "attention.kernel_size", f"give {site.stages} odd numbers, one or adaptive")
+            wrong = f"kernel_size has {len(kernel_size)} values, but the backbone has {site.stages} stages"
+            todo = f"give {site.stages} odd numbers, a single one, or adaptive"
+            raise ConfigError(wrong, "attention.kernel_size", todo)
         k = kernel_size[site.stage - 1]
     elif kernel_size == "adaptive":
         channels = site.out_channels if adaptive_on == "output" else site.width

@@ -12,10 +12,10 @@ from attnbench.models.insertion import Attended, Site
 
 
 class LocalGate(PooledAttention):
-    """a_i = sigmoid(sum_j alpha_ij y_i+j), y = gap(x), j over k neighbours with channel i in their middle.
+    """a_i = sigmoid(sum_j alpha_ij y_i+j), y = gap(x), with j over the k neighbours centred on channel i.
 
-    (N, C, H, W) to a signal (N, C, 1, 1). Every channel has its own k weights, no bias; neighbours beyond the
-    first and the last channel are zero, as in ECA.
+    (N, C, H, W) to a signal (N, C, 1, 1). Each channel has k weights and no bias. Neighbours before the first and after
+    the last channel are zero, as in ECA.
     """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
@@ -25,7 +25,7 @@ class LocalGate(PooledAttention):
         self.kernel_size = kernel_size
 
     def signal(self, pooled: Tensor) -> Tensor:
-        """The gate of each channel from its k neighbours, by weights of its own, (N, C) to (N, C) in [0, 1]."""
+        """The gate of each channel from its k neighbours, with separate weights, (N, C) to (N, C) in [0, 1]."""
         neighbours = F.pad(pooled, [self.kernel_size // 2] * 2).unfold(1, self.kernel_size, 1)
         return torch.sigmoid((self.weight * neighbours).sum(2))
 
@@ -35,6 +35,6 @@ def eca_ns(site: Site, *, kernel_size: OddInt = 3) -> nn.Module:
     """ECA-NS on the output of a site.
 
     Args:
-        kernel_size: k, the channels that each gate sees.
+        kernel_size: k, the number of channels that each gate depends on.
     """
     return Attended(site.trunk, LocalGate(site.out_channels, kernel_size), reads="output", combine="mul")

@@ -12,9 +12,9 @@ from attnbench.models.insertion import Attended, Site
 class SecondOrderPooling(nn.Module):
     """The gate a = sigmoid(W2 rowconv(BN(cov(relu(BN(W1 relu(x))))))).
 
-    (N, C, H, W) to a signal (N, C, 1, 1). W1 reduces to d channels, cov is their d x d covariance over the
-    map, and rowconv, a group convolution, takes each of its rows to four numbers of its own. The biases, and
-    the ReLU on x that has not met the block's own yet, are the released code's.
+    (N, C, H, W) to a signal (N, C, 1, 1). W1 reduces to d channels, cov is their d x d covariance over the map, and
+    rowconv, a group convolution, maps each row of it to four values. The biases and the ReLU on x, which comes before
+    the block's ReLU, are those of the released code.
     """
 
     def __init__(self, channels: int, reduced: int, *, activation: bool) -> None:
@@ -34,7 +34,7 @@ class SecondOrderPooling(nn.Module):
 
 
 def covariance(x: Tensor) -> Tensor:
-    """(1/P) sum_p (x_p - mean)(x_p - mean)^T over the P = H W places, (N, d, H, W) to (N, d, d)."""
+    """(1/P) sum_p (x_p - mean)(x_p - mean)^T over the P = H W positions, (N, d, H, W) to (N, d, d)."""
     centred = x.flatten(2) - x.mean((2, 3))[:, :, None]
     return centred @ centred.mT / centred.shape[2]
 
@@ -46,8 +46,8 @@ def gsop(site: Site, *, channels: Count = 128, activation: bool = False) -> nn.M
     GSoP-Net1 has it at the last block of stages 2, 3 and 4: 28,054,440 parameters with ResNet-50.
 
     Args:
-        channels: d, the channels whose covariance is taken.
-        activation: a ReLU after the row-wise convolution, which the text has, the released code not.
+        channels: d, the number of channels whose covariance is computed.
+        activation: a ReLU after the row-wise convolution; the paper's text has it, the released code does not.
     """
     attention = SecondOrderPooling(site.out_channels, channels, activation=activation)
     return Attended(site.trunk, attention, reads="output", combine="mul")

@@ -1,15 +1,15 @@
-"""K convolution kernels, mixed for every sample: what dynamic and conditional convolution share.
+"""A convolution with K kernels that are mixed for every sample, as in dynamic and conditional convolution.
 
     y_n = (sum_k pi_nk W_k) * x_n
 
-A library's convolution has one kernel for the whole batch, so the product is taken in one of four ways, all
-equal to the equation:
+A stock convolution has one kernel for the whole batch. So this one is computed in one of four ways, all of them equal
+to the equation:
 
-    stacked   y = concat_k(W_k) * concat_k(pi_k x): one stock convolution over K C_in channels, K times the
-              products but no kernel for each sample. Best where the map is small beside the kernel.
-    matrices  for 1x1 convolutions: mix a matrix for each sample, then a batched product.
-    grouped   mix a kernel for each sample, then one convolution whose groups are the samples.
-    stencil   for depthwise ones under torch.compile, which fuses it: shifted maps times mixed weights.
+    stacked   y = concat_k(W_k) * concat_k(pi_k x): one stock convolution over K C_in channels. It has K times the
+              products, but needs no kernel per sample: best if the map is small compared with the kernel.
+    matrices  for 1x1 convolutions: mix a matrix per sample, then use a batched matrix product.
+    grouped   mix a kernel per sample, then use one convolution with the samples as groups.
+    stencil   for depthwise convolutions under torch.compile, which fuses it: shifted maps times mixed weights.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from attnbench.models.ops import depthwise
 
-# Places of a map below which K copies of it cost less than a kernel for each sample: measured on a CPU, whose
-# products are dear, and reckoned from bytes and products for a GPU (where cuDNN is slow at many groups, too).
+# Positions of a map below which K copies of it cost less than a kernel per sample. Measured on a CPU, where products
+# are expensive; estimated from bytes and products for a GPU, where cuDNN is also slow with many groups.
 SMALL_MAP = {"cpu": 32, "cuda": 128}
 
 
 class MixedConv2d(nn.Module):
-    """y_n = (sum_k pi_nk W_k) * x_n + sum_k pi_nk b_k, in the place of a convolution.
+    """y_n = (sum_k pi_nk W_k) * x_n + sum_k pi_nk b_k; replaces a convolution.
 
-    (N, C_in, H, W) and mixtures pi (N, K) to (N, C, H', W'), shaped as the trunk's.
-    Kernel 0 is the trunk's own, the others are drawn normal with its standard deviation.
+    (N, C_in, H, W) and mixtures pi (N, K) to (N, C, H', W'), the output shape of the trunk.
+    Kernel 0 is the trunk's; the others are drawn from a normal distribution with its standard deviation.
 
     Args:
         trunk: the convolution.
@@ -40,7 +40,7 @@ class MixedConv2d(nn.Module):
 
     def __init__(self, trunk: nn.Conv2d, kernels: int) -> None:
         super().__init__()
-        # Four dimensions, K C filters, because Module.to(memory_format=channels_last) refuses five.
+        # As K C filters, in four dimensions: Module.to(memory_format=channels_last) refuses five.
         self.weight = nn.Parameter(multiplied(trunk.weight, kernels).flatten(0, 1))
         self.count = kernels
         self.bias = None if trunk.bias is None else nn.Parameter(multiplied(trunk.bias, kernels))
@@ -48,7 +48,7 @@ class MixedConv2d(nn.Module):
         self.padding = trunk.padding
 
     def forward(self, x: Tensor, mixture: Tensor) -> Tensor:
-        """The convolution of x by each sample's own kernel.
+        """The convolution of each sample with its own mixed kernel.
 
         Args:
             x: (N, C_in, H, W).
@@ -58,24 +58,24 @@ class MixedConv2d(nn.Module):
         return y if self.bias is None else y + (mixture @ self.bias)[:, :, None, None]
 
     def route(self, x: Tensor) -> Callable[[MixedConv2d, Tensor, Tensor], Tensor]:
-        """The way that is fastest for an input of this shape."""
+        """The fastest of the four ways for an input of this shape."""
         if self.depthwise:
             return stencil if torch.compiler.is_compiling() else grouped
         if x.shape[0] == 1:
             return grouped
-        places = x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
-        if places < SMALL_MAP.get(x.device.type, 128):
+        positions = x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
+        if positions < SMALL_MAP.get(x.device.type, 128):
             return stacked
         return matrices if self.pointwise else grouped if x.is_cpu else stacked
 
     @property
     def depthwise(self) -> bool:
-        """Whether each filter reads a single channel, with padding in numbers."""
+        """Whether each filter reads a single channel, and the padding is given in numbers."""
         return self.groups > 1 and self.weight.shape[1] == 1 and not isinstance(self.padding, str)
 
     @property
     def pointwise(self) -> bool:
-        """Whether it is a 1x1 convolution without padding or groups."""
+        """Whether this is a 1x1 convolution without padding or groups."""
         unpadded = self.padding in ((0, 0), "same", "valid")
         return self.groups == 1 and self.weight.shape[2:] == (1, 1) and unpadded
 
@@ -95,14 +95,14 @@ class MixedConv2d(nn.Module):
 
 
 def multiplied(value: Tensor, kernels: int) -> Tensor:
-    """(K, ...) with the value itself first and K - 1 others as widely spread around zero."""
+    """(K, ...): the value itself, then K - 1 samples of a normal distribution with its standard deviation."""
     value = value.detach()
     others = [torch.randn_like(value) * value.std(correction=0) for _ in range(kernels - 1)]
     return torch.stack([value, *others])
 
 
 def stacked(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
-    """concat_k(W_k) * concat_k(pi_k x), the K copies side by side within each group."""
+    """concat_k(W_k) * concat_k(pi_k x), with the K copies concatenated within each group."""
     parts = x.unflatten(1, (conv.groups, 1, -1)) * mixture[:, None, :, None, None, None]
     weight = conv.kernels.transpose(0, 1).flatten(1, 2)
     return F.conv2d(parts.flatten(1, 3), weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -120,8 +120,8 @@ def matrices(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
 def grouped(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     """W_n * x_n with the samples as groups of one convolution."""
     samples, weight = x.shape[0], conv.mixed(mixture).flatten(0, 1)
-    side_by_side = x.reshape(1, -1, *x.shape[2:])
-    y = F.conv2d(side_by_side, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups * samples)
+    concatenated = x.reshape(1, -1, *x.shape[2:])
+    y = F.conv2d(concatenated, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups * samples)
     return y.view(samples, -1, *y.shape[2:])
 
 

@@ -7,4 +7,4 @@ from attnbench.config.options import checked
 
 @checked
 def none() -> None:
-    """Nothing is inserted, whatever the placement."""
+    """Inserts nothing, whatever the placement."""

@@ -12,9 +12,9 @@ from attnbench.models.insertion import Attended, Site
 
 
 class ShiftAndBalance(PooledAttention):
-    """a = lambda * A(x),  A(x) = gate(BN(W2 relu(BN(W1 gap(x))))), lambda learned, one per output channel.
+    """a = lambda * A(x),  A(x) = gate(BN(W2 relu(BN(W1 gap(x))))), with a learned lambda per output channel.
 
-    (N, C_in, H, W) to a signal (N, C_out, 1, 1). With tanh the output of the layer stays in T(x) +- lambda.
+    (N, C_in, H, W) to a signal (N, C_out, 1, 1). With tanh the output of the layer stays within T(x) +- lambda.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class ShiftAndBalance(PooledAttention):
         return self.lambda_.flatten() * self.branch.signal(pooled)
 
     def gauges(self) -> dict[str, Tensor]:
-        """What a run records each epoch."""
+        """The values that a run records each epoch."""
         return {"lambda": self.lambda_}
 
 
 def hidden_units(site: Site, multiplier: int) -> int:
-    """The SB paper's hidden width: the output channels, a sixth of them at the depthwise layer of a 6x block."""
+    """The SB paper's hidden width: the output channels, divided by 6 at the depthwise layer of a 6x block."""
     divisor = site.expansion if site.role == "depthwise" else 1
     return max(1, site.out_channels // divisor) * multiplier
 
@@ -55,7 +55,7 @@ def sb(
     hidden: Count = 1,
     dropout: Fraction = 0.0,
 ) -> nn.Module:
-    """SB reads the input of a site and is added to its output.
+    """SB: its signal is computed from the input of a site and added to the site's output.
 
     Args:
         lambda_init: initial lambda (Table 8 tries 0.01 to 1).

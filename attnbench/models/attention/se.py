@@ -21,13 +21,13 @@ def se(
 ) -> nn.Module:
     """SE on the output of a site.
 
-    The ECA paper's SE has no biases (its 26.77 M for ResNet-50 needs that); the original has them.
+    The original SE has biases; the ECA paper's has none, as its 26.77 M parameters for ResNet-50 show.
 
     Args:
-        reduction: r, the hidden layer has C // r units.
+        reduction: r; the hidden layer has C // r units.
         hidden: units of the hidden layer, instead of ``reduction``.
         bias: biases in both layers.
-        norm: batch norm after both layers, as the SB paper's branches have.
+        norm: batch norm after both layers, as in the SB paper.
         gate: the function on the branch's output.
     """
     channels = site.out_channels

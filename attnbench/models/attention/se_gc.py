@@ -14,7 +14,7 @@ from attnbench.models.insertion import Attended, Site
 
 
 class GroupGate(PooledAttention):
-    """a = sigmoid(W_G gap(x)) with a block-diagonal C x C matrix of G blocks, C^2 / G weights, no bias.
+    """a = sigmoid(W_G gap(x)), where W_G is a block-diagonal C x C matrix of G blocks: C^2 / G weights, no bias.
 
     (N, C, H, W) to a signal (N, C, 1, 1).
     """
@@ -35,17 +35,17 @@ def se_gc(site: Site, *, size: Count = 16, unit: Literal["groups", "channels"] =
     SE-GC1 has 16 groups, SE-GC2 C/16 groups (of 16 channels each), SE-GC3 C/8 groups (of 8 channels).
 
     Args:
-        size: how many groups there are, or how many channels each of them has.
-        unit: which of the two ``size`` is.
+        size: the number of groups, or of channels in each group.
+        unit: what ``size`` counts.
 
     Raises:
-        ConfigError: the site's channels cannot be divided so.
+        ConfigError: ``size`` does not divide the number of the site's channels.
     """
     channels = site.out_channels
     if channels % size:
         parts = f"{size} groups" if unit == "groups" else f"groups of {size}"
         raise ConfigError(
-            f"the {channels} channels of {site.path} cannot be cut into {parts}",
+            f"the {channels} channels of {site.path} cannot be divided into {parts}",
             "attention.size",
             "use a divisor of all the sites' channels, such as 8, or another placement",
         )

@@ -12,10 +12,12 @@ from attnbench.models.insertion import Attended, Site
 
 @checked
 def se_layer(site: Site, *, gate: Gate = "sigmoid", hidden: Count = 1, dropout: Fraction = 0.0) -> nn.Module:
-    """Layer-wise SE reads the input of a site and scales its output; F is SB's branch, without lambda.
+    """Layer-wise SE: its gate is computed from the input of a site and scales the site's output.
+
+    F is the branch of SB, without lambda.
 
     Args:
-        gate: the function on the branch's output; the paper tries tanh and others and sees them fail.
+        gate: the function on the branch's output; the paper reports that tanh and others fail.
         hidden: multiplies the hidden layer's width.
         dropout: probability in the hidden layer.
     """

@@ -11,10 +11,10 @@ from attnbench.models.insertion import Attended, Site
 
 
 class ChannelwiseGate(PooledAttention):
-    """a = sigmoid(w o gap(x)) with one weight a channel: each gate sees its own channel only, no bias.
+    """a = sigmoid(w o gap(x)) with one weight per channel and no bias: each gate depends on its own channel only.
 
-    (N, C, H, W) to a signal (N, C, 1, 1). The weights start uniform in [-1, 1], as those of the depthwise
-    convolution that the paper takes this for.
+    (N, C, H, W) to a signal (N, C, 1, 1). The initial weights are uniform in [-1, 1], like those of a depthwise
+    convolution, which is what the paper calls this.
     """
 
     def __init__(self, channels: int) -> None:

@@ -11,7 +11,7 @@ from attnbench.models.insertion import Attended, Site
 
 
 class FullGate(PooledAttention):
-    """a = sigmoid(W gap(x)) with one C x C layer: every gate sees every channel, no reduction, no bias.
+    """a = sigmoid(W gap(x)) with one C x C layer, no reduction and no bias: every gate depends on every channel.
 
     (N, C, H, W) to a signal (N, C, 1, 1).
     """

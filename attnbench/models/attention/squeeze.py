@@ -1,4 +1,4 @@
-"""Global pooling, and attention that begins with it: how attention says what it has to know of a feature map."""
+"""Global pooling, and base classes for attention that depends on pooled values of a feature map."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 
 class Squeeze(nn.Module):
-    """gap(x), (N, C, H, W) to (N, C): a module, so that whoever counts or speeds up attention finds it."""
+    """gap(x), (N, C, H, W) to (N, C), as a module, so that operation counters find it by its type."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean over the map, (N, C, H, W) to (N, C)."""
-        # Not x.mean: its gradient is a full tensor, in another memory format than x, and all that it meets follows it.
+        # Not x.mean: its gradient is a full tensor in another memory format than x, which later operations take over.
         return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
 
 
 class PooledAttention(nn.Module):
     """a = signal(gap(x)), (N, C_in, H, W) to a signal (N, C_out, 1, 1).
 
-    What depends on gap(x) alone costs no pass over a feature map of its own: see ``attnbench.models.fused``.
+    Attention that depends only on gap(x) needs no additional pass over a feature map: see ``attnbench.models.fused``.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class PooledAttention(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """The signal as it meets a map, (N, C_in, H, W) to (N, C_out, 1, 1)."""
+        """The signal in a shape that broadcasts over maps, (N, C_in, H, W) to (N, C_out, 1, 1)."""
         return self.signal(self.squeeze(x))[:, :, None, None]
 
 
 class ChannelFirst(nn.Module):
-    """y = rest(x * signal(gap(x), max(x))), (N, C, H, W): a gate of each channel, and what is done to the gated map.
+    """y = rest(x * signal(gap(x), max(x))), (N, C, H, W): a channel gate, then another operation on the gated map.
 
-    Gap and maximum are known of a batch norm's output before it is there: see ``attnbench.models.fused``.
+    After a batch norm, gap(x) and max(x) can be computed from the norm's input: see ``attnbench.models.fused``.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class ChannelFirst(nn.Module):
         self.squeeze = Squeeze()
 
     def signal(self, pooled: Tensor, peak: Tensor) -> Tensor:
-        """The channels' gate, (N, C) and (N, C) to (N, C)."""
+        """The gate of each channel from its mean and its maximum, (N, C) each, to (N, C)."""
         raise NotImplementedError
 
     def rest(self, x: Tensor) -> Tensor:
-        """What follows, (N, C, H, W)."""
+        """The operation on the gated map, (N, C, H, W) to (N, C, H, W)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

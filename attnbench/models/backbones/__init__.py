@@ -1,1 +1,1 @@
-"""Backbones by family; attention is inserted into them, never written into them."""
+"""Backbones by family. None of them contains attention; it is inserted afterwards."""

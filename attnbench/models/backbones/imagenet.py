@@ -1,4 +1,4 @@
-"""torchvision's networks for 224x224 images, with torchvision's weights when asked for."""
+"""torchvision's networks for 224x224 images, optionally with torchvision's pretrained weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnbench.config.options import Count, Fraction, Positive, checked
 def resnet(
     *, depth: Literal[18, 34, 50, 101, 152, 200] = 50, pretrained: bool = False, num_classes: Count = 1000
 ) -> nn.Module:
-    """ResNet-18 to -200 (arXiv:1512.03385, -200: 1603.05027; stride on the 3x3 convolution)."""
+    """ResNet-18 to -200 (arXiv:1512.03385; ResNet-200: 1603.05027), with strides at 3x3 convolutions."""
     if depth == 200:
         _no_weights(pretrained, "ResNet-200")
         return _bottlenecks((3, 24, 36, 3), num_classes)
@@ -48,39 +48,40 @@ def mobilenetv2(
     pretrained: bool = False,
     num_classes: Count = 1000,
 ) -> nn.Module:
-    """MobileNetV2 (arXiv:1801.04381); ``dropout`` stands before the classifier."""
+    """MobileNetV2 (arXiv:1801.04381); ``dropout`` is applied before the classifier."""
     return _torchvision("mobilenet_v2", pretrained, num_classes, width_mult=width, dropout=dropout)
 
 
 @checked
 def shufflenetv2(*, width: Positive = 1.0, pretrained: bool = False, num_classes: Count = 1000) -> nn.Module:
     """ShuffleNetV2 (arXiv:1807.11164) at width 0.5, 1.0, 1.5 or 2.0."""
-    return _torchvision(f"shufflenet_v2_x{_printed(width, (0.5, 1.0, 1.5, 2.0))}", pretrained, num_classes)
+    return _torchvision(f"shufflenet_v2_x{_width_name(width, (0.5, 1.0, 1.5, 2.0))}", pretrained, num_classes)
 
 
 @checked
 def mnasnet(
     *, width: Positive = 1.0, dropout: Fraction = 0.2, pretrained: bool = False, num_classes: Count = 1000
 ) -> nn.Module:
-    """MnasNet-B1 (arXiv:1807.11626) at width 0.5, 0.75, 1.0 or 1.3; ``dropout`` stands before the classifier."""
-    name = f"mnasnet{_printed(width, (0.5, 0.75, 1.0, 1.3))}"
+    """MnasNet-B1 (arXiv:1807.11626) at width 0.5, 0.75, 1.0 or 1.3; ``dropout`` is applied before the classifier."""
+    name = f"mnasnet{_width_name(width, (0.5, 0.75, 1.0, 1.3))}"
     return _torchvision(name, pretrained, num_classes, dropout=dropout)
 
 
-def _printed(width: float, widths: tuple[float, ...]) -> str:
-    """A width as torchvision's names print it, ``0_5``.
+def _width_name(width: float, widths: tuple[float, ...]) -> str:
+    """A width as it appears in torchvision's names, such as ``0_5``.
 
     Raises:
-        ConfigError: torchvision does not have the width.
+        ConfigError: torchvision has no network of this width.
     """
     if width not in widths:
-        raise ConfigError(f"width={width} is not made", "backbone.width", f"use {', '.join(map(str, widths))}")
+        what = f"torchvision has no network of width {width}"
+        raise ConfigError(what, "backbone.width", f"use {', '.join(map(str, widths))}")
     return str(width).replace(".", "_")
 
 
 def _no_weights(pretrained: bool, name: str) -> None:
     if pretrained:
-        raise ConfigError(f"torchvision has no weights of {name}", "backbone.pretrained", "set it to false")
+        raise ConfigError(f"torchvision has no weights for {name}", "backbone.pretrained", "set it to false")
 
 
 def _bottlenecks(blocks: tuple[int, ...], num_classes: int, **options: int) -> nn.Module:
@@ -90,7 +91,7 @@ def _bottlenecks(blocks: tuple[int, ...], num_classes: int, **options: int) -> n
 
 
 def _torchvision(name: str, pretrained: bool, num_classes: int, **options: Any) -> nn.Module:
-    """A torchvision network; stock weights keep their trunk when the classes are not ImageNet's thousand."""
+    """A torchvision network; if it has other classes than ImageNet's 1000, its classifier is not pretrained."""
     from torchvision import models
 
     model = models.get_model(name, num_classes=num_classes, **options)
@@ -104,9 +105,9 @@ def _weights(name: str) -> dict[str, torch.Tensor]:
 
     try:
         return dict(models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(check_hash=True))
-    except OSError as error:  # URLError and a full disk alike
+    except OSError as error:  # such as URLError, or a full disk
         raise StorageError(
-            f"torchvision's weights of {name} cannot be had: {error}",
+            f"torchvision's weights for {name} cannot be loaded: {error}",
             "backbone.pretrained",
             "put the file into $TORCH_HOME/hub/checkpoints, or set backbone.pretrained=false",
         ) from None

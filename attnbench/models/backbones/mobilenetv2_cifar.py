@@ -1,8 +1,8 @@
 """MobileNetV2 for 32x32 images, as in the pytorch-cifar project, with a width multiplier.
 
-The SB paper's CIFAR-10 backbone. Its printed parameter counts (Table 5) fix what the text leaves open: the stem has
-16 channels at every width, block channels are rounded to multiples of 8, the last 1x1 convolution stays 1280 wide,
-every block keeps its expansion convolution, and a stride-1 block whose channels change has a 1x1 shortcut.
+This is the SB paper's CIFAR-10 backbone. The paper's parameter counts (Table 5) determine what its text leaves open:
+the stem has 16 channels and the last 1x1 convolution 1280 at every width, block channels are rounded to multiples of 8,
+every block has its expansion convolution, and a stride-1 block whose channels change has a 1x1 shortcut.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Expand (C1), depthwise (C2), project (C3); a shortcut where the stride is 1."""
+    """Expand (C1), depthwise (C2), project (C3); a shortcut if the stride is 1."""
 
     def __init__(self, in_channels: int, channels: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class InvertedResidual(nn.Module):
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Expand, filter, project and add the shortcut where there is one, (N, C_in, H, W) to (N, C, H', W')."""
+        """Expand, filter, project and add the shortcut if there is one, (N, C_in, H, W) to (N, C, H', W')."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -94,5 +94,5 @@ class MobileNetV2(nn.Module):
 
 @checked
 def mobilenetv2_cifar(*, width: Positive = 1.0, num_classes: Count = 10) -> nn.Module:
-    """416,698 parameters at width 0.35, 715,834 at 0.5, 1,401,386 at 0.75, 2,294,682 at 1.0."""
+    """MobileNetV2: 416,698 parameters at width 0.35, 715,834 at 0.5, 1,401,386 at 0.75, 2,294,682 at 1.0."""
     return MobileNetV2(width, num_classes)

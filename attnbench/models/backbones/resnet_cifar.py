@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
         return self.relu(y + self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The paper's option A: subsample and pad the channels with zeros, no parameters."""
+        """The paper's option A, without parameters: subsample, and pad the channels with zeros."""
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
         if self.padding:
@@ -41,7 +41,7 @@ class ResNet(nn.Module):
     """Three stages of n blocks with 16, 32 and 64 channels at strides 1, 2, 2.
 
     Args:
-        n: blocks a stage.
+        n: blocks per stage.
         num_classes: outputs of the classifier.
     """
 
@@ -72,5 +72,5 @@ class ResNet(nn.Module):
 
 @checked
 def resnet_cifar(*, depth: Literal[8, 20, 32, 56] = 20, num_classes: Count = 10) -> nn.Module:
-    """ResNet-20, -32 or -56 with 0.27, 0.46 or 0.85 M parameters; -8, of 0.08 M, is for trials."""
+    """ResNet-20, -32 or -56 with 0.27, 0.46 or 0.85 M parameters; ResNet-8 (0.08 M) is for quick trials."""
     return ResNet((depth - 2) // 6, num_classes)

@@ -1,4 +1,4 @@
-"""Any timm network, ``backbone=timm/<name>``; attention stands where its blocks are known."""
+"""Any timm network, ``backbone=timm/<name>``; attention needs one whose blocks ``ANATOMY`` lists."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from attnbench.config.options import Count, checked
 
 @checked
 def timm_model(*, name: str, pretrained: bool = False, num_classes: Count = 1000) -> nn.Module:
-    """A network of timm by its name there, with its weights when asked for.
+    """A timm network by its name in timm, optionally with its pretrained weights.
 
     Raises:
         ConfigError: timm has no such network.
-        StorageError: its weights cannot be had.
+        StorageError: its weights cannot be loaded.
     """
     import timm
 
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), 3)
-        todo = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() names them"
+        todo = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
         raise ConfigError(f"timm has no network {name}", "backbone", todo)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
         return model
     except OSError as error:
         todo = "put them into timm's cache, or set backbone.pretrained=false"
-        raise StorageError(f"timm's weights of {name} cannot be had: {error}", "backbone.pretrained", todo) from None
+        what = f"timm's weights for {name} cannot be loaded: {error}"
+        raise StorageError(what, "backbone.pretrained", todo) from None

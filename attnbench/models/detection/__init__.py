@@ -1,1 +1,1 @@
-"""Detectors around any backbone, on torchvision's parts."""
+"""Detectors around any backbone, built from torchvision's parts."""

@@ -1,4 +1,4 @@
-"""What every detector has beside what torchvision gives it: options of one form, a forward pass without boxes."""
+"""What all detectors share: the interface of their options, and a forward pass that needs no boxes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of pixels in [0, 1]
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation of pixels in [0, 1]
 
 
 class Detector(Protocol):
@@ -16,11 +16,11 @@ class Detector(Protocol):
     masks: bool
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
-        """The detector around a stock classification network, for so many classes without the background."""
+        """The detector around a stock classification network; ``num_classes`` excludes the background."""
         ...
 
     def settle(self, network: nn.Module) -> None:
-        """What is done once attention stands in the backbone: parts of it are frozen."""
+        """Freeze parts of the backbone, once attention has been inserted."""
         ...
 
     @property
@@ -30,17 +30,17 @@ class Detector(Protocol):
 
 
 class Dense:
-    """Before one of torchvision's detectors: a batch in place of a list of images gives what needs no boxes.
+    """A mixin for torchvision's detectors: given a batch instead of a list of images, it runs ``dense``.
 
-    The losses and the answers of a detector depend on what is in the images. ``dense`` is the rest, which takes the
-    same time for all: for counting, on the meta device too.
+    The losses and detections of a network depend on the content of the images. ``dense`` computes the rest, which has
+    the same cost for all images. It serves to count operations, also on the meta device.
     """
 
     def forward(self, images: list[Tensor] | Tensor, targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Losses by name in training mode; else boxes (n, 4), labels (n,), scores (n,) and masks of each image.
 
         Args:
-            images: N times (3, H, W) in [0, 1]; or a batch (N, 3, H, W) for ``dense``.
+            images: a list of N images (3, H, W) in [0, 1]; or a batch (N, 3, H, W) for ``dense``.
             targets: see ``attnbench.data.detection.scenes``.
         """
         if isinstance(images, Tensor):
@@ -48,5 +48,5 @@ class Dense:
         return super().forward(images, targets)  # type: ignore[misc]
 
     def dense(self, images: Tensor) -> Any:
-        """Everything that the network computes of a batch before boxes are chosen."""
+        """Everything that the network computes from a batch before boxes are chosen."""
         raise NotImplementedError

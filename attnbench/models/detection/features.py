@@ -1,8 +1,8 @@
-"""A classification backbone as a detector needs it: its feature maps at several strides instead of its logits.
+"""A classification backbone as a detector needs it: it returns feature maps at several strides instead of logits.
 
-The stock network stays what it is, under the name ``body``, so that a placement finds its blocks and weights keep their
-names; its forward pass is listened to at the levels that ``LEVELS`` names. What no level depends on, such as the
-classifier, is taken out.
+The stock network is kept under the name ``body``, so that placements find its blocks and weights keep their names.
+Forward hooks collect the outputs of the modules in ``LEVELS``. Modules that no level depends on, such as the
+classifier, are removed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from attnbench.models.placement import known_blocks
 
 Norm = Literal["trained", "frozen"]
 
-# Where a network's feature maps are, finest first. In an inverted residual that strides it is behind the expansion, as
-# SSD-Lite has it: the widest map of that resolution.
+# The modules whose outputs are a network's feature maps, finest first. In an inverted residual with a stride the map is
+# taken after the expansion, as in SSD-Lite: it is the widest map of its resolution.
 _RESNET = ("layer1", "layer2", "layer3", "layer4")
 LEVELS = {
     "torchvision.models.resnet.ResNet": _RESNET,
@@ -42,25 +42,25 @@ LEVELS = {
         "features.norm5",
     ),
 }
-PROBE = 64  # side of the image by which levels are measured
-MOST = 4  # levels of a pyramid
+PROBE = 64  # side of the image with which levels are measured
+MAX_LEVELS = 4  # of a pyramid
 
 
 class Features(nn.Module):
     """A backbone's feature maps, (N, 3, H, W) to {"0": (N, C, H/s, W/s), ...}, finest first.
 
     Args:
-        body: a stock classification network, before attention is put into it.
-        levels: how many of the coarsest ones to use, at most; those at the image's own resolution are left out.
+        body: a stock classification network, before attention is inserted.
+        levels: the maximum number of maps; the coarsest are used, and never those at the resolution of the image.
 
     Attributes:
         channels, strides: of each level.
 
     Raises:
-        ConfigError: it is not known where this network has its feature maps, or it has too few.
+        ConfigError: the feature maps of this network are not known, or there are too few.
     """
 
-    def __init__(self, body: nn.Module, levels: int = MOST) -> None:
+    def __init__(self, body: nn.Module, levels: int = MAX_LEVELS) -> None:
         super().__init__()
         self.body = body
         self.found: dict[str, Tensor] = {}
@@ -83,9 +83,9 @@ class Features(nn.Module):
         self.found[path] = output
 
     def _measured(self, paths: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-        """Channels and stride of each level, by an image that also tells what no level depends on: it is taken out."""
+        """Measure channels and stride of each level with an image; remove the modules that no level depends on."""
         training = self.body.training
-        self.body.eval()  # no statistic moves
+        self.body.eval()  # keeps the running statistics as they are
         example = next(self.body.parameters())
         with torch.enable_grad():
             maps = self._maps(example.new_zeros(1, 3, PROBE, PROBE))
@@ -110,11 +110,11 @@ class Features(nn.Module):
         return OrderedDict((str(i), maps[path]) for i, path in enumerate(self.paths))
 
     def freeze(self, stages: int, norm: Norm) -> None:
-        """Train neither the stem nor the first stages, with the attention in them, and normalise by fixed statistics.
+        """Freeze the stem and the first stages, attention included, and the statistics of batch norms.
 
         Args:
-            stages: how many; 0 trains the stem, too.
-            norm: ``frozen`` keeps the running statistics of every batch norm; scale and shift are trained still.
+            stages: the number of stages to freeze; 0 freezes nothing, not even the stem.
+            norm: ``frozen`` fixes the running statistics of every batch norm; scale and shift are still trained.
 
         Raises:
             ConfigError: the backbone has fewer stages.
@@ -128,7 +128,7 @@ class Features(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Features:
-        """Training mode, but for what is frozen."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         if self.norm == "frozen":
             for module in self.body.modules():
@@ -140,23 +140,23 @@ class Features(nn.Module):
 
 
 def _paths(body: nn.Module) -> tuple[str, ...]:
-    """Where a network has its feature maps.
+    """The modules whose outputs are a network's feature maps.
 
     Raises:
-        ConfigError: that is not known.
+        ConfigError: they are not known.
     """
     name = f"{type(body).__module__}.{type(body).__qualname__}"
     if name in LEVELS:
         return LEVELS[name]
-    if info := getattr(body, "feature_info", None):  # timm's networks say it themselves
+    if info := getattr(body, "feature_info", None):  # timm's networks list their feature maps
         return tuple(str(level["module"]) for level in info)
     known = ", ".join(key.rpartition(".")[2] for key in LEVELS)
-    todo = f"use one of {known} or of timm's with feature_info; attnbench/models/detection/features.py names the levels"
-    raise ConfigError(f"it is not known where {name} has its feature maps", "backbone", todo)
+    todo = f"use one of {known}, a timm network with feature_info, or add it to attnbench/models/detection/features.py"
+    raise ConfigError(f"the feature maps of {name} are not known", "backbone", todo)
 
 
 def _up_to(body: nn.Module, stages: int) -> Iterator[str]:
-    """The modules, by path, that come before the first block behind the given stages."""
+    """The paths of the modules before the first block that follows the given number of stages."""
     blocks = known_blocks(body)
     total = max(stage for _, stage, _ in blocks)
     if stages > total:

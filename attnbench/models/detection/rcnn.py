@@ -20,9 +20,9 @@ from attnbench.config.options import Count, Index
 from attnbench.models.detection.detector import Dense
 from attnbench.models.detection.features import Features
 
-RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
-REGION, MASK_REGION = 7, 14  # places a side of a region's features, for boxes and for masks
-COUNTED_REGIONS, COUNTED_MASKS = 1000, 100  # regions that a network is counted with
+RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
+REGION, MASK_REGION = 7, 14  # side of a region's feature map, for boxes and for masks
+COUNTED_REGIONS, COUNTED_MASKS = 1000, 100  # regions and masks with which a network is counted
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
@@ -30,15 +30,15 @@ class FasterRCNN:
     """The options of ``detector=faster_rcnn``.
 
     Attributes:
-        short_side, long_side: an image is resized to the first, unless its longer side were to exceed the second.
-        anchor_size: side in pixels of the anchors on the finest map; each coarser map has them twice as large.
+        short_side, long_side: images are resized to this short side, or less if the long side would be larger.
+        anchor_size: side in pixels of the anchors on the finest map; it doubles from map to map.
         channels: of the pyramid, and of the mask head.
         hidden: width of the box head.
-        proposals: regions kept in evaluation; twice as many in training.
-        samples: regions of an image that the box head learns from.
-        frozen_stages: of the backbone, the stem with them; 0 trains all.
-        norm: ``frozen`` keeps the statistics of the backbone's batch norms; scale and shift are trained.
-        backbone_from: the folder of a classification run whose weights the backbone starts from.
+        proposals: regions kept in evaluation; in training, twice as many.
+        samples: regions per image that train the box head.
+        frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
+        norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
+        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
     """
 
     short_side: Count = 800
@@ -56,11 +56,11 @@ class FasterRCNN:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """800 x 1280 for a short side of 800: most photographs are close to 5:8, and the paper counts so."""
+        """Height and width for counting: 800 x 1280, as in the paper; the ratio 5:8 is close to that of most photos."""
         return self.short_side, self.short_side * 8 // 5
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
-        """The detector around a classification network, for so many classes without the background."""
+        """The detector around a classification network; ``num_classes`` excludes the background."""
         pyramid = Pyramid(body, self.channels)
         return TwoStage(pyramid, **self._parts(pyramid, num_classes + 1))
 
@@ -73,7 +73,7 @@ class FasterRCNN:
         network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
 
     def _parts(self, pyramid: Pyramid, classes: int) -> dict[str, Any]:
-        """The arguments of torchvision's network; what is not here is as torchvision has it."""
+        """Arguments of torchvision's network; all others keep torchvision's defaults."""
         sizes = tuple((self.anchor_size * 2**level,) for level in range(pyramid.levels + 1))
         return {
             "min_size": self.short_side,
@@ -97,7 +97,7 @@ class MaskRCNN(FasterRCNN):
     masks = True
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
-        """The detector with a mask head, for so many classes without the background."""
+        """The detector with a mask head; ``num_classes`` excludes the background."""
         pyramid, wide = Pyramid(body, self.channels), self.channels
         return TwoStageWithMasks(
             pyramid,
@@ -109,7 +109,7 @@ class MaskRCNN(FasterRCNN):
 
 
 class Pyramid(Features):
-    """A backbone's feature maps, all of the same width, each with what the coarser ones know; and a coarser one."""
+    """A feature pyramid: maps of the same width, each combined with the coarser ones, and one extra coarse map."""
 
     def __init__(self, body: nn.Module, channels: int) -> None:
         super().__init__(body)
@@ -122,19 +122,19 @@ class Pyramid(Features):
         return maps
 
     def pooling(self, side: int) -> MultiScaleRoIAlign:
-        """What cuts regions out of the maps, each as ``side`` x ``side`` places."""
+        """The layer that crops regions from the maps, each to ``side`` x ``side`` positions."""
         return MultiScaleRoIAlign([str(level) for level in range(self.levels)], side, 2)
 
 
 class _Regions(Dense):
-    """What the two networks have in common."""
+    """What Faster R-CNN and Mask R-CNN have in common."""
 
     backbone: Pyramid
     rpn: Any
     roi_heads: Any
 
     def dense(self, images: Tensor) -> list[Tensor]:
-        """The heads' outputs for the maps, and for regions of nothing: as many as a network is counted with."""
+        """The heads' outputs for the maps, and for regions of zeros, as many as a network is counted with."""
         maps = self.backbone(images)
         wide, heads = self.backbone.out_channels, self.roi_heads
         regions = images.new_zeros(COUNTED_REGIONS, wide, REGION, REGION)
@@ -146,7 +146,7 @@ class _Regions(Dense):
 
 
 class TwoStage(_Regions, TorchvisionFasterRCNN):
-    """torchvision's Faster R-CNN, sampling, losses and suppression included."""
+    """torchvision's Faster R-CNN, including its sampling, losses and non-maximum suppression."""
 
 
 class TwoStageWithMasks(_Regions, TorchvisionMaskRCNN):

@@ -1,7 +1,8 @@
-"""SSD-Lite (Liu et al., arXiv:1512.02325; Sandler et al., arXiv:1801.04381) as the pytorch-ssd project lays it out.
+"""SSD-Lite (Liu et al., arXiv:1512.02325; Sandler et al., arXiv:1801.04381), as in the pytorch-ssd project.
 
-Two feature maps of the backbone and four of extra blocks, six boxes at each place of a map, separable convolutions as
-heads. The SB paper trains it on VOC with MobileNetV2 at 300x300: maps of 19, 10, 5, 3, 2 and 1 places a side.
+It has two feature maps from the backbone and four from extra blocks, six boxes at each position of a map, and heads of
+separable convolutions. The SB paper trains it on VOC with MobileNetV2 at 300x300, with maps of side 19, 10, 5, 3, 2
+and 1.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from attnbench.config.options import Count, Index
 from attnbench.models.detection.detector import IMAGENET, Dense
 from attnbench.models.detection.features import Features
 
-EXTRAS = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))  # channels and expansion of the blocks behind the backbone
-STEPS = (16, 32, 64, 100, 150, 300)  # pixels between places of each map at SIZE
+EXTRAS = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))  # channels and expansion of the extra blocks
+STEPS = (16, 32, 64, 100, 150, 300)  # pixels between the positions of each map, for images of side SIZE
 SIZE = 300
-SCALES = tuple(at / SIZE for at in (60, 105, 150, 195, 240, 285, 330))  # sides of the boxes, parts of the image
+SCALES = tuple(at / SIZE for at in (60, 105, 150, 195, 240, 285, 330))  # sides of the boxes, relative to the image
 RATIOS = (2, 3)
 HALF = ([127 / 255] * 3, [128 / 255] * 3)
 
@@ -36,12 +37,12 @@ class SSD:
     """The options of ``detector=ssd``.
 
     Attributes:
-        size: side of the square that every image is resized to.
-        normalize: ``half`` is (x - 127) / 128, as the cited project has it; ``imagenet`` is torchvision's, for weights
-            that were trained with it.
-        frozen_stages: of the backbone, the stem with them; 0 trains all.
-        norm: ``frozen`` keeps the statistics of the backbone's batch norms.
-        backbone_from: the folder of a classification run whose weights the backbone starts from.
+        size: side of the square to which every image is resized.
+        normalize: ``half`` is (x - 127) / 128, as in pytorch-ssd; ``imagenet`` is torchvision's normalisation, for
+            weights that were trained with it.
+        frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
+        norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
+        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
     """
 
     size: Count = SIZE
@@ -54,11 +55,11 @@ class SSD:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width at which the network is counted: those of every image that it sees."""
+        """Height and width for counting: those to which every image is resized."""
         return self.size, self.size
 
     def network(self, body: nn.Module, num_classes: int) -> SingleShot:
-        """The detector around a classification network, for so many classes without the background."""
+        """The detector around a classification network; ``num_classes`` excludes the background."""
         backbone = Extended(body)
         mean, std = HALF if self.normalize == "half" else IMAGENET
         priors = Priors(backbone.strides, self.size)
@@ -76,7 +77,7 @@ class SSD:
 
 
 class SingleShot(Dense, TorchvisionSSD):
-    """torchvision's SSD, matching, losses and suppression included."""
+    """torchvision's SSD, including its matching, losses and non-maximum suppression."""
 
     def dense(self, images: Tensor) -> dict[str, Tensor]:
         """Class logits (N, boxes, classes) and box offsets (N, boxes, 4)."""
@@ -85,7 +86,7 @@ class SingleShot(Dense, TorchvisionSSD):
 
 
 class Extended(Features):
-    """A backbone's two coarsest maps, and four more by extra blocks, each of half the resolution."""
+    """A backbone's two coarsest maps, and four more from extra blocks, each at half the resolution of the last."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__(body, levels=2)
@@ -109,10 +110,10 @@ class Extended(Features):
 
 
 class Priors(DefaultBoxGenerator):
-    """The boxes of pytorch-ssd: two squares and four rectangles a place, centres and sides kept inside the image.
+    """The boxes of pytorch-ssd: two squares and four rectangles per position, centres and sides clamped to [0, 1].
 
-    Its maps at 300 pixels are not quite as far apart as they are coarse (a map of 19 places has one every 16 pixels);
-    other sizes and strides are laid out evenly.
+    For images of 300 pixels, pytorch-ssd does not space positions evenly over the image: a map of side 19 has one every
+    16 pixels. For other sizes and strides they are spaced evenly.
     """
 
     def __init__(self, strides: list[int], size: int) -> None:
@@ -125,7 +126,7 @@ class Priors(DefaultBoxGenerator):
 
 
 def _head(channels: list[int], boxes: list[int], classes: int) -> SSDLiteHead:
-    """Separable convolutions on every map but the last, which has one place: a 1x1 convolution."""
+    """Separable convolutions for all maps but the last; that one has a single position and a 1x1 convolution."""
     head = SSDLiteHead(channels, boxes, classes, nn.BatchNorm2d)
     for part, columns in ((head.classification_head, classes), (head.regression_head, 4)):
         part.module_list[-1] = nn.Conv2d(channels[-1], boxes[-1] * columns, 1)

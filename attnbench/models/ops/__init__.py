@@ -1,1 +1,1 @@
-"""Layers and kernels that compute the same as the plain ones, faster or for several networks at once."""
+"""Layers and kernels with the results of stock layers, but faster, or for several networks at once."""

@@ -1,4 +1,4 @@
-"""Depthwise convolution with a kernel for each group of samples, as shifted products that a compiler fuses to one."""
+"""Depthwise convolution with one kernel per group of samples, as a sum of shifted products that a compiler fuses."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def stencil(
 
     Args:
         x: (N, C, H, W).
-        weight: (G, C, M, h, w): for each group of samples, of each channel M kernels.
+        weight: (G, C, M, h, w): M kernels per channel, for each group of samples.
         stride, padding, dilation: of rows and columns.
 
     Returns:
-        (N, C M, H', W'), channel c's results side by side.
+        (N, C M, H', W'); the M results of a channel are adjacent.
     """
     pad_y, pad_x = padding
     x = F.pad(x, (pad_x, pad_x, pad_y, pad_y)).unflatten(0, (len(weight), -1)).unsqueeze(3)  # (G, N / G, C, 1, H, W)
     weight = weight[:, None, ..., None, None]
     size = weight.shape[4:6]
     taps = product(*map(range, size))
-    y = sum(weight[..., i, j, :, :] * _seen(x, (i, j), size, stride, dilation) for i, j in taps)
+    y = sum(weight[..., i, j, :, :] * _shifted(x, (i, j), size, stride, dilation) for i, j in taps)
     assert isinstance(y, Tensor)
     return y.flatten(2, 3).flatten(0, 1)
 
 
-def _seen(
+def _shifted(
     x: Tensor, tap: tuple[int, int], size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """What a tap of the kernel sees of a padded map at every place of the output."""
+    """The values of a padded map that one tap of the kernel multiplies, for every position of the output."""
     rows, columns = (
         slice(at * step, length - (kernel - 1 - at) * step, pace)
         for at, length, kernel, pace, step in zip(tap, x.shape[-2:], size, stride, dilation, strict=True)

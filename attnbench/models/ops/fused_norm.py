@@ -1,10 +1,10 @@
-"""Batch norm and channel attention as one affine map of a feature map z, with a scale and a shift for each (n, c).
+"""Batch norm and channel attention as one affine map of a feature map z, with a scale and a shift per (n, c).
 
-Batch norm is u = a z + b with a and b per channel. Attention that depends on gap(u) makes y = A z + B of it, A and B
-per sample and channel, and gap(u) = a gap(z) + b: all it has to know of z are moments that batch norm takes anyway.
-`moments`, `coefficients` and `affine` say that in plain operations, for a compiler to fuse; a `Pair` is the same for
-eager execution, where every operation is a pass: batch norm by one kernel, and a backward pass that applies the gate
-and the squeeze's gradient to dy at once.
+Batch norm is u = a z + b with a and b per channel. With attention that depends on gap(u), the output is y = A z + B
+with A and B per sample and channel. As gap(u) = a gap(z) + b, attention needs only moments of z, which batch norm
+computes anyway. `moments`, `coefficients` and `affine` use plain operations, which a compiler fuses. `Pair` is for
+eager execution, where every operation is a pass: batch norm is one kernel, and the backward applies the gate and the
+gradient of pooling to dy in one pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_plain(norm: nn.Module) -> bool:
 
 
 class _Moments(Function):
-    """Autograd's own gradient of var_mean would read z once more, for the mean."""
+    """Mean and variance with one backward pass; autograd's gradient of var_mean reads z once more, for the mean."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def moments(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def coefficients(m: Tensor, v: Tensor, norm: Norm, positions: int) -> tuple[Tensor, Tensor]:
-    """a and b of batch norm as u = a z + b, (C,) each, from the batch's moments, which update the running ones.
+    """a and b of batch norm as u = a z + b, (C,) each, from the batch's moments; updates the running statistics.
 
     Args:
         m, v: mean and biased variance of each map, (N, C).
@@ -63,9 +63,9 @@ def coefficients(m: Tensor, v: Tensor, norm: Norm, positions: int) -> tuple[Tens
     total = _over_processes(torch.stack([m.sum(0), torch.full_like(m[0], len(m))]), norm)
     count = total[1]
     mean = total[0] / count
-    # The law of total variance: no difference of large numbers.
+    # By the law of total variance, which subtracts no large numbers from each other.
     var = _over_processes((v + (m - mean).square()).sum(0), norm) / count
-    _remember(norm, mean, var, count[0] * positions)
+    _update_running(norm, mean, var, count[0] * positions)
     a = norm.weight * torch.rsqrt(var + norm.eps)
     return a, norm.bias - a * mean
 
@@ -83,7 +83,7 @@ def running_coefficients(norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 def peak(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """max(a z + b) over each map, (N, C, H, W) to (N, C): of the largest value or, if a is negative, the smallest."""
+    """max(a z + b) over each map, (N, C, H, W) to (N, C): at the largest z or, if a is negative, the smallest."""
     return torch.maximum(a * _precise(z.amax((2, 3))) + b, a * _precise(z.amin((2, 3))) + b)
 
 
@@ -93,7 +93,7 @@ def affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _remember(norm: Norm, mean: Tensor, var: Tensor, values: Tensor) -> None:
+def _update_running(norm: Norm, mean: Tensor, var: Tensor, values: Tensor) -> None:
     """Update the running statistics, with the unbiased variance, as ``nn.BatchNorm2d`` does."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
@@ -103,7 +103,7 @@ def _remember(norm: Norm, mean: Tensor, var: Tensor, values: Tensor) -> None:
 
 
 class _Sum(Function):
-    """The sum over processes; each process's gradient reaches all of them."""
+    """The sum over processes; its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
@@ -138,7 +138,7 @@ def _precise(x: Tensor) -> Tensor:
 
 
 def pool(x: Tensor) -> Tensor:
-    """gap(x), (N, C, H, W) to (N, C), as a product with a row of ones: many times faster than a mean in bf16."""
+    """gap(x), (N, C, H, W) to (N, C), by a product with a row of ones, many times faster than a mean in bf16."""
     return total(x) / (x.shape[2] * x.shape[3])
 
 
@@ -151,9 +151,10 @@ def total(x: Tensor) -> Tensor:
 
 
 class Pair:
-    """What the two halves of the eager computation share.
+    """Batch norm and the use of the signal in eager execution, as two functions that share s, a and b.
 
-    ``normalised`` gives u = BN(z) and gap(u), the caller makes the signal s of it, ``combined`` gives u s or u + s.
+    ``normalised`` returns u = BN(z) and gap(u), the caller computes the signal s from gap(u), and ``combined`` returns
+    u s or u + s.
     """
 
     s: Tensor  # (N, C, 1, 1)
@@ -164,20 +165,20 @@ class Pair:
         self.combine = combine
 
     def normalised(self, z: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-        """u (N, C, H, W), which is for ``combined`` alone, and gap(u) (N, C); updates the running statistics."""
+        """u (N, C, H, W), to be used only by ``combined``, and gap(u) (N, C); updates the running statistics."""
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
         u, pooled = _Normalised.apply(z, norm.weight, norm.bias, norm, self)
         return u, pooled
 
     def combined(self, u: Tensor, s: Tensor, z: Tensor) -> Tensor:
-        """u s or u + s, in the memory of u; (N, C) is the signal's shape."""
+        """u s or u + s, (N, C, H, W), written into the memory of u; the signal s is (N, C)."""
         y: Tensor = _Combined.apply(u, s, z.detach(), self)
         return y
 
 
 class _Normalised(Function):
-    """Its partner hands dy on as it is: gate and squeeze come in here, in one pass."""
+    """u and gap(u); ``_Combined`` passes dy on, and the backward here applies gate and pooling to it in one pass."""
 
     @staticmethod
     def forward(
@@ -206,7 +207,7 @@ class _Normalised(Function):
 
 
 class _Combined(Function):
-    """No gradient needs u, which is a z + b: so its memory is free, and none is kept beside z."""
+    """u s or u + s, which overwrites u: the gradients use u = a z + b, so only z is kept."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, s: Tensor, z: Tensor, pair: Pair) -> Tensor:

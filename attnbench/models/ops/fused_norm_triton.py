@@ -1,8 +1,8 @@
 """The passes of batch norm with attention as CUDA kernels: two for y = act(A z + B + r), two for its gradient.
 
-With q = dy act'(y):  dB = sum q,  dA = sum q z  over each map,  and, dm and dv being what reaches the moments,
-dz = A q + dm / P + 2 dv (z - m) / P. Maps are (N, C, H, W) in channels_last, so in memory (N, P, C) with P = H W; sums
-are taken in float32, results are rounded once.
+With q = dy act'(y), the gradients are dB = sum q and dA = sum q z over each map, and with the gradients dm and dv of
+the moments dz = A q + dm / P + 2 dv (z - m) / P. Maps are (N, C, H, W) in channels_last, so (N, P, C) in memory with
+P = H W. Sums are computed in float32, results are rounded once.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-ROWS, CHANNELS = 64, 64  # of a tile: positions and channels
+ROWS, CHANNELS = 64, 64  # size of a tile: positions and channels
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 
 
 @triton.jit
 def _moments(z, m, v, positions, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """One sample and some channels a program; tiles are joined by Chan's formula, so that nothing cancels."""
+    """One program per sample and tile of channels; Chan's formula merges tiles without cancellation."""
     n, c = tl.program_id(0), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     mean, spread, count = tl.zeros((CHANNELS,), tl.float32), tl.zeros((CHANNELS,), tl.float32), 0.0
@@ -100,7 +100,7 @@ def _back(q, z, a, slope, offset, dz, positions, channels, ROWS: tl.constexpr, C
 
 
 def moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each map, (N, C, H, W) to (N, C) float32 twice; no gradient."""
+    """Mean and biased variance of each map, (N, C, H, W) to (N, C) float32 twice; not differentiable."""
     n, c, positions = _sizes(z)
     m, v = torch.empty((2, n, c), dtype=torch.float32, device=z.device)
     _moments[(n, triton.cdiv(c, CHANNELS))](z, m, v, positions, c, ROWS=ROWS, CHANNELS=CHANNELS)
@@ -108,26 +108,27 @@ def moments(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def apply(z: Tensor, a: Tensor, b: Tensor, r: Tensor | None = None, activation: str = "none") -> Tensor:
-    """act(A[n,c] z + B[n,c] + r) in z's precision, A and B (N, C) float32; no gradient."""
+    """act(A[n,c] z + B[n,c] + r) in z's precision, A and B (N, C) float32; not differentiable."""
     n, c, positions = _sizes(z)
     y = torch.empty_like(z)
     grid = (n, triton.cdiv(positions, ROWS), triton.cdiv(c, CHANNELS))
     kinds = {"ACT": ACTIVATIONS[activation], "RESIDUAL": r is not None, "ROWS": ROWS, "CHANNELS": CHANNELS}
-    _apply[grid](z, a.contiguous(), b.contiguous(), z if r is None else _last(r), y, positions, c, **kinds)
+    _apply[grid](z, a.contiguous(), b.contiguous(), z if r is None else _channels_last(r), y, positions, c, **kinds)
     return y
 
 
 class Pair:
-    """What the two halves of the computation share.
+    """The moments of z and the affine map, as two differentiable functions that share A.
 
-    ``moments`` gives z, for ``applied`` alone, with m and v; the caller makes A and B of them in ordinary operations.
+    ``moments`` returns z, to be used only by ``applied``, with m and v. The caller computes A and B from m and v in
+    ordinary operations.
     """
 
     a: Tensor
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (N, C, H, W), m and v (N, C) float32."""
-        same, m, v = _Moments.apply(_last(z), self)
+        same, m, v = _Moments.apply(_channels_last(z), self)
         return same, m, v
 
     def applied(self, z: Tensor, a: Tensor, b: Tensor, r: Tensor | None = None, activation: str = "none") -> Tensor:
@@ -137,7 +138,7 @@ class Pair:
 
 
 class _Moments(Function):
-    """Its partner hands q on unscaled: both reach z here, in one pass."""
+    """z and its moments; ``_Applied`` passes q on unscaled, and the backward here computes dz in one pass."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +156,7 @@ class _Moments(Function):
         offset = dm / positions - slope * m
         dz = torch.empty_like(z)
         grid = (n, triton.cdiv(positions, ROWS), triton.cdiv(c, CHANNELS))
-        _back[grid](_last(q), z, ctx.pair.a, slope, offset, dz, positions, c, ROWS=ROWS, CHANNELS=CHANNELS)
+        _back[grid](_channels_last(q), z, ctx.pair.a, slope, offset, dz, positions, c, ROWS=ROWS, CHANNELS=CHANNELS)
         return dz, None
 
 
@@ -172,7 +173,7 @@ class _Applied(Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         z, y = ctx.saved_tensors
-        dy = _last(dy)
+        dy = _channels_last(dy)
         n, c, positions = _sizes(z)
         q = dy if y is None else torch.empty_like(dy)
         da, db = torch.empty((2, n, c), dtype=torch.float32, device=z.device)
@@ -187,5 +188,5 @@ def _sizes(z: Tensor) -> tuple[int, int, int]:
     return n, c, h * w
 
 
-def _last(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)

@@ -1,9 +1,9 @@
-"""Layers of S networks of one shape at once, on the samples of the first, then those of the second, and so on.
+"""Layers that compute S networks of the same architecture at once.
 
-A tensor that S networks share is (S N, C, ...): network s has the samples s N to (s + 1) N, so that whatever works on
-each sample by itself works unchanged. A layer with weights holds the S networks' weights as one tensor (S, ...), and
-the networks' own parameters and buffers become slices of it: each network stays whole, and what trains, saves or
-evaluates it need not know.
+The networks share tensors (S N, C, ...): the first N samples belong to the first network, the next N to the second, and
+so on. Modules that process each sample independently work unchanged. A layer with weights holds the weights of all
+networks as one tensor (S, ...), and the networks' own parameters and buffers become slices of it. So each network
+remains complete, and code that trains, saves or evaluates it needs no change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d}
 
 
 def together(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor (S, ...) with the values of S alike, which become its slices."""
+    """One tensor (S, ...) with the values of S tensors of the same shape, which become its slices."""
     like = torch.empty_like(tensors[0])  # dense, in the format of the first
     shape, stride = (len(tensors), *like.shape), (like.numel(), *like.stride())
     whole = torch.empty_strided(shape, stride, dtype=like.dtype, device=like.device)
@@ -33,11 +33,11 @@ def together(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class Packed(nn.Module):
-    """A module of S networks at once: their parameters and buffers, stacked under the same names.
+    """A module for S networks at once, with their parameters and buffers stacked under the same names.
 
     Args:
         members: the module of each network.
-        generators: each network's own source of random numbers.
+        generators: the random number generator of each network.
     """
 
     def __init__(self, members: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> None:
@@ -93,22 +93,22 @@ class PackedConv(Packed):
         return self.route(x)(self, x)
 
     def route(self, x: Tensor) -> Callable[[PackedConv, Tensor], Tensor]:
-        """The way that is fastest for an input of this kind."""
+        """The fastest of the functions below for an input of this kind."""
         if self.pointwise:
             return matrices
         return stencils if self.depthwise and torch.compiler.is_compiling() else side_by_side
 
 
 def matrices(conv: PackedConv, x: Tensor) -> Tensor:
-    """For kernels of one place: a batched product over channels that lie last."""
-    places: Any = (..., *(slice(None, None, step) for step in conv.options[0]))
-    x = x[places].movedim(1, -1)
+    """For kernels of size 1: a batched matrix product, with channels last."""
+    strided: Any = (..., *(slice(None, None, step) for step in conv.options[0]))
+    x = x[strided].movedim(1, -1)
     y = product(conv.apart(x).flatten(1, -2), conv.weight.flatten(2), conv.bias)
     return y.view(*x.shape[:-1], -1).movedim(-1, 1)
 
 
 def side_by_side(conv: PackedConv, x: Tensor) -> Tensor:
-    """One stock convolution over (N, S C, ...), its groups those of all networks; channels lie last on the way."""
+    """One stock convolution over (N, S C, ...) with the groups of all networks; works on maps with channels last."""
     joined = conv.apart(x.movedim(1, -1)).movedim(0, -2).flatten(-2).movedim(-1, 1)
     bias = None if conv.bias is None else conv.bias.flatten()
     groups = conv.groups * len(conv.members)
@@ -124,7 +124,7 @@ def stencils(conv: PackedConv, x: Tensor) -> Tensor:
 
 
 class PackedNorm(Packed):
-    """Batch norm with each network's own statistics, (S N, C, ...)."""
+    """Batch norm with separate statistics for each network, (S N, C, ...)."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -160,7 +160,7 @@ class PackedNorm(Packed):
             self.running_var += (part * (unbiased - self.running_var)).to(self.running_var.dtype)
 
     def _rows(self, x: Tensor) -> Tensor:
-        """(S, P, C), P = N H W; no copy if channels lie last."""
+        """(S, P, C) with P = N H W; a view if channels are last in memory."""
         return self.apart(x.movedim(1, -1)).flatten(1, -2)
 
     def _maps(self, rows: Tensor, x: Tensor) -> Tensor:
@@ -168,14 +168,14 @@ class PackedNorm(Packed):
 
 
 class Normalised(torch.autograd.Function):
-    """y = w (x - mean) / sqrt(var + eps) + b over the places of (S, P, C); also mean and biased variance, (S, C).
+    """y = w (x - mean) / sqrt(var + eps) + b over the P positions of (S, P, C); also mean and biased variance, (S, C).
 
-    Statistics and sums are taken in float32 at least, and the input alone is kept for the gradient.
+    Statistics and sums are computed in at least float32. Of the large tensors, only the input is kept for the gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
-        """The normalised x, (S, P, C), and the moments, which get no gradient.
+        """The normalised x, (S, P, C), and the moments, which are not differentiable.
 
         Args:
             x: (S, P, C).
@@ -207,7 +207,7 @@ class Normalised(torch.autograd.Function):
 
 
 class PackedDropout(Packed):
-    """Dropout, of which each network draws what it would draw alone, with its own probability."""
+    """Dropout with a separate probability for each network, which draws the same random numbers as it would alone."""
 
     def __init__(self, members: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> None:
         super().__init__(members, generators)
@@ -227,11 +227,11 @@ class PackedDropout(Packed):
 
 
 class Turns(nn.Module):
-    """Any other module: each network's own takes the network's samples, and draws from the network's generator.
+    """Any other module: calls each network's module in turn, on its samples and with its random number generator.
 
     Args:
         members: the module of each network, from (N, ...) tensors to one (N, ...) tensor.
-        generators: each network's own source of random numbers.
+        generators: the random number generator of each network.
     """
 
     def __init__(self, members: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> None:
@@ -252,7 +252,7 @@ class Turns(nn.Module):
 
 @contextmanager
 def drawing(generator: torch.Generator) -> Iterator[None]:
-    """Let a generator take the place of its device's global one."""
+    """In this context a generator replaces the global one of its device."""
     device = generator.device
     usual = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
     before = usual.get_state()

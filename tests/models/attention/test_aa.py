@@ -83,7 +83,7 @@ def test_keys_have_at_least_20_a_head() -> None:
     ids=["depthwise", "unpadded", "norm"],
 )
 def test_refuses_by_role(site: Site) -> None:
-    with pytest.raises(ConfigError, match=f"aa cannot stand at .* the role {site.role} .*conv2"):
+    with pytest.raises(ConfigError, match=f"aa cannot be used at .* the role {site.role} .*conv2"):
         aa(site)
 
 

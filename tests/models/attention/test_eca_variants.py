@@ -55,7 +55,7 @@ def test_gate_is_its_matrix(layer: Attended, matrix: Callable[[nn.Module], Tenso
 
 
 def test_groups_must_divide_the_channels() -> None:
-    with pytest.raises(ConfigError, match="24 channels of block cannot be cut into 16 groups .attention.size"):
+    with pytest.raises(ConfigError, match="24 channels of block cannot be divided into 16 groups .attention.size"):
         se_gc(block_site(24))
 
 
