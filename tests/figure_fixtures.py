@@ -29,12 +29,12 @@ def draw(tmp_path: Path) -> Draw:
         *words: str,
         seeds: list[int] | None = None,
         runs: list[Path] | None = None,
-        **looks: Any,
+        **options: Any,
     ) -> tuple[Picture, str]:
         composer = Composer([*words, f"paths.outputs={tmp_path}/outputs"])
         given = None if runs is None else results.find(map(str, runs))
         figure = paper_figures.load(name) if isinstance(name, str) else name
-        return drawing.draw(figure, given, composer, seeds, drawing.Looks(**looks))
+        return drawing.draw(figure, given, composer, seeds, drawing.FigureOptions(**options))
 
     return drawn
 

@@ -36,10 +36,10 @@ def _draw(options: argparse.Namespace, composer: Composer) -> None:
     runs = _given(options)
     from attnbench.reports.figures import drawing, saving  # imports torch, so only for a right command line
 
-    looks = drawing.Looks(options.which, options.blocks, options.images, options.classes)
+    shown = drawing.FigureOptions(options.which, options.blocks, options.images, options.classes)
     board = _outputs(composer) / "figures"
     for figure in figures:
-        picture, title = drawing.draw(figure, runs, composer, options.seeds, looks)
+        picture, title = drawing.draw(figure, runs, composer, options.seeds, shown)
         for path in saving.save(picture, figure.id, title, options.output or board, board):
             print(path)
 

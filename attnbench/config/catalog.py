@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attnbench.base import files
 from attnbench.config.configuration import Config
 
 Size = int | tuple[int, int]  # a square image's side, or height and width
@@ -22,6 +23,26 @@ IMAGES = {
 }
 
 
+def class_count(config: Config) -> int:
+    """How many classes a configuration's data set has.
+
+    A data set that is not in the catalog is counted by what its runs wrote down; without a run it is opened.
+
+    Raises:
+        DataError: it is not there.
+    """
+    declared: int | None = config.tree["dataset"].get("classes")
+    known = declared or CLASSES.get(config.choices["dataset"]) or _classes_of_runs(config)
+    return known or len(config.build("dataset").classes)
+
+
+def _classes_of_runs(config: Config) -> int | None:
+    """The number of classes of a run of the same name, of any seed; None if there is no such run."""
+    written = (path for group in config.group_folders for path in sorted(group.glob("seed*/classes.json")))
+    names = next((found for found in map(files.read_json, written) if isinstance(found, list) and found), None)
+    return len(names) if names else None
+
+
 def setting(config: Config, overrides: Sequence[str]) -> tuple[int, Size]:
     """The number of classes and the image's side, or height and width, that a network is counted at.
 
@@ -29,9 +50,9 @@ def setting(config: Config, overrides: Sequence[str]) -> tuple[int, Size]:
     is made for, 1000 classes at 224 pixels or 10 at 32. A detector has its own size.
     """
     if "detector" in config.tree:
-        return CLASSES[config.choices["dataset"]], config.build("detector").canvas
+        return class_count(config), config.build("detector").canvas
     if any(o.startswith(("dataset=", "dataset.", "experiment=")) for o in overrides):
         data = config.tree["dataset"]
-        return data.get("classes") or CLASSES[config.choices["dataset"]], data.get("size", 32)
+        return class_count(config), data.get("size", 32)
     small = "cifar" in config.tree["backbone"]["_target_"]
     return (10, 32) if small else (1000, 224)

@@ -17,7 +17,7 @@ from attnbench.base.errors import ConfigError
 from attnbench.config.builders import unknown
 from attnbench.config.configuration import DETECTION, GROUPS
 from attnbench.config.hydra_state import load_option, prepared
-from attnbench.config.naming import flatten
+from attnbench.config.naming import flatten, override_key
 from attnbench.config.option_files import declared, names
 from attnbench.config.renamed import present_key, present_option
 
@@ -51,7 +51,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError("unknown key", key, f"it is a key of {parent.replace('.', '/')}={', '.join(there)}")
     if key in DETECTION:
         return ConfigError("unknown key", key, "add task=detection")
-    rest = [o for o in overrides if not f"{o.lstrip('+~').split('=')[0].split('@')[0]}.".startswith(f"{key}.")]
+    rest = [o for o in overrides if not f"{override_key(o)}.".startswith(f"{key}.")]
     try:
         with prepared():
             cfg = hydra_compose("train", rest, return_hydra_config=key.startswith("hydra."))

@@ -43,6 +43,11 @@ def is_neutral(key: str) -> bool:
     return key in NEUTRAL or key.split(".")[0] in NEUTRAL
 
 
+def override_key(override: str) -> str:
+    """The dotted key of an override: ``dataset.root`` of ``+dataset.root=/data``, ``attention`` of ``~attention``."""
+    return override.lstrip("+~").split("=")[0].split("@")[0]
+
+
 def is_ours(target: object) -> bool:
     """Whether a builder is one of attnbench's, and not of a user's own package."""
     return str(target).startswith("attnbench.")

@@ -27,7 +27,7 @@ class Member:
     """A run in a sweep.
 
     Attributes:
-        name: what tells it from the others, for people.
+        name: how people know it from the others.
         config: the run.
         outcome: how it ended; None while it waits or runs.
         began: when its process began, by the monotonic clock; None while it waits.
@@ -82,7 +82,7 @@ class Member:
 
 
 class Watcher(Protocol):
-    """Who is told how the members stand, about ten times a second."""
+    """Shows how the members are doing; it is called about ten times a second."""
 
     def update(self, members: Sequence[Member]) -> None:
         """Show how the members are doing."""
@@ -93,7 +93,7 @@ class Watcher(Protocol):
         ...
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Where members run.
 
     Attributes:
@@ -103,19 +103,19 @@ class Crew(Protocol):
     patience: float
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Take on as many members as there is room for, from the front; the ones that were taken."""
+        """Start as many members as there is room for, in their order, and return those that were started."""
         ...
 
     def ended(self) -> Sequence[Member]:
-        """Members that are no longer here since the last question; those that came to an end have an outcome."""
+        """Members that have left since the last call; those that came to an end have an outcome."""
         ...
 
     def stop(self) -> None:
-        """Ask the members to save and end; asked again, to end at once."""
+        """Ask the members to save and end; called again, to end at once."""
         ...
 
     def close(self) -> None:
-        """Give back what was taken to run members."""
+        """Release what was needed to run members."""
         ...
 
 
@@ -126,7 +126,7 @@ class Launcher(Protocol):
         """Raise ConfigError if it cannot work here; makes nothing."""
         ...
 
-    def crew(self, members: Sequence[Member]) -> Crew:
+    def executor(self, members: Sequence[Member]) -> Executor:
         """Where these members will run."""
         ...
 
@@ -144,8 +144,8 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
             member.outcome = settled(member, look)
         waiting = [member for member in members if member.outcome is None]
         if waiting:
-            with closing(launcher.crew(waiting)) as crew:
-                _work(members, waiting, crew, watcher)
+            with closing(launcher.executor(waiting)) as executor:
+                _work(members, waiting, executor, watcher)
         watcher.update(members)
 
 
@@ -159,25 +159,25 @@ def settled(member: Member, look: Look) -> Outcome | None:
     return Outcome("skipped", path, result) if result else None
 
 
-def _work(members: Sequence[Member], waiting: list[Member], crew: Crew, watcher: Watcher) -> None:
+def _work(members: Sequence[Member], waiting: list[Member], executor: Executor, watcher: Watcher) -> None:
     running = passed_on = 0
-    with signals(signal.SIGTERM, signal.SIGINT) as heard:
-        while running or (waiting and not heard):
-            if len(heard) > passed_on:
-                passed_on = len(heard)
-                crew.stop()
-            for member in crew.ended():
+    with signals(signal.SIGTERM, signal.SIGINT) as received:
+        while running or (waiting and not received):
+            if len(received) > passed_on:
+                passed_on = len(received)
+                executor.stop()
+            for member in executor.ended():
                 running -= 1
                 if member.outcome is None or isinstance(member.outcome.failure, BusyError):
                     member.outcome, member.began = None, None
-                    member.not_before = time.monotonic() + crew.patience
+                    member.not_before = time.monotonic() + executor.patience
                     waiting.append(member)
-            if not heard:
-                for member in crew.start([m for m in waiting if m.not_before <= time.monotonic()]):
+            if not received:
+                for member in executor.start([m for m in waiting if m.not_before <= time.monotonic()]):
                     waiting.remove(member)
                     running += 1
             watcher.update(members)
             time.sleep(POLL_SECONDS)
-    if heard:
+    if received:
         watcher.update(members)
         raise Stopped("stopped by a signal", todo="the same command continues")

@@ -41,7 +41,7 @@ class Pool:
     def refuse(self) -> None:
         """Accept every machine: processes can be started anywhere."""
 
-    def crew(self, members: Sequence[Member]) -> PoolCrew:
+    def executor(self, members: Sequence[Member]) -> PoolExecutor:
         """Slots for these members; says on stderr which ones cannot be packed.
 
         Raises:
@@ -51,11 +51,11 @@ class Pool:
         places = slots(self.slots, gpus, max(member.processes or 1 for member in members))
         most = None if self.pack == "auto" else self.pack or 1
         if most != 1:
-            _tell_who_is_alone(members)
-        return PoolCrew(places, most)
+            _report_who_is_alone(members)
+        return PoolExecutor(places, most)
 
 
-def _tell_who_is_alone(members: Sequence[Member]) -> None:
+def _report_who_is_alone(members: Sequence[Member]) -> None:
     for reason, count in Counter(filter(None, (objection(member.config) for member in members))).items():
         print(f"not packed: {count} of {len(members)} members, {reason}", file=sys.stderr)
 
@@ -99,7 +99,7 @@ def visible_gpus() -> list[str]:
     return sorted((number for number in numbers if number.isdecimal()), key=int)
 
 
-class PoolCrew:
+class PoolExecutor:
     """Members in slots.
 
     Args:

@@ -110,17 +110,17 @@ class MemberProcess:
         return Outcome("failed", path, failure=failure, shared=len(self.folders) > 1)
 
 
-def attended(config: Config, environment: Mapping[str, str], threads: int, heard: Sequence[int]) -> Outcome:
-    """Run a member in a process of its own and wait for its end; each signal in ``heard`` asks it to save.
+def run_in_process(config: Config, environment: Mapping[str, str], threads: int, received: Sequence[int]) -> Outcome:
+    """Run a member in a process of its own and wait for its end; each signal in ``received`` asks it to save.
 
     Args:
-        heard: grows while this waits; see ``signals``.
+        received: grows while this waits; see ``signals``.
     """
     process, passed_on = MemberProcess([config], environment, threads), 0
     outcomes: dict[int, Outcome] = {}
     while process.alive:
-        if len(heard) > passed_on:
-            passed_on = len(heard)
+        if len(received) > passed_on:
+            passed_on = len(received)
             process.ask_to_save()
         time.sleep(POLL_SECONDS)
         outcomes |= process.ended()

@@ -77,7 +77,7 @@ def drawing(members: Sequence[Member], now: float) -> Table:
 
 
 def row(member: Member, now: float) -> tuple[str, str, str, str, str]:
-    """A member in five words."""
+    """The cells of a member in the table."""
     if member.outcome:
         return member.name, member.outcome.state, "", in_words(member.outcome.result), ""
     if member.began is None:

@@ -27,7 +27,7 @@ from attnbench.base.errors import ConfigError, Failure, StorageError
 from attnbench.config.configuration import Config
 from attnbench.config.options import Count, NonNegative, Positive
 from attnbench.launch.executor import Member
-from attnbench.launch.process import attended, signals
+from attnbench.launch.process import run_in_process, signals
 from attnbench.runs.attempt import Outcome
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of members that have not begun
@@ -61,7 +61,7 @@ class Ray:
             todo = "it is a whole number, or a part of one GPU"
             raise ConfigError(f"num_gpus={self.num_gpus}", "hydra.launcher.num_gpus", todo)
 
-    def crew(self, members: Sequence[Member]) -> RayCrew:
+    def executor(self, members: Sequence[Member]) -> RayExecutor:
         """Join the cluster, or start one.
 
         Raises:
@@ -75,7 +75,7 @@ class Ray:
             gpus = {member: self.gpus_of(member, there) for member in members}
             for most in sorted(set(gpus.values())):
                 _refuse_misfit(self.num_cpus, most, owned)
-            return RayCrew(members, self.num_cpus, gpus, self.slots)
+            return RayExecutor(members, self.num_cpus, gpus, self.slots)
         except BaseException:
             ray.shutdown()
             raise
@@ -131,7 +131,7 @@ def _refuse_misfit(cpus: float, gpus: float, owned: bool) -> None:
     print(f"waiting for the cluster to grow: {what} yet, but {', '.join(sorted(has))}", file=sys.stderr)
 
 
-class RayCrew:
+class RayExecutor:
     """Members as tasks.
 
     Args:
@@ -154,15 +154,15 @@ class RayCrew:
         self.marks = {outputs: _mark(outputs) for outputs in {_outputs(member) for member in members}}
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Submit a task for each member while there are slots; returns the members taken."""
-        taken = ready[: self.slots - len(self.tasks)]
-        for member in taken:
+        """Submit a task for each member while there are slots; returns the members whose tasks were submitted."""
+        started = ready[: self.slots - len(self.tasks)]
+        for member in started:
             member.submitted()
             gpus = self.gpus[member]
             here = Here(os.getcwd(), self.marks[_outputs(member)], _variables())
             task = self.task.options(num_gpus=gpus, name=member.name or "member")
             self.tasks[task.remote(member.config, here, max(1, int(self.cpus)), gpus > 0)] = member
-        return taken
+        return started
 
     def ended(self) -> list[Member]:
         """Members whose task is over, with their outcome."""
@@ -211,8 +211,8 @@ def _outcome(task: Any, member: Member) -> Outcome | None:
         return None
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines() or [""]
-        told = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
-        what = f"Ray lost it, {type(error).__name__}: {told}"
+        reason = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
+        what = f"Ray lost it, {type(error).__name__}: {reason}"
         return member.lost(Failure(what, member.folder.path, "the same command continues it"))
 
 
@@ -257,5 +257,5 @@ def watch_over(config: Config, here: Here, threads: int, gpu: bool) -> Outcome:
         todo = "the nodes of a cluster share the folders that a sweep is started in and writes to"
         return Outcome("failed", failure=StorageError(f"{os.uname().nodename} does not have it", error.filename, todo))
     gpus = ",".join(str(number) for number in ray.get_gpu_ids()) if gpu else ""
-    with signals(signal.SIGINT) as heard:
-        return attended(config, {**here.variables, "CUDA_VISIBLE_DEVICES": gpus}, threads, heard)
+    with signals(signal.SIGINT) as received:
+        return run_in_process(config, {**here.variables, "CUDA_VISIBLE_DEVICES": gpus}, threads, received)

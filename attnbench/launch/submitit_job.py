@@ -20,7 +20,7 @@ from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Failure, Stopped
 from attnbench.config.configuration import Config
 from attnbench.launch.executor import Member
-from attnbench.launch.process import attended, signals
+from attnbench.launch.process import run_in_process, signals
 from attnbench.runs.attempt import Outcome
 
 
@@ -50,12 +50,12 @@ class Job:
         os.chdir(self.folder)
         time_is_up = signal.Signals[f"SIG{here.USR_SIG}"]
         requeue: Any = signal.getsignal(time_is_up)
-        with signals(time_is_up, signal.SIGTERM, signal.SIGINT) as heard:
-            outcome = attended(self.config, ranked(here), self.threads or _cores(here), heard)
+        with signals(time_is_up, signal.SIGTERM, signal.SIGINT) as received:
+            outcome = run_in_process(self.config, ranked(here), self.threads or _cores(here), received)
         if here.global_rank != 0:
             return _led(outcome)
         if outcome.state == "stopped":
-            if time_is_up in heard or _preempted(here):
+            if time_is_up in received or _preempted(here):
                 requeue(time_is_up, None)
             raise SystemExit(Stopped.code)
         return outcome

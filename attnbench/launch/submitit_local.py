@@ -42,14 +42,14 @@ class Local:
         """Raise ConfigError if the package submitit is not installed."""
         refuse_without_submitit("submitit_local")
 
-    def crew(self, members: Sequence[Member]) -> LocalCrew:
+    def executor(self, members: Sequence[Member]) -> LocalExecutor:
         """Jobs for these members, which share the cores of this machine."""
         import submitit
 
         threads = self.cpus_per_task or max(1, cores() // (self.array_parallelism * self.tasks_per_node))
         jobs = {member: job(member, self.tasks_per_node, self.gpus_per_node, threads) for member in members}
-        executor = submitit.LocalExecutor(folder(self.submitit_folder), max_num_timeout=self.max_num_timeout)
-        executor.update_parameters(
+        submitter = submitit.LocalExecutor(folder(self.submitit_folder), max_num_timeout=self.max_num_timeout)
+        submitter.update_parameters(
             timeout_min=self.timeout_min,
             signal_delay_s=self.signal_delay_s,
             tasks_per_node=self.tasks_per_node,
@@ -57,32 +57,32 @@ class Local:
             stderr_to_stdout=self.stderr_to_stdout,
             setup=self.setup or (),
         )
-        return LocalCrew(executor, jobs, self.array_parallelism)
+        return LocalExecutor(submitter, jobs, self.array_parallelism)
 
 
-class LocalCrew:
+class LocalExecutor:
     """Members as jobs that end with this process.
 
     Args:
-        executor: submitit's.
+        submitter: submitit's executor, which starts jobs.
         jobs: of the members.
         slots: jobs at a time.
     """
 
     patience = 2.0
 
-    def __init__(self, executor: Any, jobs: dict[Member, Job], slots: int) -> None:
-        self.executor, self.todo, self.slots = executor, jobs, slots
+    def __init__(self, submitter: Any, jobs: dict[Member, Job], slots: int) -> None:
+        self.submitter, self.todo, self.slots = submitter, jobs, slots
         self.jobs: list[tuple[Any, Member]] = []
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Submit a job for each member while there are slots; returns the members taken."""
-        taken = ready[: self.slots - len(self.jobs)]
-        for member in taken:
+        """Submit a job for each member while there are slots; returns the members whose jobs were submitted."""
+        started = ready[: self.slots - len(self.jobs)]
+        for member in started:
             member.submitted()
             with _untouched():
-                self.jobs.append((self.executor.submit(self.todo[member]), member))
-        return taken
+                self.jobs.append((self.submitter.submit(self.todo[member]), member))
+        return started
 
     def ended(self) -> list[Member]:
         """Members whose job is over, with their outcome."""

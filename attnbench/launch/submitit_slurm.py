@@ -92,40 +92,40 @@ class Slurm:
             todo = "start it where sbatch works, or use hydra/launcher=pool"
             raise ConfigError("there is no SLURM here: sbatch is not found", "hydra/launcher", todo)
 
-    def crew(self, members: Sequence[Member]) -> ArrayCrew:
+    def executor(self, members: Sequence[Member]) -> SlurmExecutor:
         """Jobs for these members, submitted as arrays."""
         tasks = self.nodes * self.tasks_per_node
         jobs = {member: job(member, tasks, self.gpus_per_node, self.cpus_per_task) for member in members}
-        return ArrayCrew(self._executor(), jobs)
+        return SlurmExecutor(self._submitter(), jobs)
 
-    def _executor(self) -> Any:
+    def _submitter(self) -> Any:
         import submitit
 
         kept = {"submitit_folder", "max_num_timeout", "additional_parameters"}
         options = {key: value for key, value in asdict(self).items() if key not in kept and value is not None}
-        executor = submitit.AutoExecutor(
+        submitter = submitit.AutoExecutor(
             folder(self.submitit_folder), cluster="slurm", slurm_max_num_timeout=self.max_num_timeout
         )
-        executor.update_parameters(
+        submitter.update_parameters(
             **{key if key in SHARED else f"slurm_{key}": value for key, value in options.items()},
             slurm_additional_parameters={"requeue": True, **(self.additional_parameters or {})},
             slurm_srun_args=["--kill-on-bad-exit=1"],
         )
-        return executor
+        return submitter
 
 
-class ArrayCrew:
+class SlurmExecutor:
     """Members as jobs that outlive this process.
 
     Args:
-        executor: submitit's.
+        submitter: submitit's executor, which hands jobs to SLURM.
         jobs: of the members.
     """
 
     patience = 60.0
 
-    def __init__(self, executor: Any, jobs: dict[Member, Job]) -> None:
-        self.executor, self.todo = executor, jobs
+    def __init__(self, submitter: Any, jobs: dict[Member, Job]) -> None:
+        self.submitter, self.todo = submitter, jobs
         self.jobs: list[tuple[Any, Member]] = []
         self.states: dict[str, str] = {}
         self.asked = self.looked = 0.0
@@ -151,13 +151,13 @@ class ArrayCrew:
 
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
-                jobs = self.executor.submit_array([self.todo[member] for member in members])
+                jobs = self.submitter.submit_array([self.todo[member] for member in members])
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             said = next((line for line in str(error).splitlines() if "error" in line.lower()), str(error))
             raise ConfigError(f"SLURM refuses the jobs: {said}", "hydra.launcher", "see sinfo, sacctmgr") from error
         for there, member in zip(jobs, members, strict=True):
             files.make_folder(member.folder.path)
-            member.folder.write("job.json", {"job": there.job_id, "folder": str(self.executor.folder)})
+            member.folder.write("job.json", {"job": there.job_id, "folder": str(self.submitter.folder)})
             self.jobs.append((there.task(0), member))
 
     def ended(self) -> list[Member]:

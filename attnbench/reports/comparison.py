@@ -1,6 +1,6 @@
 """Any set of runs beside one another: what differs, means and deviations over seeds, paired differences.
 
-Numbers come from result.json alone. Runs are grouped by configuration; what differs is found, not told. Each group is
+Numbers come from result.json alone. Runs are grouped by configuration; what differs is found out. Each group is
 compared, seed by seed, with the one without attention, or with the first one. Configurations that differ are never
 averaged: ``by`` says what a picture has on its axis, and the rest of what differs becomes curves.
 """
@@ -80,12 +80,12 @@ class Comparison:
 
 def label(values: dict[str, Any]) -> str:
     """``eca kernel_size=3``: an attention by its name, other keys with their last part."""
-    words = [
+    parts = [
         str(value) if key in results.NAMED else f"{key.rpartition('.')[2]}={text(value)}"
         for key, value in values.items()
         if value != ABSENT
     ]
-    return " ".join(words) or "all runs"
+    return " ".join(parts) or "all runs"
 
 
 def text(value: Any) -> str:
@@ -221,11 +221,11 @@ def _set_against(group: Group, base: Group | None) -> Group:
 
 def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """The setting that all runs share, in words."""
-    words = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
+    parts = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
     epochs = sorted({run.result.get("epochs") for run in runs}, key=str)
     seeds = sorted({run.seed for run in runs})
-    words += [f"{'/'.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
-    return ", ".join(words) + f" (seeds {', '.join(map(str, seeds))})"
+    parts += [f"{'/'.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    return ", ".join(parts) + f" (seeds {', '.join(map(str, seeds))})"
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:

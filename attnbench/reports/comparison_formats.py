@@ -66,10 +66,10 @@ def _difference(group: Group) -> str:
     against = group.against
     if against is None:
         return "no common seed" if group.baseline else ""
-    words = f"{against.mean:+,.3f}"
+    difference = f"{against.mean:+,.3f}"
     if against.low is not None and against.high is not None:
-        return f"{words} [{against.low:+,.3f}, {against.high:+,.3f}]"
-    return f"{words} (one pair, no interval)"
+        return f"{difference} [{against.low:+,.3f}, {against.high:+,.3f}]"
+    return f"{difference} (one pair, no interval)"
 
 
 def number(value: float) -> str:

@@ -19,7 +19,7 @@ WIDTH = 400  # columns of a table that is not for a terminal
 
 @dataclass(frozen=True)
 class Grid:
-    """A report in words: a heading for each column, and the rows."""
+    """A report as text: a heading for each column, and the rows."""
 
     headings: list[str]
     rows: list[list[str]]
@@ -27,22 +27,22 @@ class Grid:
 
 def grid(made: Report) -> Grid:
     """A report as headings and rows of text, a row for each line of the table."""
-    headings, makers = ["row"], [lambda line: line.label]
+    headings, texts = ["row"], [lambda line: line.label]
     for name, column in made.chosen.table.columns.items():
-        for heading, words in _columns(name, column, made):
+        for heading, cell_text in _columns(name, column, made):
             headings.append(heading)
-            makers.append(words)
-    return Grid(headings, [[words(line) for words in makers] for line in made.lines])
+            texts.append(cell_text)
+    return Grid(headings, [[cell_text(line) for cell_text in texts] for line in made.lines])
 
 
-Words = Callable[[Line], str]
+CellText = Callable[[Line], str]  # of a row's cell in one column
 
 
-def _columns(name: str, column: Column, made: Report) -> list[tuple[str, Words]]:
+def _columns(name: str, column: Column, made: Report) -> list[tuple[str, CellText]]:
     """The columns that one of the paper's becomes."""
 
-    def of(words: Callable[[Cell], str]) -> Words:
-        return lambda line: words(line.cells[name]) if name in line.cells else ""
+    def of(text_of: Callable[[Cell], str]) -> CellText:
+        return lambda line: text_of(line.cells[name]) if name in line.cells else ""
 
     printed = (f"{name} {column.unit} printed", of(_printed))
     if column.counter:

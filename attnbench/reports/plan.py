@@ -129,7 +129,7 @@ def _member(one: PlannedRun) -> dict[str, Any]:
 
 
 def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimate | None) -> list[str]:
-    """A plan in words: the titles, a line for each row, the sum and the estimate."""
+    """A plan as text: the titles, a line for each row, the sum and the estimate."""
     waiting = sum(one.waits for one in planned)
     written = [some.title for some in chosen]
     width = max((len(one.run.label) for one in planned), default=0)

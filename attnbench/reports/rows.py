@@ -11,13 +11,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import composition, naming
+from attnbench.config import composition
 from attnbench.config.configuration import Config
+from attnbench.config.naming import is_neutral, override_key
 from attnbench.reports.paper_tables import Row, Table
 from attnbench.runs.data import Look
 from attnbench.runs.status import standing_of
 
-SHORT = {"epochs": "schedule.epochs"}  # what --scale may be told in one word
+SHORT = {"epochs": "schedule.epochs"}  # short names of keys, for --scale
 
 
 class Composer:
@@ -32,7 +33,7 @@ class Composer:
     """
 
     def __init__(self, extra: Sequence[str] = (), outputs: str | None = None) -> None:
-        self.extra = [_long(word) for word in extra] + ([f"paths.outputs={outputs}"] if outputs else [])
+        self.extra = [_long(override) for override in extra] + ([f"paths.outputs={outputs}"] if outputs else [])
         self.left_out: dict[str, None] = {}
         self.made: dict[tuple[str, ...], Config] = {}
 
@@ -44,54 +45,47 @@ class Composer:
         """
         key = tuple(overrides)
         if key not in self.made:
-            given = {_key(word) for word in self.extra}
-            self.made[key] = self._compose([*(word for word in key if _key(word) not in given), *self.extra])
+            given = {override_key(override) for override in self.extra}
+            own = [override for override in key if override_key(override) not in given]
+            self.made[key] = self._compose([*own, *self.extra])
         return self.made[key]
 
     def changed(self, rows: Iterable[Row]) -> str:
         """The overrides that make runs of rows other than the paper's; empty if none does."""
-        words = [word for word in self.extra if not _is_neutral(word)]
+        overrides = [override for override in self.extra if not is_neutral(override_key(override))]
         lists = [row.overrides for row in rows if row.overrides]
-        if not words or not any(self(given).hash != composition.compose(given).hash for given in lists):
+        if not overrides or not any(self(given).hash != composition.compose(given).hash for given in lists):
             return ""
-        return ", ".join([*words, *(f"without {key}" for key in self.left_out)])
+        return ", ".join([*overrides, *(f"without {key}" for key in self.left_out)])
 
-    def _compose(self, words: list[str]) -> Config:
+    def _compose(self, overrides: list[str]) -> Config:
         """An experiment may set what ``extra``'s option of a group does not have: that is left out."""
         try:
-            return composition.compose(words)
+            return composition.compose(overrides)
         except ConfigError as error:
             key = error.where
             group = key.split(".")[0]
-            named = any(_key(word) == key for word in words)
-            if error.what != "unknown key" or named or not any(word.startswith(f"{group}=") for word in self.extra):
+            named = any(override_key(override) == key for override in overrides)
+            chosen = any(override.startswith(f"{group}=") for override in self.extra)
+            if error.what != "unknown key" or named or not chosen:
                 raise
-            composed = self._compose([*words, f"~{key}"])
+            composed = self._compose([*overrides, f"~{key}"])
             self.left_out[key] = None
             return composed
 
 
-def _long(word: str) -> str:
+def _long(override: str) -> str:
     """An override as Hydra takes it.
 
     Raises:
         ConfigError: it is none, or it sets the seed.
     """
-    key, equals, value = word.partition("=")
-    if not (key and equals) and not word.startswith("~"):
-        raise ConfigError(f"{word} is no override", "command line", "write key=value, such as epochs=2")
+    key, equals, value = override.partition("=")
+    if not (key and equals) and not override.startswith("~"):
+        raise ConfigError(f"{override} is no override", "command line", "write key=value, such as epochs=2")
     if key == "seed":
         raise ConfigError("a table has its own seeds", "seed", f"use --seeds {value}")
-    return f"{SHORT[key]}={value}" if key in SHORT else word
-
-
-def _key(word: str) -> str:
-    return word.lstrip("+~").split("=")[0].split("@")[0]
-
-
-def _is_neutral(word: str) -> bool:
-    key = _key(word)
-    return key in naming.NEUTRAL or key.split(".")[0] in naming.NEUTRAL
+    return f"{SHORT[key]}={value}" if key in SHORT else override
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ class Chosen:
         baselines: the configuration of every row that one of them is compared with, by label.
         seeds: those that there should be.
         exact: whether they were asked for by ``--seeds``; else what lies there besides counts too.
-        changed: what makes these runs other than the paper's, in words; empty for the paper's setting.
+        changed: what makes these runs other than the paper's, as text; empty for the paper's setting.
     """
 
     table: Table

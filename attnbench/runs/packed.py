@@ -53,7 +53,7 @@ def train_pack(configs: Sequence[Config], ended: Callable[[int, Outcome], object
 
     Args:
         configs: of runs that differ in values alone, each with a folder of its own.
-        ended: told how a run ended, by its number, when it does; one call at a time, in some thread.
+        ended: called with a run's number and how it ended; one call at a time, in some thread.
     """
     runtime: Runtime = configs[0].build("runtime")
     try:
@@ -70,7 +70,7 @@ class Gradients:
     """What a run asks for before it updates its weights."""
 
 
-class Seat(Process):
+class PackedRun(Process):
     """The process as one of the runs in a pack sees it, and that run's thread.
 
     Attributes:
@@ -163,24 +163,24 @@ def _own(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) ->
 class _Meeting(nn.Module):
     """A run's network as its training loop calls it: the place where the runs meet."""
 
-    def __init__(self, seat: Seat, model: nn.Module) -> None:
+    def __init__(self, run: PackedRun, model: nn.Module) -> None:
         super().__init__()
-        self.seat, self.model = seat, model
+        self.run, self.model = run, model
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.seat.ask(images)
+        logits = self.run.ask(images)
         return self.model(images) if logits is None else logits
 
 
 class _Scaler(torch.amp.GradScaler):
     """A loss scaler that has the pack's gradients handed out before it looks at them."""
 
-    def __init__(self, seat: Seat, device: str, *, enabled: bool) -> None:
+    def __init__(self, run: PackedRun, device: str, *, enabled: bool) -> None:
         super().__init__(device, enabled=enabled)
-        self.seat = seat
+        self.run = run
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> float | None:
-        self.seat.ask(Gradients())
+        self.run.ask(Gradients())
         return super().step(optimizer, *args, **options)
 
 
@@ -190,54 +190,54 @@ class Pack:
     Args:
         process: where they are trained.
         configs: the runs.
-        ended: for each of them, told how it ended.
+        ended: for each of them, called with how it ended.
     """
 
     def __init__(self, process: Process, configs: Sequence[Config], ended: Sequence[Ended]) -> None:
         self.process = process
         data = cache(lambda: configs[0].build("dataset"))
         size = len(configs)
-        self.seats = [Seat(process, one, size, data, told) for one, told in zip(configs, ended, strict=True)]
-        self.stacked: tuple[Seat, ...] = ()
+        self.runs = [PackedRun(process, one, size, data, end) for one, end in zip(configs, ended, strict=True)]
+        self.stacked: tuple[PackedRun, ...] = ()
         self.trusted: bool | None = None
 
     def run(self) -> None:
         """Go on until every run has come to its end."""
-        for seat in self.seats:
-            seat.advance()
-        while runs := tuple(seat for seat in self.seats if seat.request is not None):
-            for seat in runs:
-                seat.stop_requested = self.process.stop_requested  # all after the same step
+        for one in self.runs:
+            one.advance()
+        while runs := tuple(one for one in self.runs if one.request is not None):
+            for one in runs:
+                one.stop_requested = self.process.stop_requested  # all after the same step
             try:
                 self._step(runs)
             except Exception as error:
                 self._break_off(runs, error, error.__traceback__)
 
-    def _break_off(self, runs: tuple[Seat, ...], error: Exception, trace: TracebackType | None) -> None:
+    def _break_off(self, runs: tuple[PackedRun, ...], error: Exception, trace: TracebackType | None) -> None:
         """End runs whose shared step failed."""
-        for seat in runs:
-            seat.failure = error.with_traceback(trace)  # without what it passed through in the others
-            while seat.request is not None:
-                seat.advance()
+        for one in runs:
+            one.failure = error.with_traceback(trace)  # without what it passed through in the others
+            while one.request is not None:
+                one.advance()
 
-    def _step(self, runs: tuple[Seat, ...]) -> None:
+    def _step(self, runs: tuple[PackedRun, ...]) -> None:
         """All have brought images: give logits, take their gradients, and let those update that have all parts."""
-        images = [seat.request for seat in runs if isinstance(seat.request, Tensor)]
+        images = [one.request for one in runs if isinstance(one.request, Tensor)]
         packed = len(runs) > 1 and len({part.shape for part in images}) == 1 and self._stack(runs, images)
         logits = self._forward(images) if packed else None
-        for seat, mine in zip(runs, logits.chunk(len(runs)) if logits is not None else [None] * len(runs), strict=True):
-            seat.logits = None if mine is None else mine.detach().requires_grad_()
-            seat.advance()
+        for one, mine in zip(runs, logits.chunk(len(runs)) if logits is not None else [None] * len(runs), strict=True):
+            one.logits = None if mine is None else mine.detach().requires_grad_()
+            one.advance()
         if logits is not None:
-            gradients = [_gradient(seat, part) for seat, part in zip(runs, logits.chunk(len(runs)), strict=True)]
+            gradients = [_gradient(one, part) for one, part in zip(runs, logits.chunk(len(runs)), strict=True)]
             logits.backward(torch.cat(gradients))
             self.stack.hand_out()
-        for seat in runs:
-            if isinstance(seat.request, Gradients):
-                seat.logits = None
-                seat.advance()
+        for one in runs:
+            if isinstance(one.request, Gradients):
+                one.logits = None
+                one.advance()
 
-    def _stack(self, runs: tuple[Seat, ...], images: Sequence[Tensor]) -> bool:
+    def _stack(self, runs: tuple[PackedRun, ...], images: Sequence[Tensor]) -> bool:
         """Stack the runs' networks, unless they are; False if they are better off, or only right, one by one."""
         if self.trusted is None:
             objection = self._objection(runs, images)
@@ -246,35 +246,35 @@ class Pack:
                 log.info("%d runs take turns at each step: %s", len(runs), objection)
         if self.trusted and runs != self.stacked:
             generators = [torch.Generator(self.process.device) for _ in runs]
-            self.stack, self.stacked = Stack([seat.model for seat in runs], generators), runs
+            self.stack, self.stacked = Stack([one.model for one in runs], generators), runs
             if self.process.runtime.compile:
                 self.stack.network.compile()
             log.info("packed: %d runs at once%s", len(runs), _turns(self.stack.in_turns))
         return self.trusted
 
-    def _objection(self, runs: tuple[Seat, ...], images: Sequence[Tensor]) -> str:
+    def _objection(self, runs: tuple[PackedRun, ...], images: Sequence[Tensor]) -> str:
         """Why the networks are not stacked, in words; "" if they are."""
         if self.process.device.type in IN_TURNS:
             return f"one network keeps a {self.process.device.type} busy"
         few = torch.stack([part[:2] for part in images[:2]])
-        wrong = mistake([seat.model for seat in runs[:2]], few)
+        wrong = mistake([one.model for one in runs[:2]], few)
         return wrong and f"stacked they are not what they are alone ({wrong})"
 
     def _forward(self, images: Sequence[Tensor]) -> Tensor:
         """The logits of all runs, each run's dropout drawn as it would alone."""
         kind = self.process.device.type if self.process.device.type == "cuda" else "torch"
-        for seat, generator in zip(self.stacked, self.stack.generators, strict=True):
-            generator.set_state(seat.random[kind])
+        for one, generator in zip(self.stacked, self.stack.generators, strict=True):
+            generator.set_state(one.random[kind])
         with self.process.autocast():
             logits: Tensor = self.stack.network(torch.cat(list(images)))
-        for seat, generator in zip(self.stacked, self.stack.generators, strict=True):
-            seat.random[kind] = generator.get_state()
+        for one, generator in zip(self.stacked, self.stack.generators, strict=True):
+            one.random[kind] = generator.get_state()
         return logits
 
 
-def _gradient(seat: Seat, part: Tensor) -> Tensor:
+def _gradient(one: PackedRun, part: Tensor) -> Tensor:
     """What a run's loss has left at its logits; zero if it broke off before."""
-    left = None if seat.logits is None else seat.logits.grad
+    left = None if one.logits is None else one.logits.grad
     return torch.zeros_like(part) if left is None else left
 
 

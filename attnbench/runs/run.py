@@ -106,6 +106,7 @@ class Sketch:
 
 
 def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, sketch: Sketch) -> dict[str, Any]:
+    setup.refuse_unmasked(config, data)
     schedule = config.build("schedule")
     task: engine.Task = config.build("task", class_names=data.classes)
     made_of = record(config, data)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnbench.base.errors import ConfigError
 from attnbench.config.catalog import Size, setting
 from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
+from attnbench.data.detection.scenes import Scenes
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
@@ -20,7 +22,10 @@ from attnbench.training.state import TrainState, moving_average
 
 
 def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
-    """Training and validation batches on the process's device."""
+    """Training and validation batches on the process's device; masks are read only where the detector learns them."""
+    for split in (data.train, data.val):
+        if isinstance(split, Scenes):
+            split.masks = config.build("detector").masks
     common: dict[str, Any] = {
         "batch_size": config.tree["batch_size"],
         "seed": config.seed,
@@ -31,6 +36,19 @@ def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
     train = Loader(data.train.to(process.device), train=True, **common)
     val = Loader(data.val.to(process.device), train=False, **common)
     return Feed(train, process, data.mean, data.std), Feed(val, process, data.mean, data.std)
+
+
+def refuse_unmasked(config: Config, data: Dataset) -> None:
+    """Refuse data without masks for a detector that learns them.
+
+    Raises:
+        ConfigError: names the first image without.
+    """
+    if not isinstance(data.train, Scenes) or not config.build("detector").masks:
+        return
+    if image := data.train.source.unmasked():
+        what, todo = f"an image without masks: {image}", "give every annotation a segmentation, or use faster_rcnn"
+        raise ConfigError(what, "detector", todo)
 
 
 def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:

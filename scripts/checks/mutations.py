@@ -503,7 +503,7 @@ MUTATIONS = [
     ),
     Mutation(
         "busy-member-tried-at-once", "attnbench/launch/executor.py",
-        "time.monotonic() + crew.patience",
+        "time.monotonic() + executor.patience",
         "time.monotonic()",
         ["tests/launch/test_executor.py::"
          "test_a_member_that_is_busy_is_tried_again_after_a_while_and_holds_up_no_other"],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,9 +17,13 @@ import pytest
 import torch
 
 from attnbench.base.errors import ConfigError, DataError
+from attnbench.config.configuration import Config
+from attnbench.data.dataset import Dataset
 from attnbench.data.detection import box_augment, coco, digits_det, voc
-from attnbench.data.detection.scenes import Objects, boxed
+from attnbench.data.detection.scenes import Objects, Scenes, boxed
 from attnbench.data.loader import Loader
+from attnbench.training import setup
+from attnbench.training.runtime import Runtime
 from tests.conftest import Check
 from tests.data_fixtures import coco_folder, coco_scenes, photo, scenes, source, voc_annotation, voc_folder, voc_scenes
 
@@ -300,9 +305,8 @@ def test_mirroring_moves_boxes_and_masks_with_the_pixels() -> None:
     assert seen == {(4, 6, 24, 26), (36, 6, 56, 26)}
 
 
-def test_ssds_augmentation_keeps_boxes_on_their_objects() -> None:
+def test_ssds_augmentation_keeps_boxes_and_masks_on_their_objects() -> None:
     image, objects = marked(120, 80)
-    objects = replace(objects, masks=None)
     steps = [box_augment.expand, box_augment.sample_crop, box_augment.mirror]
     areas, counts = [], set()
     for seed in range(60):
@@ -321,10 +325,59 @@ def test_ssds_augmentation_keeps_boxes_on_their_objects() -> None:
             covered[top:bottom, left:right] = True
         if len(there) == 2:
             assert (bright & ~covered).sum() == 0
+        assert there.masks is not None and there.masks.shape == (len(there), height, width)
+        for mask, box in zip(there.masks, there.boxes, strict=True):
+            assert digits_det._extent(mask) == tuple(box) and mask.sum() == _area(box)
     assert counts == {1, 2}
     assert min(areas) < 120 * 80 / 2 and max(areas) > 120 * 80 * 2
     sized, there = box_augment.augmentation("ssd", 32)(image, objects, Random(1))  # type: ignore[misc]
     assert sized.shape == (32, 32, 3) and there.boxes.max() <= 32
+
+
+def _area(box: np.ndarray) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def test_a_resized_mask_is_the_rectangle_that_its_box_has_become() -> None:
+    """Just the pixels whose centres are in the box, wherever between pixels its edges are."""
+    seen = set()
+    for seed, size in itertools.product(range(40), (17, 48, 300)):
+        image, objects = marked(120, 80)
+        there = box_augment.augmentation("ssd", size)(image, objects, Random(seed))[1]  # type: ignore[misc]
+        assert there.masks is not None and there.masks.dtype == np.uint8
+        centres = np.arange(size) + 0.5
+        for mask, (left, top, right, bottom) in zip(there.masks, there.boxes, strict=True):
+            columns = (left <= centres) & (centres < right)
+            rows = (top <= centres) & (centres < bottom)
+            assert np.array_equal(mask, np.outer(rows, columns))
+            seen.add((bool(mask.any()), bool(mask.all()), size))
+    assert {(True, False, size) for size in (17, 48, 300)} <= seen
+
+
+def test_masks_are_read_where_a_detector_learns_them_and_images_without_are_refused(
+    tmp_path: Path, compose: Callable[..., Config]
+) -> None:
+    def given(detector: str, root: Path) -> tuple[Config, Dataset]:
+        config = compose("task=detection", "dataset=coco", f"dataset.root={root}", f"detector={detector}")
+        return config, config.build("dataset")
+
+    with Runtime(device="cpu").start() as process:
+        for detector, masks in (("ssd", False), ("faster_rcnn", False), ("mask_rcnn", True)):
+            config, data = given(detector, coco_folder(tmp_path / detector))
+            setup.feeds(config, data, process)
+            for split in (data.train, data.val):
+                assert isinstance(split, Scenes)
+                assert ("masks" in split.read(1, None)[1]) == ("masks" in split.read(1, (0, 0))[1]) == masks
+            setup.refuse_unmasked(config, data)
+    root = coco_folder(tmp_path / "boxes")
+    path = root / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    path.write_text(json.dumps(content))
+    setup.refuse_unmasked(*given("faster_rcnn", root))
+    with pytest.raises(ConfigError, match=r"without masks: .*train2017/7\.jpg \(detector\); .*faster_rcnn"):
+        setup.refuse_unmasked(*given("mask_rcnn", root))
 
 
 def test_colours_are_distorted_and_nothing_else() -> None:

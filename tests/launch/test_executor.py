@@ -39,7 +39,7 @@ class Paper:
 
     def refuse(self) -> None: ...
 
-    def crew(self, members: Sequence[Member]) -> Paper:
+    def executor(self, members: Sequence[Member]) -> Paper:
         return self
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
@@ -114,9 +114,9 @@ def test_a_member_that_fails_is_not_tried_again(clock: None, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "crew",
-    [pool.PoolCrew, ray_cluster.RayCrew, submitit_local.LocalCrew, submitit_slurm.ArrayCrew],
+    "kind",
+    [pool.PoolExecutor, ray_cluster.RayExecutor, submitit_local.LocalExecutor, submitit_slurm.SlurmExecutor],
 )
-def test_a_busy_member_does_not_keep_a_core_busy_with_tries(crew: type) -> None:
+def test_a_busy_member_does_not_keep_a_core_busy_with_tries(kind: type) -> None:
     """A try is a process that imports for a second."""
-    assert 1.0 <= crew.patience <= 600.0  # type: ignore[attr-defined]
+    assert 1.0 <= kind.patience <= 600.0  # type: ignore[attr-defined]

@@ -152,7 +152,7 @@ class Releasing:
 
 
 def test_a_member_that_another_process_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.PoolCrew, "patience", 0.3)
+    monkeypatch.setattr(pool.PoolExecutor, "patience", 0.3)
     member = Member("one", compose([*TINY, f"paths.outputs={tmp_path}"]))
     command = [sys.executable, "-c", HOLD, str(member.folder.path)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)

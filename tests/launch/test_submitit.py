@@ -98,8 +98,8 @@ OPTIONS += ["array_parallelism=2", "constraint=h200", "additional_parameters={ma
 
 def test_the_plugins_options_become_a_job_array(slurm: Path, tmp_path: Path) -> None:
     some = members(tmp_path)
-    crew = slurm_launcher(tmp_path, *(f"hydra.launcher.{word}" for word in OPTIONS)).crew(some)  # type: ignore[attr-defined]
-    assert crew.start(some) == some
+    executor = slurm_launcher(tmp_path, *(f"hydra.launcher.{word}" for word in OPTIONS)).executor(some)  # type: ignore[attr-defined]
+    assert executor.start(some) == some
     lines = (slurm / "script").read_text().splitlines()
     asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     assert asked >= {
@@ -112,11 +112,11 @@ def test_the_plugins_options_become_a_job_array(slurm: Path, tmp_path: Path) -> 
 
 
 def test_jobs_of_an_earlier_start_are_found_again_and_left_where_they_are(slurm: Path, tmp_path: Path) -> None:
-    first = slurm_launcher(tmp_path).crew(some := members(tmp_path))  # type: ignore[attr-defined]
+    first = slurm_launcher(tmp_path).executor(some := members(tmp_path))  # type: ignore[attr-defined]
     first.start(some)
     (slurm / "states").write_text("17_0 RUNNING\n17_1 PENDING\n17_2 CANCELLED\n")
     (slurm / "script").unlink()
-    again = slurm_launcher(tmp_path).crew(some := members(tmp_path))  # type: ignore[attr-defined]
+    again = slurm_launcher(tmp_path).executor(some := members(tmp_path))  # type: ignore[attr-defined]
     again.start(some)
     assert "--array" not in (slurm / "script").read_text()  # the one that was cancelled, alone
     assert sorted(there.job_id for there, _ in again.jobs) == ["17", "17_0", "17_1"]
@@ -130,8 +130,8 @@ def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
     for name, seconds in (("ASK_SECONDS", 0.0), ("LOOK_SECONDS", 0.0), ("SETTLE_SECONDS", 0.2)):
         monkeypatch.setattr(f"attnbench.launch.submitit_slurm.{name}", seconds)
     some = members(tmp_path, "schedule.epochs=100")
-    crew = slurm_launcher(tmp_path).crew(some)  # type: ignore[attr-defined]
-    crew.start(some)
+    executor = slurm_launcher(tmp_path).executor(some)  # type: ignore[attr-defined]
+    executor.start(some)
     (slurm / "states").write_text("17_0 RUNNING\n17_1 PENDING\n17_2 OUT_OF_MEMORY\n")
 
     here = {"SLURM_JOB_ID": "20", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0", "SLURM_NTASKS": "1"}
@@ -149,7 +149,7 @@ def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
     over: list[Member] = []
 
     def ended() -> list[Member]:
-        over.extend(crew.ended())
+        over.extend(executor.ended())
         return over
 
     wait_for(ended)
@@ -182,7 +182,7 @@ def test_without_slurm_another_launcher_is_named(tmp_path: Path, monkeypatch: py
 
 def test_tasks_that_would_start_processes_are_refused(slurm: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"runtime\.processes"):
-        slurm_launcher(tmp_path, "hydra.launcher.tasks_per_node=2").crew(members(tmp_path, "runtime.processes=2"))  # type: ignore[attr-defined]
+        slurm_launcher(tmp_path, "hydra.launcher.tasks_per_node=2").executor(members(tmp_path, "runtime.processes=2"))  # type: ignore[attr-defined]
 
 
 class Task:

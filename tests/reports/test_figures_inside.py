@@ -39,7 +39,7 @@ def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> Non
     trained = load_run(ran["eca"].run_folder)
     model: Any = trained.model.double()
     images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with hooks.listening(model) as heard, torch.no_grad():
+    with hooks.recording(model) as recorded, torch.no_grad():
         model(images)
     (block,) = hooks.blocks(trained, ["2_1"])[0]
     assert block == hooks.Block("2_1", "layer1.0.bn2")
@@ -51,9 +51,9 @@ def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> Non
     w = first.bn2.attention.conv.weight.detach().flatten()
     padded = torch.nn.functional.pad(pooled, (1, 1))
     mixed = sum(w[i] * padded[:, i : i + pooled.shape[1]] for i in range(3))
-    assert torch.allclose(heard.squeezes[block.path], pooled, rtol=0, atol=1e-12)
-    assert torch.allclose(heard.signals[block.path], 1 / (1 + torch.exp(-mixed)), rtol=0, atol=1e-12)
-    assert len(heard.signals) == len(heard.squeezes) == 9
+    assert torch.allclose(recorded.squeezes[block.path], pooled, rtol=0, atol=1e-12)
+    assert torch.allclose(recorded.signals[block.path], 1 / (1 + torch.exp(-mixed)), rtol=0, atol=1e-12)
+    assert len(recorded.signals) == len(recorded.squeezes) == 9
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -83,9 +83,9 @@ def test_mean_weights_are_those_of_the_images_one_by_one(ran: dict[str, Config])
         cut = batch._replace(images=batch.images[:40], targets=batch.targets[:40])
         counts = torch.zeros(10, dtype=torch.float64)
         sums: dict[str, torch.Tensor] = {}
-        with hooks.listening(opened.model) as heard, torch.no_grad():
+        with hooks.recording(opened.model) as recorded, torch.no_grad():
             opened.model(cut.images)
-            hooks._add(cut, here, heard.signals, sums, counts)
+            hooks._add(cut, here, recorded.signals, sums, counts)
     for digit in range(10):
         mine = [i for i, target in enumerate(alone) if target == digit]
         assert counts[digit] == len(mine)
@@ -185,10 +185,10 @@ def test_a_run_without_what_a_figure_shows_is_refused(
 
 def test_blocks_images_and_classes_that_are_not_there_are_named(draw: Draw, ran: dict[str, Config]) -> None:
     folder = [ran["eca"].run_folder]
-    for name, looks, said in (
+    for name, options, said in (
         ("eca/6", {"blocks": ["9_9"]}, "no attention at block 9_9 .*2_1, 2_2"),
         ("eca/6", {"images": [359]}, "there is no image 359 .*use 0 to 358"),
         ("eca/7", {"classes": ["cat"]}, "there is no class cat .*there are 0, 1"),
     ):
         with pytest.raises(ConfigError, match=said):
-            draw(name, runs=folder, **looks)
+            draw(name, runs=folder, **options)

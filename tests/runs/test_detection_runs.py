@@ -132,6 +132,12 @@ def test_every_detector_and_attention_takes_a_step(compose: Callable[..., Config
         assert {"mAP", "mAP_area", "best_mAP", "AP"} <= set(left)
 
 
+def test_masks_are_learned_from_what_ssds_augmentation_leaves(compose: Callable[..., Config]) -> None:
+    words = [*TINY, "dataset.augment=ssd", "dataset.train_images=4", "dataset.val_images=2", "schedule.epochs=1"]
+    left = run.train(compose(*words))
+    assert "mask_AP" in left and left["epochs"] == 1
+
+
 def test_the_headline_of_a_result() -> None:
     assert headline({"AP": 1.0, "top1": None}) == ("AP", 1.0)
     assert in_words({"mAP": 45.409, "AP": 20.0}) == "mAP 45.41"

@@ -318,10 +318,10 @@ def test_what_is_never_packed_is_told_with_its_reason(capsys: pytest.CaptureFixt
     shared = configs(Path("outputs"), "runtime.processes=2")
     some = [Member(str(one.seed), one) for one in (*detect, *shared, *configs(Path("outputs")))]
     assert [len(one) for one in packs(some, 1, None)] == [1] * 6 + [3]
-    pool.Pool(pack="auto").crew(some)
+    pool.Pool(pack="auto").executor(some)
     assert capsys.readouterr().err.splitlines() == [
         f"not packed: 3 of 9 members, {objection(detect[0])}", f"not packed: 3 of 9 members, {objection(shared[0])}"
     ]  # fmt: skip
     assert "task=detection" in objection(detect[0]) and "runtime.processes=2" in objection(shared[0])
-    pool.Pool().crew(some)
+    pool.Pool().executor(some)
     assert capsys.readouterr().err == ""

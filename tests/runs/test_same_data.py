@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from attnbench.base.errors import DataError, OtherData
+from attnbench.cli import main
 from attnbench.config import composition
 from attnbench.config.configuration import Config
 from attnbench.data.record import stamp
+from attnbench.reports import paper_tables
+from attnbench.reports.rows import Composer
 from attnbench.runs import data
 from attnbench.runs.attempt import Outcome, attempt
 from attnbench.runs.data import Look
@@ -190,6 +194,38 @@ def test_a_plan_and_a_report_say_where_they_could_not_look(composed: Composed, b
     assert stands.state == "done" and "data of imagenet not compared" in stands.unseen and str(birds) in stands.unseen
     outcome = run(config)  # which would have to open them
     assert outcome.state == "failed" and isinstance(outcome.failure, DataError)
+
+
+def test_a_table_counts_no_run_of_other_data_and_says_where_it_could_not_look(
+    birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scale = ["dataset=folder", f"dataset.root={birds}", "dataset.size=32", "epochs=1"]
+
+    def table(*words: str) -> str:
+        asked = ["sb/5", "--rows", "SB x0.35 C1", "--seeds", "1", "--outputs", str(tmp_path), *words, "--scale", *scale]
+        monkeypatch.setattr(sys, "argv", ["attnbench table", *asked])
+        main.command("table")()
+        return capsys.readouterr().out
+
+    row = paper_tables.load("sb/5").rows[1]
+    assert row.label == "SB x0.35 C1" and row.overrides
+    config = Composer(scale, str(tmp_path))(row.overrides)
+    finish(config)
+    (config.run_folder / "classes.json").write_text('["cat", "dog"]')
+    assert "1 done, 0 to run" in table("--plan", "--no-probe")
+    assert "not compared" not in table()
+
+    away = birds.rename(tmp_path / "away")
+    line = f"data of birds not compared: there is no such folder ({birds})"
+    plan = table("--plan", "--no-probe")
+    assert "1 done, 0 to run" in plan and line in plan
+    assert line in table()
+
+    away.rename(birds)
+    repaint(birds / "val/cat/0.jpg")
+    plan = table("--plan", "--no-probe")
+    assert "0 done, 1 to run" in plan and "other data" in plan and "dataset.name=birds-2" in plan
+    assert "other data" in table("--json")
 
 
 def test_a_sweep_over_two_folders_trains_one_and_refuses_the_other(birds: Path, animals: Path, tmp_path: Path) -> None:

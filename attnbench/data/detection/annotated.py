@@ -54,6 +54,10 @@ class Annotated:
         """What the annotation says; see ``Source``."""
         return self.records[index].objects
 
+    def unmasked(self) -> Path | None:
+        """The first image: boxes are all that there is."""
+        return self.records[0].image
+
 
 def pictures_digest(sides: Sequence[Annotated]) -> str:
     """What the image files of some splits contain; see ``Dataset.contents``.

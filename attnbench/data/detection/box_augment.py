@@ -1,11 +1,13 @@
 """What training does to an image with boxes: the mirror, and SSD's augmentation.
 
 SSD's (Liu et al., arXiv:1512.02325) as the pytorch-ssd project runs it: photometric distortion, expansion, random
-sample crop, mirror, then one size. Each is a pure function of the random stream it is given.
+sample crop, mirror, then one size. Each is a pure function of the random stream it is given. Masks, where objects have
+them, move with the pixels. A crop keeps an object by its box, and may leave nothing of its mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -50,8 +52,7 @@ def mirror(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndar
         return image, objects
     boxes = objects.boxes.copy()
     boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
-    masks = None if objects.masks is None else objects.masks[:, :, ::-1]
-    return image[:, ::-1], replace(objects, boxes=boxes, masks=masks)
+    return image[:, ::-1], _moved(objects, boxes, lambda masks: masks[:, :, ::-1])
 
 
 def distort(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
@@ -91,10 +92,16 @@ def expand(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndar
     height, width = image.shape[:2]
     ratio = 1 + 3 * random.random()
     left, top = (int(random.random() * (side * ratio - side)) for side in (width, height))
-    canvas = np.full((int(height * ratio), int(width * ratio), 3), FILL, dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = image
-    shifted = objects.boxes + np.array([left, top, left, top])
-    return canvas, replace(objects, boxes=shifted, masks=None)
+    size, place = (int(height * ratio), int(width * ratio)), np.s_[top : top + height, left : left + width]
+    canvas = np.full((*size, 3), FILL, dtype=np.uint8)
+    canvas[place] = image
+
+    def expanded(masks: np.ndarray) -> np.ndarray:
+        wide = np.zeros((len(masks), *size), dtype=masks.dtype)
+        wide[:, *place] = masks
+        return wide
+
+    return canvas, _moved(objects, objects.boxes + np.array([left, top, left, top]), expanded)
 
 
 def sample_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
@@ -113,7 +120,8 @@ def sample_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np
             centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
             inside = ((centres > crop[:2]) & (centres < crop[2:])).all(1)
             if inside.any():
-                return _cropped(image, objects[inside], crop)
+                pixels, moved = _cropped(image, objects, crop)
+                return pixels, moved[inside]
     return image, objects
 
 
@@ -138,15 +146,21 @@ def _cropped(image: np.ndarray, objects: Objects, crop: np.ndarray) -> tuple[np.
     boxes = objects.boxes.copy()
     boxes[:, :2] = np.maximum(boxes[:, :2], crop[:2]) - crop[:2]
     boxes[:, 2:] = np.minimum(boxes[:, 2:], crop[2:]) - crop[:2]
-    return image[top:bottom, left:right], replace(objects, boxes=boxes, masks=None)
+    return image[top:bottom, left:right], _moved(objects, boxes, lambda masks: masks[:, top:bottom, left:right])
 
 
 def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) -> tuple[np.ndarray, Objects]:
-    """The image in ``size`` x ``size`` pixels, whatever its shape was."""
+    """The image in ``size`` x ``size`` pixels, whatever its shape was; of a mask what is at the centre of each."""
     height, width = image.shape[:2]
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BILINEAR)
     boxes = objects.boxes * np.array([size / width, size / height] * 2)
-    return np.array(resized), replace(objects, boxes=boxes, masks=None)
+    rows, columns = ((2 * np.arange(size) + 1) * side // (2 * size) for side in (height, width))
+    return np.array(resized), _moved(objects, boxes, lambda masks: masks[:, rows[:, None], columns])
+
+
+def _moved(objects: Objects, boxes: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> Objects:
+    """Objects at other boxes, with their masks (n, H, W) moved, if they have any."""
+    return replace(objects, boxes=boxes, masks=None if objects.masks is None else move(objects.masks))
 
 
 def _half(random: Random) -> bool:

@@ -40,7 +40,7 @@ def coco(
     Args:
         root: the folder that holds ``annotations/`` and one folder of images for each split.
         train, val: the splits.
-        augment: of training images: only the mirror, what SSD does (then without masks), or nothing.
+        augment: of training images: only the mirror, what SSD does, or nothing.
         crop: side of a training image under ``augment=ssd``.
         without_area: what becomes of a box without area; COCO's training split has such.
         keep_empty: whether training sees images without an object to learn.
@@ -96,6 +96,10 @@ class Instances(Annotated):
         drawn = [_mask(outline, record.height, record.width) for outline in json.loads(record.outlines)]
         empty = np.zeros((0, record.height, record.width), dtype=np.uint8)
         return replace(record.objects, masks=np.stack(drawn) if drawn else empty)
+
+    def unmasked(self) -> Path | None:
+        """The first image with annotations that have no segmentation."""
+        return next((record.image for record in self.records if record.outlines is None), None)
 
 
 def _mask(outline: Any, height: int, width: int) -> np.ndarray:

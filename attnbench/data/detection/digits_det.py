@@ -6,6 +6,7 @@ canvases alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -99,8 +100,11 @@ class Canvases:
         return self.images[index]
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        """The digits on canvas ``index``; their masks are always there."""
-        return self.found[index]
+        """The digits on canvas ``index``."""
+        return self.found[index] if masks else replace(self.found[index], masks=None)
+
+    def unmasked(self) -> None:
+        """Every digit has a mask."""
 
     def _canvas(self, random: Random) -> tuple[np.ndarray, Objects]:
         """A dim background of one grey, and digits that do not overlap."""

@@ -70,6 +70,10 @@ class Source(Protocol):
         """What is in that image, in its pixels; ``masks``: with masks, if there are any."""
         ...
 
+    def unmasked(self) -> object | None:
+        """Where the first image is that has no masks for its objects; None if there is none."""
+        ...
+
 
 Augment = Callable[[np.ndarray, Objects, Random], tuple[np.ndarray, Objects]]
 
@@ -81,6 +85,9 @@ class Scenes:
         source: where they come from.
         augment: what training does to an image with its objects; None for nothing.
         keep_empty: whether training sees images without an object.
+
+    Attributes:
+        masks: whether targets have masks, where the source has them.
     """
 
     def __init__(self, source: Source, augment: Augment | None = None, keep_empty: bool = True) -> None:
@@ -88,6 +95,7 @@ class Scenes:
         numbers = range(len(source))
         kept = numbers if keep_empty else [i for i in numbers if _learned(source.objects(i, masks=False)).any()]
         self.numbers = np.array(kept, dtype=np.int64)
+        self.masks = True
         self.pin_memory = False
 
     def __len__(self) -> int:
@@ -105,7 +113,7 @@ class Scenes:
             DataError: its file cannot be read.
         """
         number = int(self.numbers[index])
-        image, objects = self.source.image(number), self.source.objects(number)
+        image, objects = self.source.image(number), self.source.objects(number, masks=self.masks)
         if draw is not None:
             objects = objects[_learned(objects)]
             if self.augment:

@@ -51,7 +51,7 @@ def canvas(
 
     Args:
         rows, columns: of axes.
-        size: of all axes together, in inches; the words come on top.
+        size: of all axes together, in inches; title and notes need more.
         notes: what stands below, small.
         warned: whether the title holds a warning, and is coloured.
         options: of ``subplots``.
@@ -87,11 +87,11 @@ def legend(picture: Picture, handles: Sequence[Artist], title: str = "", **optio
         picture.legend(handles=list(handles), loc="outside right center", **about, **options)
 
 
-def key(label: str, **looks: Any) -> Line2D:
+def key(label: str, **style: Any) -> Line2D:
     """A line of a legend."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=label, **looks)
+    return Line2D([], [], label=label, **style)
 
 
 def bar(deviation: float | None) -> float:
@@ -100,5 +100,5 @@ def bar(deviation: float | None) -> float:
 
 
 def said(axes: Axes, text: str) -> None:
-    """Words in the middle of axes that have nothing else to show."""
+    """A text in the middle of axes that have nothing else to show."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#777777", fontsize=9)

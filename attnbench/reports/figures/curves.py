@@ -89,7 +89,7 @@ def position(axis: Axis, tick: str) -> float:
 
 
 def _panel(axes: Axes, figure: Figure, places: Iterable[Place], values: dict[str, Value], *, is_printed: bool) -> None:
-    """Every series on one ground; where there is a value for none of them, words say so."""
+    """Every series on one ground; where none of them has a value, a text says so."""
     here = list(places)
     for number in range(len(figure.series)):
         mine = [place for place in here if place.series == number]
@@ -100,15 +100,15 @@ def _panel(axes: Axes, figure: Figure, places: Iterable[Place], values: dict[str
 
 def _series(axes: Axes, figure: Figure, number: int, values: list[tuple[Place, Value]], is_printed: bool) -> None:
     there = [(place, value) for place, value in values if value.mean is not None]
-    looks: Style = {"color": colour(number), "ls": "--" if is_printed else "-", "lw": 1.3}
+    style: Style = {"color": colour(number), "ls": "--" if is_printed else "-", "lw": 1.3}
     curve = [(_x(figure, place), value.mean, bar(value.std)) for place, value in there if place.tick is not None]
     if curve:
         x, mean, std = zip(*curve, strict=True)
         face = "white" if is_printed else colour(number)
-        axes.errorbar(x, mean, std, marker=marker(number), mfc=face, ms=6, capsize=3, elinewidth=1, **looks)
+        axes.errorbar(x, mean, std, marker=marker(number), mfc=face, ms=6, capsize=3, elinewidth=1, **style)
     for place, value in there:
         if place.tick is None and value.mean is not None:
-            axes.axhline(value.mean, **looks)
+            axes.axhline(value.mean, **style)
             if value.std:
                 axes.axhspan(value.mean - value.std, value.mean + value.std, color=colour(number), alpha=0.1, lw=0)
     missing = [_x(figure, place) for place, value in values if value.mean is None and place.tick is not None]

@@ -1,7 +1,7 @@
 """From a figure and its runs to a picture and its title, for each kind of figure.
 
 The runs are those that lie where the rows' configurations say, or given ones that fit the rows. What makes them other
-than the paper's is in the title, in the words of the tables.
+than the paper's is in the title, as the tables put it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Drawn = tuple["Picture", str]  # and its title
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What is looked at in networks, where it is other than the figure's.
+class FigureOptions:
+    """Which weights, blocks, images and classes a figure shows of networks, where they are other than its own.
 
     Attributes:
         which: weights of the last or the best epoch.
@@ -68,7 +68,7 @@ class Asked:
     runs: Sequence[Run] | None
     composer: Composer
     seeds: list[int] | None
-    looks: Looks
+    options: FigureOptions
 
     def chosen(self) -> Chosen:
         """The rows with their runs."""
@@ -79,13 +79,13 @@ class Asked:
             return choose(table, table.rows, self.figure.seeds(self.seeds), self.composer)
 
     def otherwise(self) -> list[str]:
-        """Where data lie and what computes: the only words that a trained network takes from the command line."""
-        keys = {word: word.partition("=")[0] for word in self.composer.extra}
-        return [word for word, key in keys.items() if key in NEUTRAL and key.split(".")[0] in FREE]
+        """Where data lie and what computes: the only overrides that a trained network takes."""
+        keys = {override: override.partition("=")[0] for override in self.composer.extra}
+        return [override for override, key in keys.items() if key in NEUTRAL and key.split(".")[0] in FREE]
 
 
 def draw(
-    figure: Figure, runs: Sequence[Run] | None, composer: Composer, seeds: list[int] | None, looks: Looks
+    figure: Figure, runs: Sequence[Run] | None, composer: Composer, seeds: list[int] | None, options: FigureOptions
 ) -> Drawn:
     """A figure.
 
@@ -98,7 +98,7 @@ def draw(
         ConfigError: runs that do not fit, a network without what the figure shows.
         DataError: no run to show.
     """
-    return KINDS[figure.kind](Asked(figure, runs, composer, seeds, looks))
+    return KINDS[figure.kind](Asked(figure, runs, composer, seeds, options))
 
 
 def _cells(asked: Asked) -> Drawn:
@@ -160,7 +160,7 @@ def _squeezes(asked: Asked) -> Drawn:
     chosen = _with_images(chosen, [network.about["result"]])
     here, lacking = _blocks(asked, network)
     with ready(network) as opened:
-        numbers = asked.looks.images
+        numbers = asked.options.images
         if numbers is None:
             numbers = hooks.spaced(asked.figure.images, len(opened.data.val))
         made = hooks.squeezed(opened, here, numbers)
@@ -198,8 +198,8 @@ def _weights(asked: Asked) -> Drawn:
 
 def _blocks(asked: Asked, network: Trained) -> tuple[list[hooks.Block], list[str]]:
     """The blocks that are shown, and those of the figure that the network lacks."""
-    here, lacking = hooks.blocks(network, asked.looks.blocks or asked.figure.blocks)
-    if lacking and asked.looks.blocks:
+    here, lacking = hooks.blocks(network, asked.options.blocks or asked.figure.blocks)
+    if lacking and asked.options.blocks:
         have = ", ".join(block.name for block in hooks.blocks(network, [])[0])
         raise ConfigError(f"no attention at block {lacking[0]}", "--blocks", f"there is at {have}")
     return here, lacking
@@ -207,7 +207,7 @@ def _blocks(asked: Asked, network: Trained) -> tuple[list[hooks.Block], list[str
 
 def _classes(asked: Asked, made: hooks.Weights) -> dict[str, str]:
     """The classes that are drawn: those asked for, the figure's where the data have them, else evenly spaced ones."""
-    wanted = asked.looks.classes
+    wanted = asked.options.classes
     if wanted:
         if unknown := [name for name in wanted if name not in made.classes]:
             some = ", ".join(made.classes[:12])
@@ -223,7 +223,7 @@ def _network(asked: Asked, chosen: Chosen, composed: Config | None) -> Trained |
     """The trained network of a row, of the first seed that has one."""
     folders = [seeded(composed, seed).run_folder for seed in chosen.seeds] if composed else []
     found = next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
-    return load_run(found, asked.looks.which).told(asked.otherwise()) if found else None
+    return load_run(found, asked.options.which).told(asked.otherwise()) if found else None
 
 
 def _with_images(chosen: Chosen, found: Iterable[Mapping[str, Any] | None]) -> Chosen:

@@ -37,26 +37,26 @@ class Block:
 
 
 @dataclass
-class Heard:
-    """What the last batch made of the attentions, by the path of their ``Attended``: (N, C) each."""
+class Activations:
+    """What attention read and returned for the last batch, by the path of its ``Attended``: (N, C) each."""
 
     squeezes: dict[str, Tensor] = field(default_factory=dict)
     signals: dict[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
-def listening(model: nn.Module) -> Iterator[Heard]:
-    """Hear every attention of a network; a signal that is not one number a channel is not heard."""
-    heard = Heard()
+def recording(model: nn.Module) -> Iterator[Activations]:
+    """Record every attention of a network; a signal that is not one number for each channel is left out."""
+    recorded = Activations()
     hooks = []
     for path, module in model.named_modules():
         if isinstance(module, Attended):
-            hooks.append(module.attention.register_forward_hook(_signal(heard.signals, path, module)))
+            hooks.append(module.attention.register_forward_hook(_signal(recorded.signals, path, module)))
             squeeze = next((part for part in module.attention.modules() if isinstance(part, Squeeze)), None)
             if squeeze is not None:
-                hooks.append(squeeze.register_forward_hook(_keep(heard.squeezes, path)))
+                hooks.append(squeeze.register_forward_hook(_keep(recorded.squeezes, path)))
     try:
-        yield heard
+        yield recorded
     finally:
         for hook in hooks:
             hook.remove()
@@ -140,11 +140,11 @@ def squeezed(opened: Ready, here: list[Block], images: Sequence[int]) -> Squeeze
     ((pixels, targets),) = opened.data.val.batches(steps, None, workers=0, timeout=TIMEOUT)
     if not (isinstance(pixels, Tensor) and isinstance(targets, Tensor)):
         raise DETECTOR
-    with listening(opened.model) as heard, opened.process.autocast():
+    with recording(opened.model) as recorded, opened.process.autocast():
         opened.model(opened.val.normalised(pixels))
-    _refuse_unheard(here, heard.squeezes, "has no global average pooling")
+    _refuse_unrecorded(here, recorded.squeezes, "has no global average pooling")
     labels = [opened.data.classes[target] for target in targets.tolist()]
-    values = {block.name: heard.squeezes[block.path].float().cpu() for block in here}
+    values = {block.name: recorded.squeezes[block.path].float().cpu() for block in here}
     return Squeezed(pixels.cpu(), labels, here, values)
 
 
@@ -179,11 +179,11 @@ def mean_weights(opened: Ready, here: list[Block], what: str) -> Weights:
     number = len(opened.data.classes)
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(number, dtype=torch.float64)
-    with listening(opened.model) as heard, opened.process.autocast():
+    with recording(opened.model) as recorded, opened.process.autocast():
         for batch in opened.batches(what):
             opened.model(batch.images)
-            _refuse_unheard(here, heard.signals, "has no weight for each channel")
-            _add(batch, here, heard.signals, sums, counts)
+            _refuse_unrecorded(here, recorded.signals, "has no weight for each channel")
+            _add(batch, here, recorded.signals, sums, counts)
     there = counts > 0
     means = {name: total[there] / counts[there, None] for name, total in sums.items()}
     classes = [name for name, seen in zip(opened.data.classes, there.tolist(), strict=True) if seen]
@@ -202,8 +202,8 @@ def _add(batch: Batch, here: list[Block], signals: dict[str, Tensor], sums: dict
         total.index_add_(0, targets, signal)
 
 
-def _refuse_unheard(here: list[Block], heard: dict[str, Tensor], what: str) -> None:
-    if deaf := [block.path for block in here if block.path not in heard]:
+def _refuse_unrecorded(here: list[Block], recorded: dict[str, Tensor], what: str) -> None:
+    if missing := [block.path for block in here if block.path not in recorded]:
         raise ConfigError(
-            f"the attention at {deaf[0]} {what}", "--runs", "give a run of another attention, such as eca"
+            f"the attention at {missing[0]} {what}", "--runs", "give a run of another attention, such as eca"
         )

@@ -79,14 +79,14 @@ def relocated(run: Run) -> Config:
 
 
 def differences(pairs: Iterable[tuple[Values, Run]], apart: Sequence[str] = ()) -> str:
-    """What runs have other than their rows, in words; empty if nothing.
+    """What runs have other than their rows, as text; empty if nothing.
 
     Args:
         apart: keys that tell the rows apart, in which runs and rows agree.
     """
-    words: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[str, None]] = {}
     for wanted, run in pairs:
         for key, value in run.values.items():
             if key not in apart and text(value) != text(wanted.get(key, ABSENT)):
-                words.setdefault(key, {})[text(value)] = None
-    return ", ".join(f"{key}={'/'.join(values)}" for key, values in words.items())
+                found.setdefault(key, {})[text(value)] = None
+    return ", ".join(f"{key}={'/'.join(values)}" for key, values in found.items())

@@ -55,8 +55,8 @@ def draw(figure: Figure, made: Report) -> Picture:
 
 
 def _colours(figure: Figure) -> list[Line2D]:
-    looks: Style = {"marker": "o", "ls": "none", "ms": 8, "alpha": 0.6}
-    return [key(series.label, color=colour(i), **looks) for i, series in enumerate(figure.series)]
+    style: Style = {"marker": "o", "ls": "none", "ms": 8, "alpha": 0.6}
+    return [key(series.label, color=colour(i), **style) for i, series in enumerate(figure.series)]
 
 
 def _circles(figure: Figure, made: Report, is_printed: bool) -> list[Circle]:
@@ -84,9 +84,9 @@ def _plain(line: Line, name: str, is_printed: bool) -> float | None:
 def _circles_on(axes: Axes, circles: list[Circle], most: float, nothing: str) -> None:
     there = [circle for circle in circles if circle.top1 is not None]
     for circle in there:
-        looks: Style = {"color": colour(circle.series), "alpha": 0.6}
+        style: Style = {"color": colour(circle.series), "alpha": 0.6}
         at, high = circle.params / 1e6, circle.top1 or 0.0
-        axes.scatter([at], [high], s=area(circle.operations, most), edgecolors="white", **looks)
+        axes.scatter([at], [high], s=area(circle.operations, most), edgecolors="white", **style)
         if circle.std is not None:
             axes.errorbar([at], [high], [circle.std], fmt="none", capsize=3, elinewidth=1, color=colour(circle.series))
         axes.annotate(circle.text, (at, high), ha="center", va="center", fontsize=7)
@@ -107,10 +107,10 @@ def area(operations: float, most: float) -> float:
 def _sizes(most: float, whose: str) -> list[Line2D]:
     """Circles of known operations, as large as in the picture."""
     unit, power = (1e9, "⁹") if most >= 1e9 else (1e6, "⁶")
-    looks: Style = {"marker": "o", "ls": "none", "mfc": "none", "color": "#777777"}
+    style: Style = {"marker": "o", "ls": "none", "mfc": "none", "color": "#777777"}
     steps = [_rounded(most / unit * part) for part in (0.2, 0.6)]
     return [
-        key(f"{whose}{step:g} · 10{power} operations", ms=area(step * unit, most) ** 0.5, **looks) for step in steps
+        key(f"{whose}{step:g} · 10{power} operations", ms=area(step * unit, most) ** 0.5, **style) for step in steps
     ]
 
 

@@ -58,34 +58,34 @@ def _curve(
     """Groups along the axis; one that lacks the axis's key is a line across it."""
     here = [g for g in groups if text(g.at(axis)) in places] if axis else groups
     across = [g for g in groups if g not in here]
-    looks: Style = {"color": colour(number)}
+    style: Style = {"color": colour(number)}
     if here:
         x = [places[text(g.at(axis)) if axis else ""] + shift for g in here]
         deviation = [bar(g.std) for g in here]
         line = "-" if len(here) > 1 and axis not in results.NAMED else "none"
         means = [g.mean for g in here]
-        axes.errorbar(x, means, deviation, fmt=marker(number), ls=line, capsize=4, label=name or None, **looks)
+        axes.errorbar(x, means, deviation, fmt=marker(number), ls=line, capsize=4, label=name or None, **style)
         for place, group in zip(x, here, strict=True):
-            axes.plot([place + 0.03] * len(group.scores), list(group.scores.values()), ".", alpha=0.5, **looks)
+            axes.plot([place + 0.03] * len(group.scores), list(group.scores.values()), ".", alpha=0.5, **style)
     for group in across:
-        axes.axhline(group.mean, ls="--", label=group.label, **looks)
+        axes.axhline(group.mean, ls="--", label=group.label, **style)
         if group.std is not None:
-            axes.axhspan(group.mean - group.std, group.mean + group.std, alpha=0.12, lw=0, **looks)
+            axes.axhspan(group.mean - group.std, group.mean + group.std, alpha=0.12, lw=0, **style)
 
 
 def costs(comparison: Comparison, title: str, notes: Sequence[str]) -> Picture:
     """Accuracy against parameters, multiply-adds and measured training speed, a point for each configuration."""
     picture, [line] = canvas(1, len(COSTS), (12, 4), title, [*notes, f"{NOTE}."], sharey=True)
-    for axes, (metric, (words, per)) in zip(line, COSTS.items(), strict=True):
+    for axes, (metric, (title, per)) in zip(line, COSTS.items(), strict=True):
         plain(axes)
-        axes.set_xlabel(words, fontsize=9)
+        axes.set_xlabel(title, fontsize=9)
         drawn = [_cost(axes, i, group, metric, per) for i, group in enumerate(comparison.groups)]
         if not any(drawn):
             said(axes, "not measured")
     line[0].set_ylabel(metric_name(comparison.metric).partition(",")[0], fontsize=9)
-    looks: Style = {"ls": "none", "ms": 7}
+    style: Style = {"ls": "none", "ms": 7}
     groups = enumerate(comparison.groups)
-    legend(picture, [key(g.label, color=colour(i), marker=marker(i), **looks) for i, g in groups])
+    legend(picture, [key(g.label, color=colour(i), marker=marker(i), **style) for i, g in groups])
     return picture
 
 
@@ -94,6 +94,6 @@ def _cost(axes: Axes, number: int, group: Group, metric: str, per: float) -> boo
     cost = spread([run.result[metric] / per for run in group.runs if results.is_number(run.result.get(metric))])
     if cost is None:
         return False
-    looks: Style = {"color": colour(number), "fmt": marker(number), "ms": 7, "capsize": 3, "elinewidth": 1}
-    axes.errorbar([cost.mean], [group.mean], [bar(group.std)], [bar(cost.std)], **looks)
+    style: Style = {"color": colour(number), "fmt": marker(number), "ms": 7, "capsize": 3, "elinewidth": 1}
+    axes.errorbar([cost.mean], [group.mean], [bar(group.std)], [bar(cost.std)], **style)
     return True
