@@ -452,7 +452,7 @@ MUTATIONS = [
     Mutation(
         "lambda-beyond-the-shortest-seed", "attnbench/reports/figures/lambdas.py",
         "epochs = min(len(lines) for lines in recorded)",
-        "epochs = len(recorded[-1])",
+        "epochs = max(len(lines) for lines in recorded)",
         ["tests/reports/test_figures_inside.py::test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come"],
     ),
     Mutation(
