@@ -71,13 +71,20 @@ class Config:
     @cached_property
     def deviations(self) -> dict[str, Any]:
         """The values that differ from those that the options declare, by dotted key; part of the run's name."""
-        return naming.deviating(self.values, resolved(self.declared, self.tree))
+        return naming.deviating(self.values, resolved(self.declared, self.tree)) | self.removed
 
     @property
     def changes(self) -> dict[str, Any]:
         """The values that differ from the options and the experiment, for display; the attention's come first."""
-        changed = naming.deviating(self.values, resolved({**self.declared, **self.experiment}, self.tree))
+        changed = (
+            naming.deviating(self.values, resolved({**self.declared, **self.experiment}, self.tree)) | self.removed
+        )
         return dict(sorted(changed.items(), key=lambda item: not item[0].startswith(("attention.", "placement."))))
+
+    @property
+    def removed(self) -> dict[str, str]:
+        """The declared keys that a command line removed (``~attention.tie``), with a mark as their value."""
+        return naming.removed(self.tree, self.declared)
 
     @property
     def revisions(self) -> dict[str, int]:
@@ -106,7 +113,7 @@ class Config:
     @property
     def group_folders(self) -> list[Path]:
         """The group's folder, and the folders of runs that were made under former names."""
-        former = naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions)
+        former = naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions, self.usual)
         return [*self._folders(self.hash), *(self._folders(former) if former else ())]
 
     @property
@@ -129,7 +136,8 @@ class Config:
 
         A builder is included only if it is not the one of an option that comes with attnbench.
         """
-        revised = {"revisions": self.revisions} if self.revisions else {}
+        revised: dict[str, Any] = {"revisions": self.revisions} if self.revisions else {}
+        revised |= {"removed": list(self.removed)} if self.removed else {}
         values = {key: self._written(key, value) for key, value in self.tree.items()}
         return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
 
@@ -152,7 +160,9 @@ class Config:
         """This configuration with ``attention=none``."""
         none = {TARGET: "attnbench.models.attention.none.none"}
         choices = self.choices | {"attention": "none"}
-        return coherent(replace(self, tree=self.tree | {"attention": none}, choices=choices))
+        declared = {key: value for key, value in self.declared.items() if not key.startswith("attention.")}
+        plain = replace(self, tree=self.tree | {"attention": none}, choices=choices, declared=declared)
+        return coherent(plain)
 
     def build(self, group: str, *args: Any, **supplied: Any) -> Any:
         """Call the builder of a group with its options and the values that the caller supplies."""

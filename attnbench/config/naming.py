@@ -18,6 +18,8 @@ from attnbench.config.renamed import first_key, first_option
 
 TARGET, REVISION = "_target_", "_revision_"
 
+REMOVED = "~"  # the value, in a name, of a declared key that a command line removed
+
 # Groups of the first release: their options are part of every name. An option of a later group is part of a name only
 # if it is not the group's default.
 FIRST_GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "detector", "task", "runtime")
@@ -75,6 +77,13 @@ def deviating(values: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[st
     return {key: value for key, value in values.items() if key not in declared or declared[key] != value}
 
 
+def removed(tree: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, str]:
+    """The declared keys that a configuration lacks, as after ``~attention.tie``; the builder's own default decides."""
+    parts = ((key, *key.partition(".")[::2]) for key in declared)
+    lacking = (key for key, group, name in parts if isinstance(tree.get(group), dict) and name not in tree[group])
+    return {key: REMOVED for key in lacking if not key.endswith((TARGET, REVISION))}
+
+
 def revisions(declared: Mapping[str, Any]) -> dict[str, int]:
     """The revision of each option that has been revised, by group; ``train`` is the group of the root file."""
     found = {key: value for key, value in declared.items() if key.rpartition(".")[2] == REVISION}
@@ -106,28 +115,48 @@ def hash8(
 
 
 def first_release_hash(
-    tree: Mapping[str, Any], choices: Mapping[str, str], deviations: Mapping[str, Any], revised: Mapping[str, int]
+    tree: Mapping[str, Any],
+    choices: Mapping[str, str],
+    deviations: Mapping[str, Any],
+    revised: Mapping[str, int],
+    usual: Mapping[str, str] | None = None,
 ) -> str | None:
     """The hash that release 0.1.0 gave a run; it was computed from all values and from module paths.
 
     None for a run that 0.1.0 could not have made, because of an option, a key or a revision that came later.
     """
-    if revised:
+    later_root_keys = {key for key in deviations if "." not in key} - {"batch_size"}
+    if revised or later_root_keys or not _is_first_groups(choices, deviations, usual or choices):
         return None
     identity: dict[str, Any] = {"batch_size": tree["batch_size"]}
     for group, node in tree.items():
-        if not isinstance(node, dict) or group in NEUTRAL:
+        if group not in FIRST_GROUPS:
             continue
         exchanged = f"{group}.{TARGET}" in deviations
         target = _first_target(f"{group}/{first_option(group, choices[group])}", node[TARGET], exchanged)
         if target is None:
             return None
-        later = set(node) - {TARGET} - set(first_release.KEYS[target].split() if target in first_release.KEYS else node)
+        later = _later_keys(group, node, target)
         if any(f"{group}.{key}" in deviations for key in later):
             return None
         identity |= {first_key(f"{group}.{key}"): value for key, value in node.items() if key not in later}
         identity[f"{group}.{TARGET}"] = target
     return _digest({key: value for key, value in identity.items() if not is_neutral(key)})
+
+
+def _is_first_groups(choices: Mapping[str, str], deviations: Mapping[str, Any], usual: Mapping[str, str]) -> bool:
+    """Whether groups that 0.1.0 did not have are left as they are by default."""
+    later = [group for group in choices if group not in (*FIRST_GROUPS, "experiment") and "/" not in group]
+    exchanged = (key for key in deviations if key.partition(".")[0] in later)
+    return not any(exchanged) and all(choices[group] == usual.get(group) for group in later)
+
+
+def _later_keys(group: str, node: Mapping[str, Any], target: str) -> set[str]:
+    """The keys of an option that its builder did not have in 0.1.0; a user's own builder has none."""
+    if target not in first_release.KEYS:
+        return set()
+    known = {f"{group}.{key}" for key in first_release.KEYS[target].split()}
+    return {key for key in node if key != TARGET and first_key(f"{group}.{key}") not in known}
 
 
 def _first_target(option: str, target: str, exchanged: bool) -> str | None:

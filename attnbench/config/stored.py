@@ -17,7 +17,7 @@ from attnbench.config.naming import TARGET, revisions
 from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
-ABOUT = ("format", "hash", "choices", "revisions")  # the keys of a record that are not values
+ABOUT = ("format", "hash", "choices", "revisions", "removed")  # the keys of a record that are not values
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -58,7 +58,9 @@ def from_record(record: Any, where: Path) -> Config:
                 tree[group][TARGET] = _builder(group, choices.get(group, ""), tree[group], known["declared"], where)
         revised = parts.get("revisions", {})
         named = str(parts.get("hash")) if revised != revisions(known["declared"]) else None
-        return Config(_completed(tree, known["declared"]), choices, **known, revised=revised, named=named)
+        gone = set(map(present_key, parts.get("removed", [])))
+        kept = {key: value for key, value in known["declared"].items() if key not in gone}
+        return Config(_completed(tree, kept), choices, **known, revised=revised, named=named)
 
 
 def checked(config: Config, where: Path) -> Config:
@@ -79,7 +81,7 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
 
     A key that was added after the checkpoint counts only if its value differs from the one that its option declares.
     """
-    there = {present_key(key): value for key, value in kept.items() if key != "data"}
+    there = {present_key(key): _present_value(key, value) for key, value in kept.items() if key != "data"}
     usual = resolved(config.declared, config.tree)
     nodes = {group: node for group, node in config.tree.items() if isinstance(node, dict)}
     builders = {f"{group}.{TARGET}": node.get(TARGET) for group, node in nodes.items()}
@@ -97,6 +99,11 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     return dict(sorted(found.items()))
 
 
+def _present_value(key: str, value: Any) -> Any:
+    """A value in a checkpoint; the option of a group under its present name."""
+    return present_option(key, value) if "." not in key and isinstance(value, str) else value
+
+
 def _parts(record: Any, where: Path) -> dict[str, Any]:
     """The record as a dictionary, after checking that its entries have the types of a configuration."""
     parts: dict[str, Any] = dict(record) if isinstance(record, dict) else {}
@@ -112,6 +119,10 @@ def _parts(record: Any, where: Path) -> dict[str, Any]:
     if lacking:
         what = f"not the configuration of a run: it lacks {', '.join(lacking)}"
         raise StorageError(what, where, "restore or remove it")
+    if not isinstance(parts.get("removed", []), list):
+        raise StorageError(
+            "not the configuration of a run: its removed keys are no list", where, "restore or remove it"
+        )
     revised = parts.get("revisions", {})
     if not isinstance(revised, dict) or not all(isinstance(one, int) for one in revised.values()):
         what = "not the configuration of a run: its revisions are not numbers"

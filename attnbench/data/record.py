@@ -27,6 +27,7 @@ class DataRecord:
         fingerprint: SHA-256 that changes when the data change; see ``Dataset``.
         contents: SHA-256 over the bytes of all pictures, or of a fixed sample of them. Empty if the fingerprint covers
             the pixels, and for runs of release 0.1.0.
+        images: the numbers of training and validation samples, such as ``56 + 8``; empty for runs of release 0.1.0.
         root: the folder that the data were read from; empty for data that come with attnbench.
         stamp: see the function ``stamp``.
     """
@@ -34,6 +35,7 @@ class DataRecord:
     source: str = ""
     fingerprint: str = ""
     contents: str = ""
+    images: str = ""
     root: str = ""
     stamp: str = ""
 
@@ -49,6 +51,8 @@ class DataRecord:
             return f"{now.source}: files, sizes or annotations have changed"
         if self.contents and now.contents and self.contents != now.contents:
             return f"{now.source}: pictures have the same names and sizes but other contents"
+        if self.images and now.images and self.images != now.images:
+            return f"{self.images} images for training and validation then, {now.images} now"
         return ""
 
 

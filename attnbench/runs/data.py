@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ def record(config: Config, data: Dataset) -> DataRecord:
     """
     root = root_of(config)
     before = stamp(root) if root else ""
-    return DataRecord(data.source, data.fingerprint, data.contents(), str(root.resolve()) if root else "", before)
+    place = str(root.resolve()) if root else ""
+    images = f"{len(data.train)} + {len(data.val)}"
+    return DataRecord(data.source, data.fingerprint, data.contents(), images, place, before)
 
 
 def kept(run: Path) -> DataRecord | None:
@@ -96,9 +99,17 @@ def other_data(config: Config, difference: str) -> OtherData:
     node: dict[str, Any] = config.tree["dataset"]
     where = f"dataset.root={node['root']}" if node.get("root") else "dataset"
     if "name" in node:
-        own = name_of_folder(str(node.get("root", "")))
-        own = own if own != config.dataset_name else f"{own}-2"
-        todo = f"give these data another name, such as dataset.name={own}"
+        todo = f"give these data another name, such as dataset.name={_other_name(config)}"
     else:
         todo = "write runs of these data to another folder: paths.outputs=DIR"
     return OtherData(f"a run of this name was trained on other data: {difference}", where, todo)
+
+
+def _other_name(config: Config) -> str:
+    """A name that a command line takes without quotes: the folder's own, or with the next number if that is taken."""
+    own = re.sub(r"[^\w.-]+", "_", name_of_folder(str(config.tree["dataset"].get("root", ""))))
+    taken = config.dataset_name
+    if taken == own:
+        return f"{own}-2"
+    number = taken.removeprefix(f"{own}-")
+    return f"{own}-{int(number) + 1}" if number != taken and number.isdecimal() else own

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,7 @@ FORMAT = "attnbench shards 1"
 FOOTER = struct.Struct("<QII16s")
 MAGIC = b"attnbench-shard1"
 OPEN_FILES = 256  # maximum number of open shards in a process
+READING = threading.Lock()  # threads share the open files; worker processes have their own
 TODO = "write it again with attnbench data shard"
 
 
@@ -200,7 +202,8 @@ class Shards:
         """See ``Records.read``."""
         start, end = int(self.starts[index]), int(self.ends[index])
         try:
-            data = os.pread(self._descriptor(int(self.shard[index])), end - start, start)
+            with READING:
+                data = os.pread(self._descriptor(int(self.shard[index])), end - start, start)
         except OSError as error:
             raise DataError(f"this record cannot be read: {error.strerror}", self.where(index), TODO) from error
         if zlib.crc32(data) != self.checksums[index]:
