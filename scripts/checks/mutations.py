@@ -359,8 +359,8 @@ MUTATIONS = [
     ),
     Mutation(
         "former-name-of-revised-options", "attnbench/config/naming.py",
-        "    if revised:\n        return None\n",
-        "",
+        "if revised or later_root_keys or",
+        "if later_root_keys or",
         ['tests/config/test_names.py::test_a_revised_option_names_another_run'],
     ),
     Mutation(

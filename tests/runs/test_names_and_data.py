@@ -20,7 +20,7 @@ from tests.data_fixtures import image_folder, voc_folder
 
 
 def test_a_deleted_key_is_another_run(compose: Callable[..., Config]) -> None:
-    """Once shared: ~key gives the builder's own default, which differs from the option file's value."""
+    """The builder's own default decides then, and it differs from the option file's value."""
     plain, other = compose("attention=eca_paper"), compose("attention=eca_paper", "~attention.tie")
     assert plain.tree["attention"]["tie"] == "down" and "tie" not in other.tree["attention"]  # eca() has tie="up"
     assert other.hash != plain.hash
@@ -30,7 +30,7 @@ def test_a_deleted_key_is_another_run(compose: Callable[..., Config]) -> None:
 def test_a_renamed_key_keeps_the_names_of_the_first_release(
     compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once lost: after any key is renamed, no run of 0.1.0 is found any more."""
+    """Keys are compared under the names that they had first."""
     config = compose("attention=eca")
     former = naming.first_release_hash(config.tree, config.choices, config.deviations, {})
     schedule = dict(config.tree["schedule"])
@@ -41,7 +41,7 @@ def test_a_renamed_key_keeps_the_names_of_the_first_release(
 
 
 def test_a_later_group_keeps_the_names_of_the_first_release(compose: Callable[..., Config]) -> None:
-    """Once lost: once there is a further group, even at its default, no run of 0.1.0 is found any more."""
+    """A group that came later counts only if it is not at its default."""
     config = compose("attention=eca")
     former = naming.first_release_hash(config.tree, config.choices, config.deviations, {})
     tree = config.tree | {"tracking": {"_target_": "attnbench.training.tracking.Off"}}
@@ -52,14 +52,14 @@ def test_a_later_group_keeps_the_names_of_the_first_release(compose: Callable[..
 def test_a_checkpoint_of_a_renamed_option_is_continued(
     compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once wrongly refused: differences() translates the keys of a checkpoint and not the names of its options."""
+    """The names of options in a checkpoint are translated, as its keys are."""
     kept = compose("attention=se_layer").identity | {"attention": "se_first"}  # made under its former name
     monkeypatch.setitem(renamed.OPTIONS, "attention/se_layer", ("attention/se_first",))
     assert not stored.differences(compose("attention=se_layer"), kept)
 
 
 def test_an_image_that_moves_between_splits_is_other_data(tmp_path: Path, compose: Callable[..., Config]) -> None:
-    """Once shared: the fingerprint of VOC does not say where training ends and validation begins."""
+    """The fingerprint of VOC does not say where training ends and validation begins; the counts do."""
     root = voc_folder(tmp_path)
     main = root / "VOC2007" / "ImageSets" / "Main"
     names = ["1", "2", "3"]
@@ -77,7 +77,7 @@ def test_an_image_that_moves_between_splits_is_other_data(tmp_path: Path, compos
 
 
 def test_reading_shards_in_threads_keeps_few_files_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once wrongly refused: 16 threads that meet at a shard each open it, and all but one descriptor stay open."""
+    """Threads that meet at a shard open it once."""
     root, target = image_folder(tmp_path / "pictures", per_class=20), tmp_path / "shards"
     target.mkdir()
     classes, planned = sharding.plan(root, target, None, 6_000)
@@ -107,7 +107,7 @@ TINY = [
 
 
 def test_the_advice_for_a_third_version_leads_somewhere(tmp_path: Path, compose: Callable[..., Config]) -> None:
-    """The names that are proposed go round: birds, birds-2, birds."""
+    """The proposed names count up: birds, birds-2, birds-3."""
     birds = image_folder(tmp_path / "birds", size=(20, 20))
     where = [*TINY, f"dataset.root={birds}"]
     assert attempt(lambda: compose(*where)).state == "done"
@@ -121,7 +121,7 @@ def test_the_advice_for_a_third_version_leads_somewhere(tmp_path: Path, compose:
 
 
 def test_a_run_with_a_deleted_key_is_not_taken_for_the_plain_one(compose: Callable[..., Config]) -> None:
-    """End to end: the plain run is skipped with the other network's result, and the other run is refused."""
+    """End to end: the plain run is trained, and not skipped with the other network's result."""
     words = [*("runtime.device=cpu", "backbone=resnet20", "backbone.depth=8", "dataset.size=4", "batch_size=512")]
     words += ["schedule.epochs=1", "attention=eca_paper"]
     assert attempt(lambda: compose(*words, "~attention.tie")).state == "done"
