@@ -1,4 +1,4 @@
-"""Printed parameters and operations against ours: printed | ours | matched, with the reason where it cannot match."""
+"""Printed parameters and operations against ours, and why some cannot match."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attnbench.config.hydra_state import prepared
 from attnbench.models import complexity
 from attnbench.reports.paper_tables import Column, Row, Table
 
-Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # the network on the meta device, its images' size
-Composed = Callable[[Sequence[str]], Config]  # the configuration of a row's overrides
+Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # builds a network on the meta device, with image size
+Composed = Callable[[Sequence[str]], Config]  # composes a row's overrides
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class CountedCell:
     """A printed count and ours.
 
     Attributes:
-        printed: as the paper has it.
-        ours: exact, in plain units; None where there is nothing to count.
-        unit: of the print.
-        matched: whether ours rounds to the print.
-        note: why not, or how it comes about.
+        printed: the paper's text.
+        ours: the exact count in plain units; None for a row that has no network.
+        unit: the unit of ``printed``.
+        matched: whether ours rounds to the printed count.
+        note: why it does not match, or how it is counted.
     """
 
     printed: str
@@ -39,13 +39,13 @@ class CountedCell:
 
 
 def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, CountedCell]]]:
-    """All counted cells of a table, row by row."""
+    """The counted cells of each row of a table."""
     with prepared():
         return [(row, cells(table, row, sketch, composed)) for row in table.rows]
 
 
 def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]]) -> dict[str, Any]:
-    """The form of ``attnbench table ID --count --json``."""
+    """The JSON object of ``attnbench table ID --count --json``."""
     rows = [
         {
             "label": row.label,
@@ -92,7 +92,7 @@ def _once(sketch: Sketch) -> Sketch:
 
 def _cell(row: Row, name: str, column: Column, ours: int | None) -> CountedCell:
     printed, note, unit = row.printed[name], row.note.get(name, ""), row.unit.get(name, column.unit)
-    if name in row.counts and not is_numeral(printed):  # a formula: its sum over the network is known
+    if name in row.counts and not is_numeral(printed):  # a printed formula: the row holds its network's value
         return CountedCell(printed, ours, unit, ours == row.counts[name], note)
     matched = ours is not None and rounds_to(ours, printed, row.per.get(name, column.per))
     return CountedCell(printed, ours, unit, matched, note)
@@ -104,7 +104,7 @@ def is_numeral(text: str) -> bool:
 
 
 def _ours(config: Config, counter: str, sketch: Sketch) -> int:
-    """The number that a counter gives for a configuration's network."""
+    """What a counter counts in a configuration's network."""
     model, size = sketch(config)
     if counter == "params":
         return complexity.params(model)

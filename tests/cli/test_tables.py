@@ -355,7 +355,7 @@ def test_a_pattern_fits_whole_labels_first_and_then_parts_of_them() -> None:
     assert labels(["sb/5"], "x1.0 C1+C3") == ["SE x1.0 C1+C3", "SB x1.0 C1+C3"]
     assert labels(["sb/10", "sb/6"], "hidden x1", "static x0.5") == ["SB hidden x1", "static x0.5"]
     assert len(labels(["sb/5"])) == 24
-    with pytest.raises(ConfigError, match=r"no row is called eca.*SE x0\.35 C1, "):
+    with pytest.raises(ConfigError, match=r"no row matches eca.*SE x0\.35 C1, "):
         labels(["sb/5"], "eca")
 
 
