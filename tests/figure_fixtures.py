@@ -26,12 +26,12 @@ def draw(tmp_path: Path) -> Draw:
 
     def drawn(
         name: str | paper_figures.Figure,
-        *words: str,
+        *overrides: str,
         seeds: list[int] | None = None,
         runs: list[Path] | None = None,
         **options: Any,
     ) -> tuple[Picture, str]:
-        composer = Composer([*words, f"paths.outputs={tmp_path}/outputs"])
+        composer = Composer([*overrides, f"paths.outputs={tmp_path}/outputs"])
         given = None if runs is None else results.find(map(str, runs))
         figure = paper_figures.load(name) if isinstance(name, str) else name
         return drawing.draw(figure, given, composer, seeds, drawing.FigureOptions(**options))
@@ -43,8 +43,8 @@ def draw(tmp_path: Path) -> Draw:
 def leave(tmp_path: Path) -> Leave:
     """Leaves what a run of some overrides would have left."""
 
-    def done(words: list[str], seed: int, top1: float | None = None, **result: Any) -> Path:
-        composed = composition.compose([*words, f"paths.outputs={tmp_path}/outputs"])
+    def done(overrides: list[str], seed: int, top1: float | None = None, **result: Any) -> Path:
+        composed = composition.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
         folder = seeded(composed, seed).run_folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(seeded(composed, seed).record()))
@@ -59,7 +59,7 @@ def leave(tmp_path: Path) -> Leave:
     return done
 
 
-def words(picture: Picture) -> str:
+def shown_text(picture: Picture) -> str:
     """Title and notes, without the line breaks."""
     return " ".join(f"{picture.get_suptitle()} {picture.get_supxlabel()}".split())
 

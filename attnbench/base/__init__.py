@@ -1,1 +1,1 @@
-"""What any wing may use: errors, files, the console, processor cores."""
+"""Code that every wing may use: errors, files, the console, processor cores."""

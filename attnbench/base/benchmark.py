@@ -1,8 +1,8 @@
-"""Measuring one thing against another on a machine that is never quiet.
+"""Compares the speed of functions, on a machine that other processes use too.
 
-Subjects take turns in one process, each first as often as any other, so that whatever slows the machine down slows all
-of them. What is reported are ratios of calls of the same turn: their median, and the interval that holds the median of
-many more turns with a probability of at least 95 % (by order statistics, so no distribution is assumed).
+The functions are called in turns in one process, and each one goes first equally often. So anything that slows the
+machine down affects all of them. Results are ratios of times from the same turn: their median, and its confidence
+interval of at least 95 %. The interval comes from order statistics, so no distribution is assumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended, such as data workers."""
+    """CPU time of this process and of its children that have ended (for example, data workers)."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
@@ -29,7 +29,7 @@ wall_seconds = time.perf_counter
 
 @dataclass(frozen=True)
 class Median:
-    """A median and its interval."""
+    """A median and its confidence interval."""
 
     median: float
     low: float
@@ -40,9 +40,9 @@ class Median:
 
 
 def median(values: Sequence[float]) -> Median:
-    """The median with its interval; of fewer than six values the interval is their range, and holds less."""
+    """The median and its confidence interval; for fewer than six values, this is their range, at lower confidence."""
     ordered, n = sorted(values), len(values)
-    outside = 0.0  # of the interval from the k-th smallest to the k-th largest value, k counted from 0
+    outside = 0.0  # probability that the median is outside the k-th smallest to the k-th largest value, from k = 0
     k = 0
     while k + 1 < (n + 1) // 2:
         tail = 2 * math.comb(n, k) / 2**n
@@ -55,17 +55,17 @@ def median(values: Sequence[float]) -> Median:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of every subject, turn by turn."""
+    """Seconds of every function in each turn."""
 
     seconds: Mapping[str, list[float]]
 
     def ratio(self, subject: str, reference: str) -> Median:
-        """How many times as fast as the reference a subject is."""
+        """How many times as fast as the reference a function is."""
         pairs = zip(self.seconds[subject], self.seconds[reference], strict=True)
         return median([theirs / ours for ours, theirs in pairs])
 
     def rate(self, subject: str, work: float) -> Median:
-        """Units a second, for ``work`` units a call."""
+        """Units per second, if a call processes ``work`` units."""
         return median([work / seconds for seconds in self.seconds[subject]])
 
 
@@ -76,7 +76,7 @@ def compare(
     clock: Callable[[], float] = cpu_seconds,
     warm_up: int = 1,
 ) -> Timings:
-    """Call the subjects in turn, ``repetitions`` times each after ``warm_up`` calls that do not count."""
+    """Call the functions in turns: each ``warm_up`` times without measuring, then ``repetitions`` times."""
     names = list(subjects)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, repetitions):

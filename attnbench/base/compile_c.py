@@ -1,4 +1,4 @@
-"""Functions in C, compiled when they are first used and kept; who needs them has a way without them."""
+"""Functions in C, compiled at first use and cached. Every caller also has an implementation without them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-# No fused multiply-add behind our back: results are compared bit by bit with those of other programs.
+# -ffp-contract=off: no fused multiply-add, because results are compared bit by bit with those of other programs.
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
 SECONDS = 60
 
 
 class Unavailable(Exception):
-    """Why there is no compiled function, in a few words."""
+    """There is no compiled function; the message is a short reason."""
 
 
 def load(source: Path) -> ctypes.CDLL:
-    """The functions of a C file. Calls release the interpreter's lock.
+    """Compile and load the functions of a C file. Calls release Python's global lock.
 
-    The compiled file is named by everything that went into it and written whole, so that many processes may ask at
-    once and a newer source never meets an older file. It is kept in ``~/.cache/attnbench`` (``XDG_CACHE_HOME``); where
-    that cannot be written it is compiled for this process alone.
+    The name of the compiled file contains a hash of its source, compiler and flags, so a changed source is compiled
+    again. The file is written atomically, so many processes may compile at the same time. It is cached in
+    ``~/.cache/attnbench`` (or under ``XDG_CACHE_HOME``); if that folder is not writable, it is compiled for this
+    process only.
 
     Raises:
         Unavailable: there is no compiler (``CC``, cc, gcc or clang), or it fails.
@@ -37,8 +38,8 @@ def load(source: Path) -> ctypes.CDLL:
     try:
         if folder := _kept():
             return _loaded(compiler, source, folder / name)
-        with tempfile.TemporaryDirectory(prefix="attnbench-") as passing:  # a file in use may be removed
-            return _loaded(compiler, source, Path(passing) / name)
+        with tempfile.TemporaryDirectory(prefix="attnbench-") as temporary:  # a loaded file may be removed
+            return _loaded(compiler, source, Path(temporary) / name)
     except OSError as error:
         raise Unavailable(f"{name} cannot be made or loaded: {error}") from error
 
@@ -47,7 +48,7 @@ def _kept() -> Path | None:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnbench"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:  # a home that cannot be written, or none
+    except OSError:  # the home folder is missing or not writable
         return None
     return folder if os.access(folder, os.W_OK) else None
 
@@ -75,7 +76,7 @@ def _compile(compiler: list[str], source: Path, path: Path) -> None:
         command = [*compiler, *FLAGS, str(source), "-o", temporary, "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         if done.returncode:
-            complaints = [line for line in done.stderr.splitlines() if "error" in line] or ["it said nothing"]
+            complaints = [line for line in done.stderr.splitlines() if "error" in line] or ["no error message"]
             raise Unavailable(f"{compiler[0]} fails: {complaints[0]}")
         os.replace(temporary, path)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What commands print: tables that fit a terminal and are never cut elsewhere, and how far something long is."""
+"""Output of commands: tables, which fit the terminal and are never truncated in files, and progress displays."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-WIDEST = 10_000  # columns of a file
-LINE_SECONDS = 15.0  # between two lines of progress where there is no terminal
-BAR = 40  # columns of a progress bar, fewer on a narrow terminal
+WIDEST = 10_000  # maximum columns in a file
+LINE_SECONDS = 15.0  # between two progress lines, without a terminal
+BAR = 40  # columns of a progress bar; fewer on a narrow terminal
 
 
 def plain_console(**options: Any) -> Console:
-    """A console that prints text as it is: ``[bold]`` and ``:smile:`` mean nothing, and numbers get no colour.
+    """A console that prints text unchanged: it does not interpret ``[bold]`` or ``:smile:`` or colour numbers.
 
     Args:
-        options: other ones of ``rich.console.Console``, such as ``file`` and ``width``.
+        options: other options of ``rich.console.Console``, such as ``file`` and ``width``.
     """
     from rich.console import Console
 
@@ -31,10 +31,10 @@ def plain_console(**options: Any) -> Console:
 
 
 def show(table: Table, *below: str) -> None:
-    """Print a table and lines below it, all words as they are: square brackets are no markup.
+    """Print a table and lines below it. Square brackets are printed, not interpreted as markup.
 
-    On a terminal what is too long goes on in the next line of its cell. In a file or a pipe a row is one line, whatever
-    ``COLUMNS`` says.
+    On a terminal, long text is wrapped inside its cell. In a file or a pipe, a row is always one line, regardless of
+    ``COLUMNS``.
     """
     for column in table.columns:
         column.overflow = "fold"
@@ -47,7 +47,7 @@ def show(table: Table, *below: str) -> None:
 
 
 def waiting(what: str) -> AbstractContextManager[object]:
-    """Say on a terminal what takes its time; elsewhere nothing."""
+    """Show a message on a terminal while a long operation runs; without a terminal, show nothing."""
     from rich.console import Console
 
     return Console(stderr=True).status(what)
@@ -58,28 +58,28 @@ def _print_to_stderr(line: str) -> None:
 
 
 class Display:
-    """What stderr shows of something that goes on.
+    """A progress display on stderr.
 
-    On a terminal it is a drawing below everything that is printed; the next one takes its place, and in the end it is
-    gone. Elsewhere it is a line every 15 seconds.
+    On a terminal, it is a drawing below all printed lines. Each drawing replaces the one before; the final one is
+    removed at the end. Without a terminal, the display is a line every 15 seconds.
 
     Args:
-        redraw_seconds: the least time between two drawings.
-        say: prints a line where there is no terminal.
+        redraw_seconds: minimum time between two drawings.
+        print_line: prints a line if there is no terminal.
     """
 
-    def __init__(self, redraw_seconds: float = 0.1, say: Callable[[str], object] = _print_to_stderr) -> None:
+    def __init__(self, redraw_seconds: float = 0.1, print_line: Callable[[str], object] = _print_to_stderr) -> None:
         self.live = _live() if sys.stderr.isatty() else None
-        self.say = say
+        self.print_line = print_line
         self.seconds = redraw_seconds if self.live else LINE_SECONDS
         self.shown = -math.inf if self.live else time.monotonic()
 
     def update(self, drawing: Callable[[], RenderableType], line: Callable[[], str] | None = None) -> None:
-        """Show what has changed, unless something was shown a moment ago.
+        """Update the display, unless the last update was a moment ago.
 
         Args:
-            drawing: what a terminal shows.
-            line: what is printed elsewhere; None for nothing.
+            drawing: makes the drawing for a terminal.
+            line: makes the line that is printed without a terminal; None to print nothing.
         """
         now = time.monotonic()
         if now - self.shown < self.seconds:
@@ -88,15 +88,15 @@ class Display:
         if self.live:
             self.live.update(drawing(), refresh=True)
         elif line:
-            self.say(line())
+            self.print_line(line())
 
     def print(self, line: str) -> None:
-        """Print a line that stays, above the drawing if there is one."""
+        """Print a permanent line, above the drawing if there is one."""
         if self.live:
             self.live.console.print(line)
         else:
             self.shown = time.monotonic()
-            self.say(line)
+            self.print_line(line)
 
     def close(self) -> None:
         """Remove the drawing."""
@@ -107,7 +107,7 @@ class Display:
 def _live() -> Live:
     from rich.live import Live
 
-    # What is printed to stdout comes above the drawing, unless it goes elsewhere.
+    # If stdout is a terminal too, its lines are printed above the drawing.
     shared = sys.stdout.isatty()
     live = Live(console=plain_console(stderr=True), auto_refresh=False, transient=True, redirect_stdout=shared)
     live.start()
@@ -115,7 +115,7 @@ def _live() -> Live:
 
 
 def bar(before: str, done: float, total: float, after: str, seconds_left: float) -> RenderableType:
-    """A bar between two texts, with the percentage that is done and the time that it will still take."""
+    """A progress bar between two texts, with the percentage done and the remaining time."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
@@ -129,12 +129,12 @@ def bar(before: str, done: float, total: float, after: str, seconds_left: float)
 
 @contextmanager
 def counting(total: int, unit: str, what: str = "") -> Iterator[Callable[[int], None]]:
-    """Show how many of a number of things are done; yields what is to be called with the number of new ones.
+    """Show how many items are done; yields a function to call with the number of newly done items.
 
     Args:
-        total: how many things there are.
-        unit: what they are called: ``images``.
-        what: what is done with them.
+        total: the number of items.
+        unit: their name, such as ``images``.
+        what: what is done with them, such as ``evaluating``.
     """
     began, done = time.monotonic(), 0
 

@@ -1,4 +1,4 @@
-"""How many CPU cores there are for us."""
+"""The number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cores() -> int:
-    """The CPU cores that this process should use; at least one.
+    """The number of CPU cores that this process should use, at least one.
 
-    Those of its affinity, no more than the quotas of its control groups (containers, SLURM) allow, shared evenly with
-    the processes that torchrun started here. ``ATTNBENCH_CORES`` overrides all of it.
+    It is the number of cores in the process's affinity mask, limited by the quotas of its control groups (containers,
+    SLURM), divided by the number of processes that torchrun started on this machine. ``ATTNBENCH_CORES`` overrides it.
     """
     if named := os.environ.get("ATTNBENCH_CORES", ""):
         return max(1, int(named)) if named.isdecimal() else 1
@@ -23,7 +23,7 @@ def cores() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """Cores that each control group around this process has time for; of version 2, and of version 1."""
+    """The number of cores that each control group of this process allows, for versions 1 and 2 of control groups."""
     try:
         lines = OWN.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -42,8 +42,8 @@ def _quotas() -> Iterator[float]:
 
 def _quota(group: Path, files: tuple[str, ...]) -> Iterator[float]:
     try:
-        words = [word for name in files for word in (group / name).read_text(encoding="utf-8").split()]
-    except OSError:  # no such control here
+        numbers = [number for name in files for number in (group / name).read_text(encoding="utf-8").split()]
+    except OSError:  # this group has no quota
         return
-    if len(words) == 2 and words[0] not in ("max", "-1"):
-        yield int(words[0]) / int(words[1])
+    if len(numbers) == 2 and numbers[0] not in ("max", "-1"):
+        yield int(numbers[0]) / int(numbers[1])

@@ -1,4 +1,4 @@
-"""What can go wrong for a user: one line each, and the exit code that says which kind it was."""
+"""Errors for users. Each is printed as one line, and its class has its own exit code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from types import FrameType
 
 
 class Failure(Exception):
-    """A failure the user can act on, printed as ``error: what (where); what to do``.
+    """A failure that the user can act on, printed as ``error: what (where); what to do``.
 
     Args:
-        what: what is wrong, with the offending value.
-        where: the dotted configuration key, file or folder it was found in.
-        todo: what to do about it.
+        what: the problem, with the invalid value.
+        where: the configuration key, file or folder that has the problem.
+        todo: what the user can do about it.
     """
 
     code = 1
@@ -34,19 +34,19 @@ class Failure(Exception):
 
 
 class ConfigError(Failure, ValueError):
-    """A configuration that cannot be run: unknown key, wrong type, out of range, impossible pair."""
+    """The configuration is invalid: an unknown key, a wrong type, a value out of range, or options that do not fit."""
 
     code = 2
 
 
 class DataError(Failure):
-    """A data set that is missing, damaged, tampered with or laid out differently."""
+    """The data set is missing, damaged or modified, or it has another layout."""
 
     code = 3
 
 
 class OtherData(DataError):
-    """The data are not those that a run was made of."""
+    """The data are not the ones that a run was made with."""
 
 
 class NonFiniteError(Failure):
@@ -56,7 +56,7 @@ class NonFiniteError(Failure):
 
 
 class StorageError(Failure):
-    """A checkpoint or result that cannot be written, read or trusted."""
+    """A checkpoint or result cannot be written, read or trusted."""
 
     code = 5
 
@@ -74,57 +74,57 @@ class BusyError(Failure):
 
 
 class Stopped(Failure):
-    """A signal asked the run to stop; it is saved and the same command continues it."""
+    """A signal stopped the run. It has been saved, and the same command continues it."""
 
     code = 143
 
 
-def nearest(word: str, known: Collection[str]) -> str:
-    """What to do about a name that is not known: the nearest one that is, and all of them."""
-    close = get_close_matches(word, known, 1)
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to do about an unknown name: a suggestion, if a known name is similar, and all known names."""
+    close = get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}there are {', '.join(known)}"
 
 
-LISTED = 5  # keys of each kind that an error names
+LISTED = 5  # maximum number of keys that an error names
 
 
 def listed(keys: Iterable[str]) -> str:
-    """The first five and how many more there are: ``a, b, c, d, e and 3 more``."""
+    """The first five keys and the number of further ones: ``a, b, c, d, e and 3 more``."""
     names = list(keys)
     rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + rest
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, as one line."""
+    """The first line of an exception's message, or its type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}
 
-EARLY = Stopped("stopped before the first step", todo="the same command begins again")
+EARLY = Stopped("stopped before the first step", todo="run the same command to start again")
 
 
-def say(failure: Failure) -> None:
-    """One line on stderr, from one process of the run."""
+def print_error(failure: Failure) -> None:
+    """Print a failure as one line on stderr; of a run's processes, only the main one prints it."""
     if main_process():
         print(f"error: {failure}", file=sys.stderr)
 
 
 def main_process() -> bool:
-    """Whether this is the one of a run's processes that speaks for all of them."""
+    """Whether this is the main one of a run's processes, which prints for all of them."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal's handler until a run has one that saves: KeyboardInterrupt, but the end of the process in an import.
+    """The signal handler before a run installs its own: raises KeyboardInterrupt; during an import, exits.
 
-    What comes out of a module that is half imported may be anything.
+    An exception from a half-imported module could turn into any other error.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            say(EARLY)
+            print_error(EARLY)
             os._exit(Stopped.code)
         frame = frame.f_back
     raise KeyboardInterrupt

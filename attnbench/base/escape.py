@@ -1,7 +1,7 @@
-"""Foreign text as text of a format: what a label, a path or an error message holds is shown and never obeyed.
+"""Escapes text for each output format, so that it is shown and never interpreted as markup.
 
-There is one function for each format that attnbench writes. Whoever writes a format passes every word through its
-function that may come from outside: from an option, a file's name, a run's folder or an exception.
+There is one function for each format that attnbench writes. Code that writes a format must escape all text that may
+come from outside: from an option, a file name, a run's folder or an exception.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ LATEX |= {"±": "$\\pm$", "<": "$<$", ">": "$>$", "[": "{[}"}
 
 
 def html(text: str) -> str:
-    """Text of an HTML element or attribute."""
+    """Escape text for an HTML element or attribute."""
     return _html(text)
 
 
 def latex(text: str) -> str:
-    """Text of a LaTeX paragraph or of a table's cell."""
+    """Escape text for a LaTeX paragraph or table cell."""
     return "".join(LATEX.get(c, c) for c in text)
 
 
 def markdown(text: str) -> str:
-    """Text of a cell in a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnbench.base.errors import StorageError
 
 
 class _Hashing(io.RawIOBase):
-    """A file that hashes what is written to it."""
+    """A file that hashes the data written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -33,20 +33,20 @@ OUTPUTS = "make space or choose paths.outputs"
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object], todo: str = OUTPUTS) -> str:
-    """Write a file through a temporary neighbour: fill, flush to disk, rename.
+    """Write a file by way of a temporary file beside it: fill it, flush it to disk, rename it.
 
     Args:
         path: the file; it keeps its old contents until the new ones are complete.
-        fill: writes the contents to the open file it is given.
-        todo: what a user can do if it fails.
+        fill: writes the contents to the open file that it is called with.
+        todo: what the user can do if writing fails.
 
     Returns:
-        The SHA-256 of the contents, in hexadecimal digits.
+        The SHA-256 of the contents in hex.
 
     Raises:
-        StorageError: no space, no permission; the temporary file is gone and the old contents are there.
+        StorageError: no space or no permission. The temporary file is removed, and the old contents are kept.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: it overwrites the file of a killed process
     try:
         with changing(path, todo):
             with open(temporary, "wb") as file:
@@ -64,10 +64,10 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], todo: str = OUTPUTS) 
 
 @contextmanager
 def changing(path: Path, todo: str = OUTPUTS) -> Iterator[None]:
-    """Say what keeps a file or folder from being written, moved or made, and what to do.
+    """Turn an error from writing, moving or creating a file or folder into a StorageError.
 
     Raises:
-        StorageError: no space, no permission.
+        StorageError: no space or no permission; it names the path and what to do.
     """
     try:
         yield
@@ -77,23 +77,23 @@ def changing(path: Path, todo: str = OUTPUTS) -> Iterator[None]:
 
 
 def make_folder(path: Path, todo: str = OUTPUTS) -> None:
-    """Make a folder and those above it, if it is not there.
+    """Create a folder and its parents, if they do not exist.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: a folder cannot be created.
     """
     with changing(path, todo):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
+    """Write a value as indented JSON, completely or not at all."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, or None where there is no file or it cannot be read as JSON."""
+    """The value in a JSON file, or None if the file is missing or is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -101,26 +101,26 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's contents."""
+    """The SHA-256 of a file's contents in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of files by name, as ``SHA256SUMS`` in a folder lists them; empty if it is not there."""
+    """The SHA-256 hashes in a folder's ``SHA256SUMS``, by file name; empty if there is no such file."""
     path = folder / "SHA256SUMS"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
-    """Write ``SHA256SUMS`` as ``sha256sum -c`` reads it, whole or not at all."""
+    """Write ``SHA256SUMS`` in the format of ``sha256sum -c``, completely or not at all."""
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()) if digest)
     write(folder / "SHA256SUMS", lambda file: file.write(text.encode()))
 
 
 def _flush_folder(path: Path) -> None:
-    """Make the rename itself last through a power failure."""
+    """Flush a folder to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -129,7 +129,7 @@ def _flush_folder(path: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, if it said something: torch hides it behind a RuntimeError about positions."""
+    """The system's error message, if there is one. torch hides it behind a RuntimeError about file positions."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     return _reason(error.__context__) if error.__context__ else (str(error).splitlines() or [type(error).__name__])[0]

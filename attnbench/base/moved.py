@@ -1,7 +1,7 @@
-"""Where modules of earlier releases are now, so that a user's own package and option files go on working.
+"""The present names of modules of earlier releases, so that users' own packages and option files keep working.
 
-The public names are those of ``attnbench`` itself (``from attnbench import Attended, Site, checked``). Entries are only
-ever added.
+The public names are those of ``attnbench`` itself (``from attnbench import Attended, Site, checked``). Entries are
+added and never changed or removed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# Former module or package of ``attnbench`` -> present one. 0.1.0 had all of them at the root.
+# Former module or package of ``attnbench`` -> present one. Release 0.1.0 had all of them at the root.
 MOVED = {
     "attempt": "runs.attempt",
     "attention": "models.attention",
@@ -160,7 +160,7 @@ MOVED = {
 
 
 def present(name: str) -> str:
-    """The present name of a module or of something in it: ``attnbench.options.Count`` or unchanged."""
+    """The present name of a module or of a name in it (``attnbench.options.Count``); unchanged if it did not move."""
     first, _, rest = name.partition(".")
     parts = rest.split(".") if first == "attnbench" else []
     for length in range(len(parts), 0, -1):
@@ -171,7 +171,7 @@ def present(name: str) -> str:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Gives the present module to whoever imports it by its former name."""
+    """Returns the present module when a module is imported by its former name."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -186,10 +186,10 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         former = module.__spec__
         assert former is not None
-        module.__spec__ = former.loader_state  # the import system has put the former name's in its place
+        module.__spec__ = former.loader_state  # the import system replaced it with the spec of the former name
 
 
 def install() -> None:
-    """Let Python find modules by their former names."""
+    """Make modules importable by their former names."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

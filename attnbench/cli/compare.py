@@ -14,12 +14,12 @@ from attnbench.training.metrics.titles import headline
 
 def main() -> None:
     """``attnbench compare RUNS... [--by KEY] [--metric M] [--baseline KEY=VALUE] [--output DIR]``."""
-    parser = CommandParser(prog="attnbench compare", description="What differs between runs, and what it does.")
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, folders above them, quoted patterns")
-    parser.add_argument("--by", metavar="KEY", help="the key on the picture's axis, such as attention.kernel_size")
+    parser = CommandParser(prog="attnbench compare", description="Compare runs: what differs, and its effect.")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, their parent folders, or quoted patterns")
+    parser.add_argument("--by", metavar="KEY", help="the key on the plot's x axis, such as attention.kernel_size")
     parser.add_argument("--metric", help="a number of result.json (default: top1, or a detector's AP or mAP)")
-    parser.add_argument("--baseline", metavar="KEY=VALUE", help="compare with these (default: attention=none)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/compare")
+    parser.add_argument("--baseline", metavar="KEY=VALUE", help="compare with these runs (default: attention=none)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: outputs/compare)")
     options = parser.parse()
     found = results.find(options.runs)
     headlines = filter(None, (headline(run.result) for run in found))

@@ -14,10 +14,10 @@ from attnbench.models.inspection import Setting, inspect, title
 
 def main() -> None:
     """``attnbench count [-v] [--json] key=value ...``."""
-    parser = override_parser("count", "Parameters and operations of a network, without its weights.")
-    parser.add_argument("-v", "--verbose", action="store_true", help="each site")
-    parser.add_argument("--json", action="store_true", help="as data")
-    parser.add_argument("--counter", choices=complexity.COUNTERS, help="only the operations by one way of counting")
+    parser = override_parser("count", "Count a network's parameters and operations, without its weights.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also list every site")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--counter", choices=complexity.COUNTERS, help="print only the operations, counted in this way")
     options = parser.parse()
     composed, size, operations, setting = inspect(options.overrides)
     if options.json:

@@ -14,13 +14,13 @@ from attnbench.cli.parser import CommandParser
 from attnbench.runs.folder import RunFolder
 
 USAGE = """\
-attnbench data: look after a data set before a run uses it.
+attnbench data: check or pack a data set before a run uses it.
 
-  attnbench data check DIR         what is wrong with it, a line each; exit 3 if anything is
-  attnbench data shard SRC DST     an image folder as a few large files with checksums
-      [--short-side N] [--quality Q]   ... its images resized: a changed protocol, and labelled so
+  attnbench data check DIR         list what is wrong with it, one problem a line; exit code 3 if there is any
+  attnbench data shard SRC DST     pack an image folder into a few large files with checksums
+      [--short-side N] [--quality Q]   ... with smaller images: a changed protocol, which every result reports
 
-`attnbench data check --help` and `attnbench data shard --help` say more.
+`attnbench data check --help` and `attnbench data shard --help` show all options.
 """
 
 READERS = 16  # threads that read: on a network file system reading is mostly waiting
@@ -50,8 +50,8 @@ def check() -> None:
     Raises:
         DataError: there are problems, or the folder holds no data set that is known.
     """
-    parser = CommandParser(prog="attnbench data check", description="What is wrong with a data set, a line each.")
-    parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, VOC or COCO")
+    parser = CommandParser(prog="attnbench data check", description="List the problems of a data set, one a line.")
+    parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, a VOC or a COCO folder")
     root = parser.parse().root.expanduser()
     from attnbench.data.layouts import recognise
 
@@ -85,13 +85,15 @@ def shard() -> None:
         Stopped: a signal came.
     """
     parser = CommandParser(
-        prog="attnbench data shard", description="An image folder as a few large files with checksums."
+        prog="attnbench data shard", description="Pack an image folder into a few large files with checksums."
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
-    parser.add_argument("target", metavar="DST", type=Path, help="where the shards go; then dataset.root=DST")
-    parser.add_argument("--short-side", type=_positive, metavar="N", help="make larger images smaller: shorter side N")
-    parser.add_argument("--quality", type=_positive, metavar="Q", help="of the JPEG images made smaller; default: 90")
-    parser.add_argument("--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: 512")
+    parser.add_argument("target", metavar="DST", type=Path, help="the folder for the shards, later dataset.root=DST")
+    parser.add_argument("--short-side", type=_positive, metavar="N", help="shrink larger images: shorter side N pixels")
+    parser.add_argument("--quality", type=_positive, metavar="Q", help="JPEG quality of shrunk images (default: 90)")
+    parser.add_argument(
+        "--shard-size", type=_positive, metavar="MIB", default=SHARD_BYTES >> 20, help="default: %(default)s"
+    )
     options = parser.parse()
     if options.quality and (not options.short_side or options.quality > 100):
         raise ConfigError(f"{options.quality} without --short-side, or above 100", "--quality", "see --help")
@@ -99,7 +101,7 @@ def shard() -> None:
     try:
         _shard(source, target, options.short_side, options.quality or 90, options.shard_size << 20)
     except KeyboardInterrupt:
-        raise Stopped("stopped by a signal", target, "the same command continues") from None
+        raise Stopped("stopped by a signal", target, "run the same command to continue") from None
     except BusyError as error:
         raise BusyError("another process writes shards here", target, "wait for it or stop it") from error
 

@@ -15,11 +15,15 @@ from attnbench.runs.evaluate import evaluate
 
 def main() -> None:
     """``attnbench eval RUN [key=value ...] [--which last|best] [--json]``."""
-    parser = CommandParser(prog="attnbench eval", description="A run's weights over its validation split.")
+    parser = CommandParser(prog="attnbench eval", description="Evaluate a run's weights again on its validation split.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dataset.root=DIR, runtime.device=cpu")
-    parser.add_argument("--which", choices=get_args(Which), default="last", help="weights of which epoch")
-    parser.add_argument("--json", action="store_true", help="as data")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as dataset.root=DIR or runtime.device=cpu"
+    )
+    parser.add_argument(
+        "--which", choices=get_args(Which), default="last", help="weights of this epoch (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse()
     found = evaluate(options.run, options.which, options.overrides)
     if options.json:

@@ -15,7 +15,7 @@ from attnbench.reports.figures import paper_figures
 from attnbench.reports.figures.paper_figures import Figure
 from attnbench.reports.rows import Composer, Listed, choose, listed, warning
 from attnbench.runs import results
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 from attnbench.runs.results import Run
 
 GREEDY = ("runs", "scale", "panels", "blocks", "classes")
@@ -67,19 +67,25 @@ def _narrowed(figure: Figure, options: argparse.Namespace) -> Figure:
 
 
 def _options() -> argparse.Namespace:
-    parser = CommandParser(prog="attnbench figure", description="The papers' figures, and those of any runs.")
-    parser.add_argument("ids", nargs="*", metavar="ID", help="such as eca/4; without one, a list; and key=value")
-    parser.add_argument("--runs", nargs="+", default=[], help="run folders, folders above them, quoted patterns")
-    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
-    parser.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
-    parser.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="some of a figure's panels: x0.35")
-    parser.add_argument("--which", choices=("last", "best"), default="last", help="weights of which epoch (eca/6, 7)")
-    parser.add_argument("--blocks", nargs="+", default=[], metavar="NAME", help="other blocks: 2_3 5_1 (eca/6, 7)")
-    parser.add_argument("--images", nargs="+", type=int, metavar="N", help="other validation images (eca/6)")
-    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="other classes (eca/7)")
-    parser.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where PNG and PDF go; default: outputs/figures")
-    parser.add_argument("--json", action="store_true", help="the list as data")
+    parser = CommandParser(prog="attnbench figure", description="The papers' figures, and figures of any runs.")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="such as eca/4, and key=value; without an ID, list all")
+    parser.add_argument("--runs", nargs="+", default=[], help="run folders, their parent folders, or quoted patterns")
+    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="change the setting of all rows")
+    parser.add_argument(
+        "--seeds", type=seeds, help="3 for seeds 0, 1 and 2, or a list such as 0,1,4 (default: as many as in the paper)"
+    )
+    parser.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="draw only these panels, such as x0.35")
+    parser.add_argument(
+        "--which", choices=("last", "best"), default="last", help="weights of this epoch (eca/6, eca/7)"
+    )
+    parser.add_argument(
+        "--blocks", nargs="+", default=[], metavar="NAME", help="draw these blocks: 2_3 5_1 (eca/6, eca/7)"
+    )
+    parser.add_argument("--images", nargs="+", type=int, metavar="N", help="use these validation images (eca/6)")
+    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="draw these classes (eca/7)")
+    parser.add_argument("--outputs", help="the folder of runs (default: outputs, or ATTNBENCH_OUTPUTS)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where PNG and PDF go (default: outputs/figures)")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
     options = parser.parse()
     find_ids_and_overrides(options, paper_figures.ids(), GREEDY)
     return options
@@ -94,11 +100,11 @@ def _list(options: argparse.Namespace, composer: Composer) -> None:
             raise ConfigError(f"--{name} of which figure", "command line", "name one, such as eca/4")
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    look = Look()
+    data_check = DataCheck()
     with hydra_state.prepared():
         for figure in map(paper_figures.load, paper_figures.ids()):
             chosen = choose(figure.table, figure.table.rows, figure.seeds(options.seeds), composer)
-            every.append(listed(chosen, done, look))
+            every.append(listed(chosen, done, data_check))
             changed = changed or chosen.changed
     if options.json:
         print(json.dumps({"figures": [vars(one) for one in every], "changed_protocol": changed}, indent=2))

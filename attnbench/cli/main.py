@@ -9,25 +9,26 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from attnbench import __version__
-from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, say
+from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, print_error
 
 USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
 
-  attnbench train [-m] [key=value ...]   train one run, or sweep with -m; continues or skips what is there
-  attnbench show [key=value ...]         where attention goes: the tree of sites
-  attnbench count [-v] [key=value ...]   parameters and operations, exact and in the papers' units
-  attnbench speed attention=none,se,eca ...   training and inference speed, members in turn, and peak memory
-  attnbench table [ID ...] [--plan|--run|--count]   the papers' tables: what is there, what is missing, the report
-  attnbench compare PATTERN [--by KEY]   what differs between runs: mean and deviation over seeds, a plot
-  attnbench figure [ID ...] [--runs ...] the papers' figures, and accuracy against cost of any runs
-  attnbench eval RUN [--which best]      a run's weights once more over its validation split
-  attnbench export RUN [--format ...]    a run's weights as safetensors, ONNX or a plain state dict
-  attnbench data check DIR               what is wrong with a data set, before a run finds it
-  attnbench data shard SRC DST           an image folder as a few large files with checksums
-  attnbench predict RUN image ...        pictures with the boxes and masks that a run's detector finds
+  attnbench train [-m] [key=value ...]   train a run, or a sweep of runs with -m; continue or skip existing runs
+  attnbench show [key=value ...]         print the sites of attention as a tree
+  attnbench count [-v] [key=value ...]   count parameters and operations, exactly and in the papers' units
+  attnbench speed attention=none,se,eca ...   measure training and inference speed and peak memory, in turns
+  attnbench table [ID ...] [--plan|--run|--count]   list, plan, run and report the papers' tables
+  attnbench compare RUNS ... [--by KEY]  compare runs: what differs, mean and deviation over seeds, a plot
+  attnbench figure [ID ...] [--runs ...] draw the papers' figures, and accuracy against cost of any runs
+  attnbench eval RUN [--which best]      evaluate a run's weights again on its validation split
+  attnbench export RUN [--format ...]    write a run's weights as safetensors, ONNX or a plain state dict
+  attnbench data check DIR               find what is wrong with a data set before a run does
+  attnbench data shard SRC DST           pack an image folder into a few large files with checksums
+  attnbench predict RUN image ...        draw the boxes and masks that a run's detector finds in images
 
-`attnbench --version` prints the version. Keys are Hydra's: `attnbench train --help` lists groups and options. Examples:
+`attnbench COMMAND --help` lists a command's options, and `attnbench train --help` lists groups, options and keys.
+Arguments `key=value` are overrides, as in Hydra. `attnbench --version` prints the version. Examples:
   attnbench train attention=eca backbone=resnet50 dataset=imagenet dataset.root=/data/imagenet
   attnbench train -m attention=eca attention.kernel_size=3,5,7,9,adaptive seed=0,1,2
 """
@@ -59,7 +60,7 @@ def guarded(run: Callable[[], object]) -> None:
             import traceback
 
             traceback.print_exception(failure.__cause__ or error)
-        say(failure)
+        print_error(failure)
         sys.exit(failure.code)
 
 

@@ -35,7 +35,7 @@ class CommandParser(argparse.ArgumentParser):
 def override_parser(command: str, about: str) -> CommandParser:
     """A parser of a command that takes overrides."""
     parser = CommandParser(prog=f"attnbench {command}", description=about)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train: attention=eca")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="same as for train, such as attention=eca")
     return parser
 
 

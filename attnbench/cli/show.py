@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """``attnbench show key=value ...``: the tree of sites."""
-    parser = override_parser("show", "Where attention goes: the tree of sites.")
+    parser = override_parser("show", "Print the sites of attention as a tree.")
     options = parser.parse()
     composed, size, _, setting = inspect(options.overrides)
     from rich.console import Console

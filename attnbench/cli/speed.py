@@ -95,9 +95,13 @@ class Measured:
 
 def main() -> None:
     """``attnbench speed attention=none,se,eca backbone=resnet50 [key=value ...]``."""
-    parser = override_parser("speed", "Training and inference speed and memory, members in turn; the first one is 1.")
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="calls of each kind a member is timed for")
-    parser.add_argument("--json", action="store_true", help="as data")
+    parser = override_parser(
+        "speed", "Speed and memory of training and inference, in turns; ratios are to the first member."
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=REPETITIONS, help="timed calls of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse()
     if options.repetitions < 1:
         raise ConfigError("--repetitions is no number from 1 on", "command line", "15 gives an interval")

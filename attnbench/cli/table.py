@@ -19,7 +19,7 @@ from attnbench.launch.progress import watcher
 from attnbench.reports import counts, formats, paper_tables, plan
 from attnbench.reports.report import Report, report
 from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,24 +44,26 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = CommandParser(prog="attnbench table", description="The tables of both papers.")
-    parser.add_argument("ids", nargs="*", metavar="ID", help="such as sb/5; without one, a list; and key=value")
+    parser = CommandParser(prog="attnbench table", description="List, plan, run and report the tables of both papers.")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="such as sb/5, and key=value; without an ID, list all")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--count", action="store_true", help="parameters and operations: printed, ours, matched")
-    what.add_argument("--plan", action="store_true", help="the runs, how they stand and about how long they take")
+    what.add_argument("--count", action="store_true", help="compare printed parameters and operations with ours")
+    what.add_argument("--plan", action="store_true", help="list the runs, their state and about how long they take")
     what.add_argument("--run", action="store_true", help="run what is missing, then report")
-    parser.add_argument("--seeds", type=seeds, help="3 for seeds 0, 1, 2; or 0,1,4; default: as many as the paper")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="rows by label: 'SB x0.35*'")
-    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="another protocol for all rows")
-    parser.add_argument("--outputs", help="where runs lie; default: outputs, or ATTNBENCH_OUTPUTS")
     parser.add_argument(
-        "--launcher", choices=hydra_launchers.names(), help="default: pool; options: hydra.launcher.KEY=VALUE"
+        "--seeds", type=seeds, help="3 for seeds 0, 1 and 2, or a list such as 0,1,4 (default: as many as in the paper)"
     )
-    parser.add_argument("--slots", type=count, help="runs at a time; default: as the launcher has room for")
-    parser.add_argument("--no-probe", dest="probe", action="store_false", help="plan without measuring speed")
-    parser.add_argument("--format", choices=formats.FORMATS, default="text")
-    parser.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="only these rows, such as 'SB x0.35*'")
+    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="change the setting of all rows")
+    parser.add_argument("--outputs", help="the folder of runs (default: outputs, or ATTNBENCH_OUTPUTS)")
+    parser.add_argument(
+        "--launcher", choices=hydra_launchers.names(), help="default: pool; its options are hydra.launcher.KEY=VALUE"
+    )
+    parser.add_argument("--slots", type=count, help="runs at a time (default: as many as fit)")
+    parser.add_argument("--no-probe", dest="probe", action="store_false", help="plan without estimating hours")
+    parser.add_argument("--format", choices=formats.FORMATS, default="text", help="default: %(default)s")
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of stdout")
     options = parser.parse()
     find_ids_and_overrides(options, paper_tables.ids(), ("rows", "scale"))
     options.launching = [one for one in (*options.overrides, *options.scale) if _is_of_launcher(one)]
@@ -121,14 +123,14 @@ def _list(options: argparse.Namespace) -> None:
     composer = _composer(options)
     every, changed = [], ""
     done: dict[Path, bool] = {}
-    look = Look()
+    data_check = DataCheck()
     with hydra_state.prepared(), console.waiting("composing every row of every table"):
         for one in map(paper_tables.load, paper_tables.ids()):
             if missing := _missing(one):
                 every.append(Listed(one.id, one.title, one.source, len(one.rows), needs=missing))
                 continue
             chosen = choose(one, one.rows, options.seeds, composer)
-            every.append(listed(chosen, done, look))
+            every.append(listed(chosen, done, data_check))
             changed = changed or chosen.changed
     if options.format == "json":
         about = {"changed_protocol": changed, "runs_done": sum(done.values()), "runs": len(done)}

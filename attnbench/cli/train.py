@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from attnbench.base.console import clock
-from attnbench.base.errors import Stopped, main_process, say
+from attnbench.base.errors import Stopped, main_process, print_error
 from attnbench.cli.parser import is_override
 from attnbench.config import option_files
 
@@ -53,7 +53,7 @@ def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
     if hydra.mode != RunMode.MULTIRUN:
         alone.append(outcome)
     elif outcome.failure:
-        say(outcome.failure)
+        print_error(outcome.failure)
         if outcome.state == "stopped":  # the whole sweep
             sys.exit(Stopped.code)
     return outcome

@@ -1,1 +1,1 @@
-"""From the command line to checked values, without importing torch."""
+"""Turns a command line into checked values, without importing torch."""

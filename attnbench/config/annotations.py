@@ -1,8 +1,8 @@
-"""The types of a builder's options, read from its source: nothing that a user has written is imported or run for it.
+"""Reads the types of a builder's options from its source, without importing or running a user's code.
 
-An annotation is made of names. Those of ``typing``, ``annotated_types``, pydantic and ``attnbench.config.options`` mean
-what they mean there; one that the module assigns, or imports from a trusted package, is followed through the sources. A
-validator of the user's own is left out: the builder applies it when it is called.
+An annotation consists of names. Names from ``typing``, ``annotated_types``, pydantic and ``attnbench.config.options``
+are used as they are. A name that the module assigns, or imports from a trusted package, is looked up in the sources. A
+user's own validator is left out: the builder applies it when it is called.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OF_PYDANTIC = (
     *("Field", "Strict", "StringConstraints"),
 )
 
-# The modules whose names are taken as they are.
+# The modules whose names are used as they are.
 KNOWN: dict[str, dict[str, Any]] = {
     "builtins": {name: getattr(builtins, name) for name in TYPES},
     "typing": vars(typing),
@@ -52,33 +52,33 @@ KNOWN: dict[str, dict[str, Any]] = {
     "math": {name: value for name, value in vars(math).items() if isinstance(value, float)},
     "attnbench.config.options": vars(options),
 }
-NAMING = (typing.NewType, typing_extensions.TypeAliasType)  # called with a name and a type
-MAKING = (pydantic.conint, pydantic.confloat, pydantic.constr, pydantic.conlist)  # called, they give a type
-LIMITING = (pydantic.Field, pydantic.Strict, pydantic.StringConstraints)  # called, they give what limits a type
+NAMING = (typing.NewType, typing_extensions.TypeAliasType)  # calls with a name and a type, which return the type
+MAKING = (pydantic.conint, pydantic.confloat, pydantic.constr, pydantic.conlist)  # calls that return a type
+LIMITING = (pydantic.Field, pydantic.Strict, pydantic.StringConstraints)  # calls that return a limit for a type
 
 TODO = "write it with int, float, bool, str, list, Literal, Annotated and the types of attnbench.config.options"
 
 
 class Unreadable(Exception):
-    """The sources do not say what an annotation means."""
+    """The type of an annotation cannot be found in the sources; the message is the reason."""
 
 
 class Written(NamedTuple):
-    """An expression, and the module in which it is written."""
+    """An expression and the module that contains it."""
 
     node: ast.expr
     module: str
 
 
 class Place(NamedTuple):
-    """A name in a module; or the module itself, without a name."""
+    """A name in a module, or the module itself if the name is empty."""
 
     module: str
     name: str = ""
 
 
 def declared(option: str, annotation: Written) -> Any:
-    """The type of an option; where it cannot be read, the ConfigError for whoever sets that option."""
+    """The type of an option; if it cannot be read, a ConfigError to raise when the option is set."""
     node, module = annotation
     try:
         meant = _meaning(node, module)
@@ -88,7 +88,7 @@ def declared(option: str, annotation: Written) -> Any:
         reason = "it refers to itself"
     except Unreadable as error:
         reason = str(error)
-    except Exception as error:  # pydantic and typing have several kinds for what is no type of a value
+    except Exception as error:  # pydantic and typing raise several kinds for invalid types
         reason = f"{type(error).__name__}: {error}"
     else:
         return meant
@@ -98,7 +98,7 @@ def declared(option: str, annotation: Written) -> Any:
 
 @dataclass(frozen=True)
 class Source:
-    """A module's file and its statements; none of either where there is nothing to read."""
+    """A module's file and its statements; without both if there is nothing to read."""
 
     module: str
     path: Path | None = None
@@ -106,22 +106,23 @@ class Source:
 
     @cached_property
     def names(self) -> dict[str, ast.AST | Place]:
-        """What names at the top level are bound to: an expression, a definition, or a name in another module."""
+        """The names at the top level, and their values: an expression, a definition, or a name in another module."""
         inside = self.path is not None and self.path.name == "__init__.py"
         return dict(_bindings(self.body, self.module if inside else self.module.rpartition(".")[0]))
 
 
 def source(module: str) -> Source:
-    """A module of attnbench, or of a package named in ``ATTNBENCH_TRUST``, read and not imported.
+    """Read a module of attnbench, or of a package named in ``ATTNBENCH_TRUST``, without importing it.
 
     Raises:
-        ConfigError: it cannot be read, or is no source of this Python.
+        ConfigError: the file cannot be read, or it is not valid source for this version of Python.
     """
-    return _read(present(module)) if _trusted(module) else Source(module)
+    return _read(present(module), tuple(sys.path)) if _trusted(module) else Source(module)
 
 
 @cache
-def _read(module: str) -> Source:
+def _read(module: str, folders: tuple[str, ...]) -> Source:
+    """A module's source, found in these folders."""
     spec = _spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return Source(module)
@@ -141,7 +142,7 @@ def _trusted(module: str) -> bool:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Where a module is; ``find_spec`` by itself imports the packages around a module, and so runs them."""
+    """The spec of a module. For a submodule, ``importlib.util.find_spec`` would import the packages around it."""
     package, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(package)
@@ -157,7 +158,7 @@ def _spec(module: str) -> ModuleSpec | None:
 
 
 def home(name: ast.expr, module: str) -> Place:
-    """Where that which a module calls by a name, such as ``Rate`` or ``t.Literal``, is defined."""
+    """The place at which a name in a module, such as ``Rate`` or ``t.Literal``, is defined."""
     if isinstance(name, ast.Attribute):
         return _home(_module(name.value, module), name.attr)
     return _home(module, name.id if isinstance(name, ast.Name) else "")
@@ -169,7 +170,7 @@ def _home(module: str, name: str) -> Place:
 
 
 def _module(name: ast.expr, module: str) -> str:
-    """The module that a name stands for: ``t`` after ``import typing as t``."""
+    """The module that a name refers to: ``typing`` for ``t`` after ``import typing as t``."""
     if isinstance(name, ast.Attribute):
         return f"{_module(name.value, module)}.{name.attr}"
     bound = source(module).names.get(name.id) if isinstance(name, ast.Name) else None
@@ -179,7 +180,7 @@ def _module(name: ast.expr, module: str) -> str:
 
 
 def _bindings(body: Iterable[ast.stmt], package: str) -> Iterator[tuple[str, ast.AST | Place]]:
-    """Names and what they are bound to, the last binding of a name last."""
+    """Names and the values that statements bind to them, in order; the last binding of a name counts."""
     for line in body:
         match line:
             case ast.If():
@@ -187,18 +188,24 @@ def _bindings(body: Iterable[ast.stmt], package: str) -> Iterator[tuple[str, ast
             case ast.Try():
                 handled = [one for handler in line.handlers for one in handler.body]
                 yield from _bindings([*handled, *line.body, *line.orelse, *line.finalbody], package)
-            case ast.Import():
-                yield from (_imported(alias) for alias in line.names)
             case ast.ImportFrom():
                 yield from _imported_from(line, package)
-            case ast.Assign():
-                yield from ((target.id, line.value) for target in line.targets if isinstance(target, ast.Name))
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                yield name, value
-            case ast.ClassDef() | ast.FunctionDef():
-                yield line.name, line
-            case _ if isinstance(line, getattr(ast, "TypeAlias", ())):  # from Python 3.12 on
-                yield line.name.id, line if line.type_params else line.value  # type: ignore[attr-defined]
+            case _:
+                yield from _simple_bindings(line)
+
+
+def _simple_bindings(line: ast.stmt) -> Iterator[tuple[str, ast.AST | Place]]:
+    match line:
+        case ast.Import():
+            yield from (_imported(alias) for alias in line.names)
+        case ast.Assign():
+            yield from ((target.id, line.value) for target in line.targets if isinstance(target, ast.Name))
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            yield name, value
+        case ast.ClassDef() | ast.FunctionDef():
+            yield line.name, line
+        case _ if isinstance(line, getattr(ast, "TypeAlias", ())):  # from Python 3.12 on
+            yield line.name.id, line if line.type_params else line.value  # type: ignore[attr-defined]
 
 
 def _imported(alias: ast.alias) -> tuple[str, Place]:
@@ -218,7 +225,7 @@ def _imported_from(line: ast.ImportFrom, package: str) -> Iterator[tuple[str, as
 
 
 def _found(name: ast.Name | ast.Attribute, module: str) -> Any:
-    """What a name stands for: a known object, or the expression that it is assigned."""
+    """The value of a name: a known object, or the expression that is assigned to it."""
     there, called = home(name, module)
     if (known := KNOWN.get(present(there))) is not None:
         if called.startswith("_") or called not in known:
@@ -238,10 +245,10 @@ def _found(name: ast.Name | ast.Attribute, module: str) -> Any:
 def _meaning(node: ast.expr, module: str) -> Any:
     """The type that an annotation means."""
     match node:
-        case ast.Constant(value=None):
-            return None
         case ast.Constant(value=str() as text):
             return _meaning(_quoted(text), module)
+        case ast.Constant(value=None | builtins.Ellipsis):
+            return node.value
         case ast.Name() | ast.Attribute():
             found = _found(node, module)
             if not isinstance(found, FunctionType):
@@ -253,8 +260,6 @@ def _meaning(node: ast.expr, module: str) -> Any:
             return _subscripted(_meaning(generic, module), parts, module)
         case ast.Call():
             return _called(node, module)
-        case ast.Constant(value=builtins.Ellipsis):
-            return ...
     raise Unreadable(f"{ast.unparse(node)} is not a type")
 
 
@@ -277,7 +282,7 @@ def _subscripted(generic: Any, parts: Sequence[ast.expr], module: str) -> Any:
 
 
 def _limits(nodes: Iterable[ast.expr], module: str) -> Iterator[Any]:
-    """What ``Annotated`` adds to a type, but for what only running it could tell."""
+    """The arguments that ``Annotated`` adds to a type, without those that could be read only by running code."""
     for node in nodes:
         try:
             yield _limit(node, module)
@@ -290,7 +295,7 @@ def _limit(node: ast.expr, module: str) -> Any:
         case ast.Call(func=ast.Name() | ast.Attribute() as name):
             called = _found(name, module)
             if called not in LIMITING and getattr(called, "__module__", "") != "annotated_types":
-                raise Unreadable(f"{ast.unparse(name)} is not called for a type")
+                raise Unreadable(f"{ast.unparse(name)} does not limit a type")
             return called(*(_value(arg, module) for arg in node.args), **_keywords(node, module))
         case ast.Name() | ast.Attribute():
             found = _found(node, module)
@@ -299,7 +304,7 @@ def _limit(node: ast.expr, module: str) -> Any:
 
 
 def _called(node: ast.Call, module: str) -> Any:
-    """A type that is made by a call: ``conint(gt=0)``, ``NewType("Rate", float)``."""
+    """A type that a call returns, such as ``conint(gt=0)`` or ``NewType("Rate", float)``."""
     called = _found(node.func, module) if isinstance(node.func, (ast.Name, ast.Attribute)) else None
     if called in NAMING:
         return _meaning(node.args[1], module)
@@ -309,11 +314,11 @@ def _called(node: ast.Call, module: str) -> Any:
 
 
 def _keywords(node: ast.Call, module: str) -> dict[str, Any]:
-    return {word.arg: _value(word.value, module) for word in node.keywords if word.arg}
+    return {keyword.arg: _value(keyword.value, module) for keyword in node.keywords if keyword.arg}
 
 
 def _value(node: ast.expr, module: str) -> Any:
-    """A constant, or what stands in its place: ``-1``, ``math.inf``, ``float("inf")``, a name of one, a type."""
+    """A constant or an equivalent: ``-1``, ``math.inf``, ``float("inf")``, a name of a constant, or a type."""
     match node:
         case ast.Constant(value=value):
             return value

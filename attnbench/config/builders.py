@@ -1,9 +1,9 @@
-"""What a builder declares: its options' names, types and ranges, read from its source without importing it.
+"""Reads the options that a builder declares (names, types and ranges) from its source, without importing it.
 
-An option file names its builder (``_target_``), a function decorated with ``checked`` or a dataclass. Its keywords are
-the options, a dataclass's those of its bases too. Reading them with ``ast`` lets a typo cost a fraction of a second,
-before torch is imported. Nothing but such a declared builder is ever called, and only from attnbench or a package named
-in ``ATTNBENCH_TRUST``.
+An option file names its builder (``_target_``): a function decorated with ``checked``, or a dataclass. The options are
+its keywords; a dataclass also has those of its bases. They are read with ``ast``, so that a typo is reported in a
+fraction of a second, before torch is imported. A configuration can call such builders only, and only those of attnbench
+or of a package named in ``ATTNBENCH_TRUST``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from attnbench.base.moved import present
 from attnbench.config import options
 from attnbench.config.annotations import Unreadable, Written, declared, home, source
 
-# What the caller of a builder supplies, not the configuration.
+# Arguments of builders that the caller supplies, not the configuration.
 SUPPLIED = {"site", "num_classes", "class_names"}
 
 
 def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
-    """Call the builder that a node names, with its options and what the caller supplies.
+    """Call the builder that a node names, with the node's options and the values that the caller supplies.
 
     Raises:
         ConfigError: the target is not a declared builder of a trusted package.
@@ -42,7 +42,7 @@ def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
     function = _imported(target, group)
     try:
         return function(*args, **{k: v for k, v in node.items() if k != "_target_"}, **supplied)
-    except ValidationError as error:  # of a dataclass; ``checked`` translates its own
+    except ValidationError as error:  # from a dataclass; ``checked`` translates its own errors
         raise ConfigError(options.explain(error), group) from error
 
 
@@ -59,7 +59,7 @@ def _imported(target: str, group: str) -> Callable[..., Any]:
 
 
 def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
-    """A group's node with its options checked against its builder's declaration.
+    """A group's node, with its options checked against the types that its builder declares.
 
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, with the dotted key.
@@ -70,10 +70,15 @@ def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
 
 
 def validated(values: dict[str, Any], known: dict[str, Any], where: str) -> dict[str, Any]:
-    """Values checked against declared types, numbers in the declared type.
+    """Check values against declared types; numbers are converted to the declared type.
 
     Args:
-        known: the types by key; a ConfigError in place of one that cannot be read.
+        values: the values by key.
+        known: the declared types by key; a ConfigError for a type that cannot be read.
+        where: the dotted key of the group, for error messages.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range.
     """
     checked = {}
     for key, value in values.items():
@@ -90,7 +95,7 @@ def validated(values: dict[str, Any], known: dict[str, Any], where: str) -> dict
 
 
 def _complaint(error: ValidationError) -> str:
-    """What is wrong with the value, after its name: ``: must be odd; use 3 or 5``."""
+    """The problem with a value, without the value: ``: must be odd; use 3 or 5``."""
     phrase = options.explain(error)
     return phrase[phrase.index(": ") :]
 
@@ -99,7 +104,7 @@ SIGNS = {Ge: ">= {}", Gt: "> {}", Le: "<= {}", Lt: "< {}"}
 
 
 def describe(annotation: Any) -> str:
-    """A declared type in words: ``a number > 0``, ``tanh | sigmoid``."""
+    """A description of a declared type: ``a number > 0``, ``tanh | sigmoid``."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " | ".join(str(a) for a in args)
@@ -116,7 +121,7 @@ def describe(annotation: Any) -> str:
 
 
 def _single(limits: Iterable[Any]) -> Iterator[Any]:
-    """Limits one by one, those of ``Interval`` and of pydantic's ``Field`` too."""
+    """The single limits, including those inside ``Interval`` and pydantic's ``Field``."""
     for limit in limits:
         grouped = limit.metadata if isinstance(limit, FieldInfo) else limit
         yield from grouped if isinstance(grouped, (list, GroupedMetadata)) else [limit]
@@ -124,24 +129,25 @@ def _single(limits: Iterable[Any]) -> Iterator[Any]:
 
 @cache
 def declaration(target: str, where: str) -> dict[str, Any]:
-    """The options that a builder declares: name to type, read from its source.
+    """The options that a builder declares, read from its source.
 
     Returns:
-        A ConfigError in place of a type that cannot be read: it counts if that option is set.
+        Types by option. If a type cannot be read, a ConfigError, which is raised only if that option is set.
 
     Raises:
-        ConfigError: no such builder, or not one that a configuration may call.
+        ConfigError: there is no such builder, or a configuration may not call it.
     """
     module, _, name = target.rpartition(".")
     node = _builder(module, name)
     if node is None:
-        raise ConfigError(f"{target} is no builder that may be called", f"{where}._target_", "name one of attnbench's")
+        what = f"{target} is not a builder of attnbench or of a package that ATTNBENCH_TRUST names"
+        raise ConfigError(what, f"{where}._target_", "use a function decorated with @checked, or a dataclass")
     fields = _fields(node, module)
     return {field: declared(field, annotation) for field, annotation in fields.items() if field not in SUPPLIED}
 
 
 def _builder(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
-    """The definition of a builder at the top level of a trusted module; None if it is no such thing."""
+    """The definition of a builder at the top level of a trusted module; None if there is no such builder."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     found = (node for node in source(module).body if isinstance(node, kinds) and node.name == name)
     return next((node for node in found if _is_builder(node, module)), None)
@@ -153,7 +159,7 @@ def _is_builder(node: ast.FunctionDef | ast.ClassDef, module: str) -> bool:
 
 
 def _name(node: ast.expr, module: str) -> str:
-    """By what name something is defined; "" where that cannot be read."""
+    """The name under which something is defined, or "" if it cannot be read."""
     try:
         return home(node, module).name
     except Unreadable:
@@ -161,7 +167,7 @@ def _name(node: ast.expr, module: str) -> str:
 
 
 def _fields(node: ast.FunctionDef | ast.ClassDef, module: str) -> dict[str, Written]:
-    """A builder's keywords and their annotations; a dataclass has those of its bases that are dataclasses as well."""
+    """A builder's keywords and their annotations; a dataclass also has those of its bases that are dataclasses."""
     if isinstance(node, ast.FunctionDef):
         args = (*node.args.args, *node.args.kwonlyargs)
         return {arg.arg: Written(arg.annotation, module) for arg in args if arg.annotation is not None}
@@ -180,13 +186,13 @@ def _fields(node: ast.FunctionDef | ast.ClassDef, module: str) -> dict[str, Writ
 
 
 def _is_of_the_class(annotation: Written) -> bool:
-    """Whether it is ``ClassVar[...]``, which makes no field."""
+    """Whether an annotation is ``ClassVar[...]``, which does not declare a field."""
     node, module = annotation
     return _name(node.value if isinstance(node, ast.Subscript) else node, module) == "ClassVar"
 
 
 def unknown(key: str, known: Sequence[str]) -> ConfigError:
-    """The error of a key that does not exist, with the nearest one that does."""
+    """The error for a key that does not exist, with the most similar one that does."""
     parent, _, last = key.rpartition(".")
     close = get_close_matches(last, known, 1, 0.5) or get_close_matches(key, known, 1, 0.5)
     path = ".".join(filter(None, [parent, close[0]])) if close and "." not in close[0] else close and close[0]

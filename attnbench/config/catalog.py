@@ -1,4 +1,4 @@
-"""What is known of data sets without their files, and the setting that a network is counted at."""
+"""Facts about data sets that do not need their files, and the setting at which a network is counted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from attnbench.config.configuration import Config
 
 Size = int | tuple[int, int]  # a square image's side, or height and width
 
-# What is known of a data set without its files: classes (of others: their option ``classes``); training and validation
-# images.
+# The number of classes (other data sets have the option ``classes``), and of training and validation images.
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000, "digits_det": 10, "voc": 20, "coco": 80}
 IMAGES = {
     "digits": (1438, 359),
@@ -24,12 +23,12 @@ IMAGES = {
 
 
 def class_count(config: Config) -> int:
-    """How many classes a configuration's data set has.
+    """The number of classes of a configuration's data set.
 
-    A data set that is not in the catalog is counted by what its runs wrote down; without a run it is opened.
+    For a data set that is not in the catalog, it comes from classes.json of a run; without a run, the data are opened.
 
     Raises:
-        DataError: it is not there.
+        DataError: the data cannot be opened.
     """
     declared: int | None = config.tree["dataset"].get("classes")
     known = declared or CLASSES.get(config.choices["dataset"]) or _classes_of_runs(config)
@@ -44,10 +43,13 @@ def _classes_of_runs(config: Config) -> int | None:
 
 
 def setting(config: Config, overrides: Sequence[str]) -> tuple[int, Size]:
-    """The number of classes and the image's side, or height and width, that a network is counted at.
+    """The number of classes and the image size at which a network is counted.
 
-    Those of the data set if the command line names one, itself or by an experiment; else those that the backbone
-    is made for, 1000 classes at 224 pixels or 10 at 32. A detector has its own size.
+    They are those of the data set if the command line sets one, directly or by an experiment. Otherwise they are those
+    that the backbone is made for: 1000 classes at 224 pixels, or 10 at 32. A detector has its own size.
+
+    Returns:
+        The number of classes, and the image's side or its height and width.
     """
     if "detector" in config.tree:
         return class_count(config), config.build("detector").canvas

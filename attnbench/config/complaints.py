@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's complaints as our own: one line, with the key at fault and the nearest valid one."""
+"""Translates the errors of Hydra and OmegaConf into one line with the wrong key and the most similar valid one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from attnbench.config.renamed import present_key, present_option
 
 
 def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
-    """Hydra's and OmegaConf's complaints in our one line."""
+    """Translate an error of Hydra or OmegaConf into a ConfigError of one line."""
     text = str(error)
     cause = str(error.__cause__ or "")
     if isinstance(error, MissingMandatoryValue) and (match := re.search(r"full_key: (\S+)", text)):
@@ -38,12 +38,12 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
             return ConfigError(f"{group}={option} was renamed", group, f"it is {group}={now} now")
         close = get_close_matches(option, names(group), 1, 0.4)
         hint = f"did you mean {group}={close[0]}? " if close else ""
-        return ConfigError(f"{option} is no option", group, f"{hint}there are {', '.join(names(group))}")
+        return ConfigError(f"{option} is not an option", group, f"{hint}there are {', '.join(names(group))}")
     return ConfigError(text.splitlines()[0], "command line", "write key=value; quote values with spaces or commas")
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
-    """Which options have the key; if none has, the nearest key that there is without the override at fault."""
+    """The error for an unknown key: it names the options that have this key or else the most similar existing key."""
     parent, _, last = key.rpartition(".")
     if (now := present_key(key)) != key:
         return ConfigError("this key was renamed", key, f"it is {now} now")
@@ -66,7 +66,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
 
 
 def _having(parent: str, key: str) -> list[str]:
-    """The options of a group that have a key."""
+    """The options of a group that have this key."""
     group = parent.replace(".", "/")
     with prepared():
         return [option for option in names(group) if f"{parent}.{key}" in declared(load_option, {group: option})]

@@ -1,6 +1,7 @@
-"""From what the user typed to a checked configuration, without importing torch.
+"""Composes and checks the configuration of a command line, without importing torch.
 
-Hydra composes it from the option files; every value is checked against what its builder declares (``builders``).
+Hydra composes it from the option files. Then every value is checked against the types that its builder declares
+(``builders``).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def compose(overrides: Sequence[str]) -> Config:
     """The configuration of a command line.
 
     Raises:
-        ConfigError: one line with the dotted key and the nearest valid one.
+        ConfigError: an invalid key or value; the line has the dotted key and the most similar valid one.
     """
     offer_timm(overrides)
     with prepared():
@@ -54,26 +55,26 @@ def compose(overrides: Sequence[str]) -> Config:
             raise translate(error, overrides) from None
 
 
-# Of Hydra's loader, what it has composed: many command lines take the same options and differ in values.
+# A cache of compositions for each of Hydra's loaders: many command lines take the same options with other values.
 _OPTIONS: WeakKeyDictionary[Any, dict[tuple[str, ...], Parts]] = WeakKeyDictionary()
 
-# Of Hydra's loader, what the options of some choices declare.
+# A cache of the declared values for each of Hydra's loaders, by the options taken.
 _DECLARED: WeakKeyDictionary[Any, dict[tuple[tuple[str, str], ...], dict[str, Any]]] = WeakKeyDictionary()
 
 
 def _updated(overrides: Sequence[str]) -> Parts | None:
-    """What Hydra composes: options once for all that take the same, then values, as Hydra sets them; six times as fast.
+    """The composition that Hydra gives, six times as fast: cached options, with the values set as Hydra sets them.
 
-    None for a line that Hydra has to tell right from wrong.
+    None for a command line that only Hydra can compose or refuse.
     """
-    if any(word.startswith(("+", "~", "hydra.")) for word in overrides):
+    if any(override.startswith(("+", "~", "hydra.")) for override in overrides):
         return None
-    values = [word for word in overrides if re.match(r"[a-z][\w.]*=", word) and not _is_choice(word)]
-    words = tuple(word for word in overrides if word not in values)
+    values = [override for override in overrides if re.match(r"[a-z][\w.]*=", override) and not _is_choice(override)]
+    others = tuple(override for override in overrides if override not in values)
     composed = _OPTIONS.setdefault(GlobalHydra.instance().config_loader(), {})
-    if words not in composed:
-        composed[words] = _parts(_composed(words))
-    cfg, choices = copy.deepcopy(composed[words])
+    if others not in composed:
+        composed[others] = _parts(_composed(others))
+    cfg, choices = copy.deepcopy(composed[others])
     try:
         for value in OverridesParser.create().parse_overrides(values):
             OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
@@ -82,8 +83,8 @@ def _updated(overrides: Sequence[str]) -> Parts | None:
     return cfg, choices
 
 
-def _is_choice(word: str) -> bool:
-    return (folder() / word.partition("=")[0]).is_dir()
+def _is_choice(override: str) -> bool:
+    return (folder() / override.partition("=")[0]).is_dir()
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -91,7 +92,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
 
 def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """A node of the composed configuration, resolved but not checked, such as ``hydra.launcher``.
+    """A node of the composed configuration, such as ``hydra.launcher``, resolved but not checked.
 
     Raises:
         ConfigError: an unknown key or option.
@@ -105,7 +106,7 @@ def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def offer_timm(overrides: Sequence[str]) -> None:
-    """Make an option of every ``backbone=timm/<name>`` that a command line asks for."""
+    """Add an option file to Hydra for each ``backbone=timm/<name>`` in a command line."""
     for override in overrides:
         key, _, values = override.partition("=")
         for name in re.findall(r"timm/([\w.\-]+)", values) if key == "backbone" else ():
@@ -114,16 +115,16 @@ def offer_timm(overrides: Sequence[str]) -> None:
 
 
 def check(cfg: DictConfig) -> Config:
-    """A composed configuration (with its ``hydra`` node) as a checked one.
+    """Check a composed configuration, which includes its ``hydra`` node.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, a value out of range or a pair that makes no sense.
+        ConfigError: an unknown key, a wrong type, a value out of range, or options that do not fit together.
     """
     return _checked(*_parts(cfg))
 
 
 def _parts(cfg: DictConfig) -> Parts:
-    """A composed configuration without its ``hydra`` node, and which option was taken of each group."""
+    """A composed configuration without its ``hydra`` node, and the option taken from each group."""
     choices = {str(k).split("@")[0].strip("/"): str(v) for k, v in cfg.hydra.runtime.choices.items()}
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(cfg, True)
@@ -143,9 +144,9 @@ def _checked(cfg: DictConfig, choices: Mapping[str, str]) -> Config:
 
 
 def declarations(choices: Mapping[str, str]) -> dict[str, Any]:
-    """What a configuration knows of the options it takes: ``declared``, ``experiment`` and ``usual`` of a ``Config``.
+    """The values that the options taken declare: ``declared``, ``experiment`` and ``usual`` of a ``Config``.
 
-    Hydra's state must be ``prepared``.
+    Call it inside ``prepared()``.
     """
     known = _DECLARED.setdefault(GlobalHydra.instance().config_loader(), {})
     key = tuple(sorted(choices.items()))

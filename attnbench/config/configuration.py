@@ -1,4 +1,4 @@
-"""A checked configuration: its values, the options that it takes, and where its run lies."""
+"""A checked configuration: its values, the options that it takes, and the folder of its run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from attnbench.config.renamed import option_names
 GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
 DETECTION = ("detector",)  # groups that only task=detection has
 
-# Data sets with boxes, and those of them with masks.
+# Data sets with boxes, and the ones of them that also have masks.
 BOXES = {"digits_det", "voc", "coco"}
 MASKS = {"digits_det", "coco"}
 
-NAMED_BY_FOLDER = {"folder"}  # data sets that are called as the folder they lie in, unless dataset.name says otherwise
+NAMED_BY_FOLDER = {"folder"}  # data sets that get the name of their folder, unless dataset.name is set
 
-FORMAT = 2  # of config.yaml and of the configuration in exported weights; 0.1.0 had no number
+FORMAT = 2  # of config.yaml and of the configuration in exported weights; release 0.1.0 wrote no number
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Config:
     """A checked configuration.
 
     Attributes:
-        tree: all values, resolved; ``tree["attention"]["kernel_size"]``.
-        choices: the option taken of each group; ``choices["attention"] == "eca"``.
-        declared: what these options declare, by dotted key, interpolations as they are written.
-        experiment: what the experiment sets, by dotted key.
-        usual: the option that each group has by default.
-        revised: revisions of the options, by group, where above 1; None for those that are declared.
-        named: the hash of a run whose options have been revised since; it cannot be computed any more.
+        tree: all values, resolved; for example ``tree["attention"]["kernel_size"]``.
+        choices: the option taken from each group; for example ``choices["attention"] == "eca"``.
+        declared: the values that these options declare, by dotted key; interpolations are not resolved.
+        experiment: the values that the experiment sets, by dotted key.
+        usual: the default option of each group.
+        revised: the options' revisions above 1, by group; None for those that the option files declare now.
+        named: the recorded hash of a run whose options have been revised since; it can no longer be computed.
     """
 
     tree: dict[str, Any]
@@ -55,29 +55,36 @@ class Config:
 
     @property
     def seed(self) -> int:
-        """The seed of weights, batches and augmentation."""
+        """The seed of the weights, batches and augmentation."""
         return int(self.tree["seed"])
 
     @property
     def values(self) -> dict[str, Any]:
-        """The dotted keys and values that decide a run's result, its seed apart."""
-        return naming.deciding(self.tree)
+        """The dotted keys and values that decide a run's result, except its seed."""
+        return naming.deciding(self.tree, self.declared)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What checkpoints keep to be told from those of other runs: the options taken, and ``values``."""
+        """The options taken and ``values``; checkpoints store them, to detect a checkpoint of another run."""
         return {**self._options, **self.values}
 
     @cached_property
     def deviations(self) -> dict[str, Any]:
-        """The values that differ from what the options taken declare, by dotted key: part of the run's name."""
-        return naming.deviating(self.values, resolved(self.declared, self.tree))
+        """The values that differ from those that the options declare, by dotted key; part of the run's name."""
+        return naming.deviating(self.values, resolved(self.declared, self.tree)) | self.removed
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The values that differ from the options and the experiment, for a reader; the attention's come first."""
-        changed = naming.deviating(self.values, resolved({**self.declared, **self.experiment}, self.tree))
+        """The values that differ from the options and the experiment, for display; the attention's come first."""
+        changed = (
+            naming.deviating(self.values, resolved({**self.declared, **self.experiment}, self.tree)) | self.removed
+        )
         return dict(sorted(changed.items(), key=lambda item: not item[0].startswith(("attention.", "placement."))))
+
+    @property
+    def removed(self) -> dict[str, str]:
+        """The declared keys that a command line removed (``~attention.tie``), with a mark as their value."""
+        return naming.removed(self.tree, self.declared)
 
     @property
     def revisions(self) -> dict[str, int]:
@@ -86,7 +93,7 @@ class Config:
 
     @cached_property
     def hash(self) -> str:
-        """Eight hexadecimal digits over options, deviations and revisions; see ``naming``."""
+        """Eight hexadecimal digits computed from options, deviations and revisions; see ``naming``."""
         return self.named or naming.hash8(self._options, self.deviations, self.revisions, self.usual)
 
     @property
@@ -95,28 +102,28 @@ class Config:
 
     @property
     def dataset_name(self) -> str:
-        """What the data set is called: by ``dataset.name``, or by its option."""
+        """The name of the data set: ``dataset.name`` if it is set, else its option."""
         return str(self.tree["dataset"].get("name") or self.choices["dataset"])
 
     @property
     def group_folder(self) -> Path:
-        """``<outputs>/runs/<dataset>/<backbone>/<attention>-<placement>-<hash>``, shared by the seeds."""
+        """``<outputs>/runs/<dataset>/<backbone>/<attention>-<placement>-<hash>``, which all seeds share."""
         return next(self._folders(self.hash))
 
     @property
     def group_folders(self) -> list[Path]:
-        """The group's folder, and those that runs made under former names lie in."""
-        former = naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions)
+        """The group's folder, and the folders of runs that were made under former names."""
+        former = naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions, self.usual)
         return [*self._folders(self.hash), *(self._folders(former) if former else ())]
 
     @property
     def run_folder(self) -> Path:
-        """Where the run lies or will lie; a run made under a former name is found where it was made."""
+        """The run's folder. If only a folder under a former name exists, it is that one."""
         folders = [group / f"seed{self.seed}" for group in self.group_folders]
         return next((path for path in folders if path.is_dir()), folders[0])
 
     def _folders(self, digest: str) -> Iterator[Path]:
-        """The group's folders by all names that its options have had, the present ones first."""
+        """The group's folders under all names that its options have had, the present ones first."""
         runs = Path(self.tree["paths"]["outputs"]) / "runs"
         had = [option_names(group, self.choices[group]) for group in ("dataset", "backbone", "attention", "placement")]
         if self.tree["dataset"].get("name"):
@@ -125,44 +132,50 @@ class Config:
             yield runs / dataset / backbone / f"{attention}-{placement}-{digest}"
 
     def record(self) -> dict[str, Any]:
-        """The configuration as config.yaml and exported weights hold it: options and values.
+        """The configuration for config.yaml and exported weights: options and values.
 
-        A builder is written down only for an option that does not come with attnbench.
+        A builder is included only if it is not the one of an option that comes with attnbench.
         """
-        revised = {"revisions": self.revisions} if self.revisions else {}
+        revised: dict[str, Any] = {"revisions": self.revisions} if self.revisions else {}
+        revised |= {"removed": list(self.removed)} if self.removed else {}
         values = {key: self._written(key, value) for key, value in self.tree.items()}
         return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
 
     def _written(self, key: str, value: Any) -> Any:
-        if not isinstance(value, dict) or not is_shipped(key, self.choices.get(key, "")):
-            return value
-        return {name: one for name, one in value.items() if name != TARGET}
+        known = is_shipped(key, self.choices.get(key, "")) and f"{key}.{TARGET}" not in self.deviations
+        return (
+            {name: one for name, one in value.items() if name != TARGET} if known and isinstance(value, dict) else value
+        )
 
     def updated(self, values: Mapping[str, Mapping[str, Any]]) -> Config:
-        """This configuration with other options in some groups, checked again.
+        """This configuration with other values in some groups, checked again.
 
         Raises:
-            ConfigError: an unknown key, a wrong type, a value out of range or a pair that makes no sense.
+            ConfigError: an unknown key, a wrong type, a value out of range, or options that do not fit together.
         """
         nodes = {group: checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
         return coherent(replace(self, tree=self.tree | nodes))
 
     def without_attention(self) -> Config:
-        """The plain network of this configuration."""
+        """This configuration with ``attention=none``."""
         none = {TARGET: "attnbench.models.attention.none.none"}
         choices = self.choices | {"attention": "none"}
-        return coherent(replace(self, tree=self.tree | {"attention": none}, choices=choices))
+        declared = {key: value for key, value in self.declared.items() if not key.startswith("attention.")}
+        plain = replace(self, tree=self.tree | {"attention": none}, choices=choices, declared=declared)
+        return coherent(plain)
 
     def build(self, group: str, *args: Any, **supplied: Any) -> Any:
-        """Call the builder of a group with its options."""
+        """Call the builder of a group with its options and the values that the caller supplies."""
         return build(self.tree[group], group, *args, **supplied)
 
 
 def coherent(config: Config) -> Config:
-    """Refuse pairs that make no sense; without attention every placement is none, and own pictures have a name.
+    """Refuse options that do not fit together, and set values that follow from others.
+
+    Without attention, the placement is none. ``dataset=folder`` gets a name from its folder.
 
     Raises:
-        ConfigError: names the key at fault and what to do.
+        ConfigError: options that do not fit together; it names the wrong key and what to do.
     """
     _refuse_other_task(config)
     if config.choices["dataset"] in NAMED_BY_FOLDER and not config.tree["dataset"]["name"]:
@@ -177,7 +190,7 @@ def coherent(config: Config) -> Config:
 
 
 def name_of_folder(root: str) -> str:
-    """A name for the data in a folder: the folder's own, with anything that a file name cannot hold replaced."""
+    """A name for the data in a folder: the folder's name, with characters replaced that a file name cannot have."""
     own = Path(root).expanduser().resolve().name
     return re.sub(r"[\x00-\x1f\x7f/\\]", "_", own)[:100].strip() or "folder"
 
@@ -195,16 +208,16 @@ def _without_placement(config: Config) -> Config:
 
 
 def _refuse_other_task(config: Config) -> None:
-    """Refuse a data set or a detector that the task has no use for.
+    """Refuse a data set or a detector that does not fit the task.
 
-    A data set of one's own, behind another option file, is taken for what the task needs.
+    A user's own data set, with another option file, is assumed to fit.
     """
     choices, detects = config.choices, config.choices.get("task") == "detection"
     dataset, known = choices.get("dataset", ""), names("dataset")
     if detects != ("detector" in config.tree):
         what, todo = ("task=detection has no detector", f"use one of {', '.join(names('detector'))}")
         if not detects:
-            what, todo = f"detector={choices['detector']} has no task that detects", "add task=detection"
+            what, todo = f"detector={choices['detector']} needs task=detection", "add task=detection"
         raise ConfigError(what, "detector", todo)
     if dataset in known and detects != (dataset in BOXES):
         fitting = sorted(BOXES if detects else set(known) - BOXES)

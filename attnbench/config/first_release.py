@@ -1,4 +1,4 @@
-"""What release 0.1.0 named its runs by: the builder of each option and its keys. Nothing here ever changes."""
+"""The builders and keys from which release 0.1.0 computed the names of runs. These tables must never change."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ OPTIONS = {
     "task/detection": "attnbench.tasks.detection.Detection",
 }
 
-# Builder -> the keys that it had.
+# Builder -> the keys that it had in release 0.1.0.
 KEYS = {
     "attnbench.attention.a2.a2": "reduction",
     "attnbench.attention.aa.aa": "head_keys heads kappa reach upsilon",

@@ -1,4 +1,4 @@
-"""Hydra's global state, and its reading of option files."""
+"""Hydra's global state, and the reading of option files with Hydra."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnbench.config.option_files import folder
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Hydra's global state: the running command's own, or one that all compositions inside share."""
+    """Use Hydra's global state: the existing one, or a new one that all compositions inside this context share."""
     if GlobalHydra.instance().is_initialized():
         _remember_options()
         yield
@@ -27,9 +27,9 @@ def prepared() -> Iterator[None]:
 
 
 def load_option(path: str) -> Any:
-    """An option file such as ``attention/eca`` as Hydra reads it, from wherever Hydra looks; None if there is none.
+    """An option file such as ``attention/eca``, found on Hydra's search path and read by Hydra; None if there is none.
 
-    It holds ``config``, ``header`` and ``defaults_list``. Hydra's state must be ``prepared``.
+    It has ``config``, ``header`` and ``defaults_list``. Call this inside ``prepared()``.
     """
     return _repository().load_config(path)
 
@@ -45,7 +45,7 @@ def _remember_options() -> None:
 
 
 def _remembered(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Hydra's reading of an option file, done once: most of the time of many compositions is spent on it."""
+    """Cache Hydra's function that reads option files: repeated reads take most of the time of many compositions."""
     read: dict[str, Any] = {}
 
     def remembered(config_path: str) -> Any:

@@ -1,4 +1,4 @@
-"""The option files: where they lie, which options a group has, and what an option declares."""
+"""The option files: their folder, the options of a group, and the values that an option declares."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnbench.config.naming import flatten, is_neutral
 
-Load = Callable[[str], Any]  # Hydra's reading of an option file: its content, its header and its defaults list
+Load = Callable[[str], Any]  # reads an option file with Hydra: its content, header and defaults list
 
 
 def folder() -> Path:
-    """Where the option files lie: inside an installed package, beside it in a checkout."""
+    """The folder of the option files: inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
@@ -32,9 +32,9 @@ def is_shipped(group: str, option: str) -> bool:
 
 
 def declared(load: Load, choices: Mapping[str, str]) -> dict[str, Any]:
-    """What the root file and the options taken declare: dotted keys and values, interpolations as they are written.
+    """The values that the root file and the options taken declare, by dotted key; interpolations are not resolved.
 
-    Without what is no part of a run's name.
+    Keys that are not part of a run's name are left out.
     """
     values = _declared_by(load, "", "train")
     for group, option in choices.items():
@@ -43,18 +43,18 @@ def declared(load: Load, choices: Mapping[str, str]) -> dict[str, Any]:
 
 
 def experiment_values(load: Load, experiment: str | None) -> dict[str, Any]:
-    """What an experiment sets, by dotted key; nothing without one."""
+    """The values that an experiment sets, by dotted key; empty without an experiment."""
     return _declared_by(load, "experiment", experiment) if experiment else {}
 
 
 def usual_options(load: Load) -> dict[str, str]:
-    """The option that each group has by default."""
+    """The default option of each group."""
     entries = load("train").defaults_list
     return {entry.group: str(entry.value) for entry in entries if getattr(entry, "group", None) and entry.value}
 
 
 def resolved(declarations: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Declared values, with interpolations looked up in the values of a run."""
+    """Declared values, with interpolations resolved from the values of a run."""
     open_ended = [key for key, value in declarations.items() if "${" in str(value)]
     if not open_ended:
         return dict(declarations)
@@ -63,7 +63,7 @@ def resolved(declarations: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[s
 
 
 def _looked_up(declarations: DictConfig, key: str) -> Any:
-    """A declared value with its interpolations resolved; as it is written where they lead nowhere."""
+    """A declared value with its interpolations resolved; unchanged if they cannot be resolved."""
     try:
         value = declarations[key]
     except OmegaConfBaseException:
@@ -72,7 +72,7 @@ def _looked_up(declarations: DictConfig, key: str) -> Any:
 
 
 def _declared_by(load: Load, group: str, option: str) -> dict[str, Any]:
-    """What one option file declares, with what it inherits from others of its group; nothing if there is none."""
+    """The values that an option file declares, or inherits through its defaults list; empty if there is no file."""
     file = load(f"{group}/{option}".strip("/"))
     if file is None:
         return {}
@@ -80,12 +80,12 @@ def _declared_by(load: Load, group: str, option: str) -> dict[str, Any]:
     entries = [entry for entry in file.defaults_list or () if getattr(entry, "path", None)]
     parts = [own if entry.is_self() else _declared_by(load, *_placed(group, entry.path)) for entry in entries]
     if not any(entry.is_self() for entry in entries):
-        parts.append(own)  # as Hydra does: a file's own values win
+        parts.append(own)  # as in Hydra, a file's own values take precedence
     return dict(item for part in parts for item in part.items())
 
 
 def _placed(group: str, path: str) -> tuple[str, str]:
-    """Group and option of an entry in an option's defaults list: ``eca``, or ``/attention/eca``."""
+    """The group and option of an entry in a defaults list, such as ``eca`` or ``/attention/eca``."""
     if not path.startswith("/"):
         return group, path
     parent, _, option = path.strip("/").rpartition("/")
@@ -93,7 +93,7 @@ def _placed(group: str, path: str) -> tuple[str, str]:
 
 
 def _own_values(file: Any, group: str) -> dict[str, Any]:
-    """Dotted keys and values of a file, by the package that its header or its group gives it."""
+    """The dotted keys and values of a file; its header or its group gives the package of the keys."""
     content = OmegaConf.to_container(file.config, resolve=False)
     assert isinstance(content, dict)
     package = file.header.get("package") or group.replace("/", ".")

@@ -1,8 +1,8 @@
-"""The types that options are declared with.
+"""The types that builders use to declare options.
 
-A builder named by ``_target_`` in configs/ declares each of its options once, as a keyword with one of these
-types. ``builders.py`` reads the declaration without importing the builder (and so without torch) to check what the
-user typed; ``checked`` enforces the same declaration when the builder is called from Python.
+A builder named by ``_target_`` in configs/ declares each of its options once, as a keyword with one of these types.
+``builders.py`` reads this declaration to check the command line, without importing the builder (and so without torch).
+``checked`` enforces the same declaration when the builder is called from Python.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def _data_name(name: str) -> str:
 
 
 Count = Annotated[int, Ge(1)]  # 1, 2, 3, ...
-Several = Annotated[int, Ge(2)]  # what batch norm needs
+Several = Annotated[int, Ge(2)]  # for numbers of samples: batch norm needs two
 Index = Annotated[int, Ge(0)]  # 0, 1, 2, ...
 ODD = AfterValidator(_odd)
 OddInt = Annotated[int, Ge(1), ODD]
 Positive = Annotated[float, Gt(0), Lt(float("inf"))]
 NonNegative = Annotated[float, Ge(0), Lt(float("inf"))]
 Fraction = Annotated[float, Ge(0), Lt(1)]  # dropout, momentum, smoothing, decay
-Share = Annotated[float, Gt(0), Le(1)]  # a part of a whole that is not nothing
+Share = Annotated[float, Gt(0), Le(1)]  # a fraction of a whole, above 0
 Names = Annotated[list[str], AfterValidator(_distinct)]
 Stages = Annotated[list[Count], AfterValidator(_distinct)]
-KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all, or one a stage
+KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all stages, or one per stage
 
 DataName = Annotated[str, AfterValidator(_data_name)]
 Device = Annotated[str, AfterValidator(_device)]
@@ -67,16 +67,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Tail = Literal["auto", "reference", "algebraic", "fused"]
 Pace = Literal["epoch", "step"]
 Workers = Literal["auto"] | Index
-PackSize = Literal["auto"] | Count  # runs that are trained at once; auto: as many as can be
+PackSize = Literal["auto"] | Count  # runs trained at once; auto: as many as possible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(builder: F) -> F:
-    """Check a builder's arguments against its annotations at every call.
+    """A decorator that checks a builder's arguments against its annotations at every call.
 
     Raises:
-        ConfigError: an argument that is unknown, of the wrong type or out of range (a ``ValueError``).
+        ConfigError: by the decorated builder, for an argument that is unknown, of the wrong type or out of range.
     """
     validated = validate_call(config=STRICT)(builder)
 
@@ -91,9 +91,9 @@ def checked(builder: F) -> F:
 
 
 def explain(error: ValidationError) -> str:
-    """The first complaint of a validation error as one phrase: ``kernel_size=4: must be odd; use 3 or 5``."""
+    """The most specific part of a validation error, as one phrase: ``kernel_size=4: must be odd; use 3 or 5``."""
     complaints = error.errors(include_url=False)
-    # A union complains once for each member: the most specific one is a range, not a type.
+    # A union gives an error for each of its members. An error about a range is more specific than one about a type.
     first = next((c for c in complaints if c["type"] not in _TYPE_ERRORS), complaints[0])
     name = next((str(part) for part in first["loc"] if isinstance(part, str)), "")
     message = first["msg"].removeprefix("Value error, ")

@@ -1,7 +1,7 @@
-"""What options and keys were called before, so that a run made under a former name is found under the present one.
+"""The former names of options and keys, so that runs made under former names are found under the present ones.
 
-Names of runs are made of the names that options and keys had first, so a renaming renames no run. An entry is only ever
-added, and a former name is never given to anything else.
+The names of runs use the first names of options and keys, so renaming an option renames no run. Entries are added and
+never removed, and a former name must not be used for anything else.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Present name -> former names, the first one first.
-KEYS: dict[str, tuple[str, ...]] = {}  # "schedule.warmup": ("schedule.warmup_epochs",)
-OPTIONS: dict[str, tuple[str, ...]] = {}  # "attention/se_conv": ("attention/se_layer",)
+# Present name -> former names, the oldest one first.
+KEYS: dict[str, tuple[str, ...]] = {}  # for example "schedule.warmup": ("schedule.warmup_epochs",)
+OPTIONS: dict[str, tuple[str, ...]] = {}  # for example "attention/se_conv": ("attention/se_layer",)
 
 
 def first_key(key: str) -> str:
-    """The name that a dotted key had first."""
+    """The first name of a dotted key."""
     return KEYS.get(key, (key,))[0]
 
 
 def first_option(group: str, option: str) -> str:
-    """The name that an option of a group had first."""
+    """The first name of an option of a group."""
     return OPTIONS.get(f"{group}/{option}", (f"{group}/{option}",))[0].partition("/")[2]
 
 
 def option_names(group: str, option: str) -> list[str]:
-    """All names that an option has had, the present one first."""
+    """All names of an option, the present one first."""
     former = OPTIONS.get(f"{group}/{option}", ())
     return [option, *(name.partition("/")[2] for name in reversed(former))]
 
@@ -41,7 +41,7 @@ def present_option(group: str, option: str) -> str:
 
 
 def present_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by their dotted keys' present names."""
+    """Values under the present names of their dotted keys."""
     return {present_key(key): value for key, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""A configuration that a run left, in config.yaml or in exported weights: read as data, under present names."""
+"""Reads the stored configuration of a run, from config.yaml or exported weights, as data and under present names."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from attnbench.config.composition import declarations
 from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, Config
 from attnbench.config.hydra_state import prepared
 from attnbench.config.naming import TARGET, revisions
-from attnbench.config.option_files import is_shipped, resolved
+from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
-ABOUT = ("format", "hash", "choices", "revisions")  # what a record holds besides values
+ABOUT = ("format", "hash", "choices", "revisions", "removed")  # the keys of a record that are not values
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read(run: Path) -> Config:
-    """The configuration in a run's folder, as it was when it ran.
+    """The configuration in a run's folder, as it was when the run was made.
 
     Raises:
-        StorageError: it is no run's folder, or its configuration cannot be read.
+        StorageError: it is not a run's folder, or its configuration cannot be read.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -41,12 +41,12 @@ def read(run: Path) -> Config:
 
 
 def from_record(record: Any, where: Path) -> Config:
-    """A configuration from what ``Config.record`` wrote, in this release or a former one.
+    """A configuration from a record that ``Config.record`` made, in this release or an earlier one.
 
-    Keys that came later have the values that their options declare.
+    Keys that were added later get the values that their options declare.
 
     Raises:
-        StorageError: it is none, or one of a later release.
+        StorageError: the record is not a configuration, or a later release made it.
     """
     parts = _parts(record, where)
     with prepared():
@@ -58,14 +58,16 @@ def from_record(record: Any, where: Path) -> Config:
                 tree[group][TARGET] = _builder(group, choices.get(group, ""), tree[group], known["declared"], where)
         revised = parts.get("revisions", {})
         named = str(parts.get("hash")) if revised != revisions(known["declared"]) else None
-        return Config(_completed(tree, known["declared"]), choices, **known, revised=revised, named=named)
+        gone = set(map(present_key, parts.get("removed", [])))
+        kept = {key: value for key, value in known["declared"].items() if key not in gone}
+        return Config(_completed(tree, kept), choices, **known, revised=revised, named=named)
 
 
 def checked(config: Config, where: Path) -> Config:
-    """A configuration that was read, checked as one that is typed.
+    """Check a configuration that was read from a file, in the same way as one from the command line.
 
     Raises:
-        StorageError: it is not valid.
+        StorageError: the configuration is not valid.
     """
     try:
         return config.updated({group: {} for group in (*GROUPS, *DETECTION) if group in config.tree})
@@ -75,11 +77,11 @@ def checked(config: Config, where: Path) -> Config:
 
 
 def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """How a configuration differs from the values that a checkpoint holds: key to value there and value here.
+    """The differences between a configuration and the values in a checkpoint: key -> (value there, value here).
 
-    A key that came after the checkpoint is no difference while it has the value that its option declares.
+    A key that was added after the checkpoint counts only if its value differs from the one that its option declares.
     """
-    there = {present_key(key): value for key, value in kept.items() if key != "data"}
+    there = {present_key(key): _present_value(key, value) for key, value in kept.items() if key != "data"}
     usual = resolved(config.declared, config.tree)
     nodes = {group: node for group, node in config.tree.items() if isinstance(node, dict)}
     builders = {f"{group}.{TARGET}": node.get(TARGET) for group, node in nodes.items()}
@@ -87,7 +89,7 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     found = {}
     for key in there.keys() | here.keys():
         if key.endswith(TARGET):
-            same = key not in there or present(str(there[key])) == builders.get(key)
+            same = present(str(there.get(key, config.declared.get(key)))) == builders.get(key)
         elif key in there:
             same = here.get(key, ...) == there[key]
         else:
@@ -97,23 +99,34 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     return dict(sorted(found.items()))
 
 
+def _present_value(key: str, value: Any) -> Any:
+    """A value in a checkpoint; the option of a group under its present name."""
+    return present_option(key, value) if "." not in key and isinstance(value, str) else value
+
+
 def _parts(record: Any, where: Path) -> dict[str, Any]:
-    """The record as a dictionary of the kinds of values that a configuration has."""
+    """The record as a dictionary, after checking that its entries have the types of a configuration."""
     parts: dict[str, Any] = dict(record) if isinstance(record, dict) else {}
     form = parts.get("format", 1)
     if not isinstance(form, int) or form > FORMAT:
         what = f"a configuration of format {form}, made by a later attnbench"
-        raise StorageError(what, where, "use that attnbench, or a newer one")
+        raise StorageError(what, where, "use that version of attnbench, or a newer one")
     choices: Any = parts.get("choices")
     lacking = [group for group in GROUPS if not isinstance(parts.get(group), dict)]
     lacking += ["choices"] if not _is_names(choices) or "attention" not in choices else []
     lacking += ["seed"] if not isinstance(parts.get("seed"), int) else []
     lacking += ["paths"] if not isinstance(parts.get("paths"), dict) or "outputs" not in parts["paths"] else []
     if lacking:
-        raise StorageError(f"no configuration of a run: it lacks {', '.join(lacking)}", where, "restore or remove it")
+        what = f"not the configuration of a run: it lacks {', '.join(lacking)}"
+        raise StorageError(what, where, "restore or remove it")
+    if not isinstance(parts.get("removed", []), list):
+        raise StorageError(
+            "not the configuration of a run: its removed keys are no list", where, "restore or remove it"
+        )
     revised = parts.get("revisions", {})
     if not isinstance(revised, dict) or not all(isinstance(one, int) for one in revised.values()):
-        raise StorageError("no configuration of a run: its revisions are no numbers", where, "restore or remove it")
+        what = "not the configuration of a run: its revisions are not numbers"
+        raise StorageError(what, where, "restore or remove it")
     return parts
 
 
@@ -135,24 +148,21 @@ def _present_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _builder(group: str, option: str, node: Mapping[str, Any], declared: Mapping[str, Any], where: Path) -> str:
-    """The builder of an option: the option file's; of an option that does not come with attnbench, the one it names."""
-    named = present(str(node[TARGET])) if TARGET in node else None
-    usual = declared.get(f"{group}.{TARGET}")
-    if is_shipped(group, option) and usual:
-        usual = present(str(usual))
-        if named not in (None, usual):
-            what = f"its configuration is not valid: {named} is no builder of {group}={option}"
-            raise StorageError(what, f"{where}: {group}.{TARGET}", "restore the file")
-        return usual
-    if named is None:
-        what = f"{group}={option} does not come with attnbench, and no builder is named"
+    """The builder of an option: the recorded one, else the one that the option declares.
+
+    Calling it checks whether it may be called.
+    """
+    named = node.get(TARGET, declared.get(f"{group}.{TARGET}"))
+    if not isinstance(named, str):
+        what = f"{group}={option} does not come with attnbench, and the record names no builder"
         raise StorageError(f"its configuration is not valid: {what}", where, "restore the file")
-    return named
+    return present(named)
 
 
 def _completed(tree: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree with the declared values of keys that it lacks."""
-    groups = {group for group, node in tree.items() if isinstance(node, dict)}
+    """The tree, with declared values for keys that it lacks, except where the builder was exchanged."""
+    builders = {group: present(str(declared.get(f"{group}.{TARGET}"))) for group in tree}
+    groups = {group for group, node in tree.items() if isinstance(node, dict) and node.get(TARGET) == builders[group]}
     later: dict[str, dict[str, Any]] = {}
     for key, value in resolved(declared, tree).items():
         group, _, name = key.partition(".")

@@ -1,10 +1,9 @@
-"""Data sets and the batches drawn from them: digits, CIFAR-10 and -100, ImageNet.
+"""Data sets for classification and detection, and the batches drawn from them.
 
-A ``Dataset`` is two ``Split``s and what a network must know of them; a ``Loader`` draws batches
-from a split. Small sets live in memory as one tensor (``in_memory/resident.py``), large ones are decoded from
-files by worker processes (``images/files.py``). Which samples a batch holds and how they are augmented is
-a pure function of (seed, epoch, sample), whatever the number of workers and processes
-(``sampling.py``).
+A ``Dataset`` has two ``Split``s and the facts about them that a network needs. A ``Loader`` draws batches from a split.
+Small data sets are held in memory as one tensor (``in_memory/resident.py``). Worker processes decode the images of
+large ones from files (``images/files.py``). The samples of a batch and their augmentation are a pure function of
+(seed, epoch, sample); the number of workers and processes does not matter (``sampling.py``).
 
-Nothing is imported here: the options of a builder are read without paying for torch.
+This file imports nothing, so that a builder's options can be read without importing torch.
 """

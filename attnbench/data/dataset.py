@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: two splits and a few facts about their pixels."""
+"""A data set as the rest of the program uses it: two splits, and a few facts about their pixels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor
 RGB = tuple[float, float, float]
 Draw = tuple[int, int]  # (seed, epoch): the key of an epoch's random choices
 
-CHANGED = "changed protocol: "  # in a source, before what was done to the images that a paper's setting does not do
+CHANGED = "changed protocol: "  # in ``source``, before a change to the images that no paper's setting has
 
 
-Target = dict[str, Tensor]  # what is in an image, for a detector: see ``attnbench.data.detection.scenes``
+Target = dict[str, Tensor]  # the objects in an image, for a detector: see ``attnbench.data.detection.scenes``
 Images = Tensor | list[Tensor]
 Targets = Tensor | list[Target]
 
 
 class Batch(NamedTuple):
-    """The samples that one process sees in one step.
+    """The samples of one process in one step.
 
     Attributes:
         images: uint8 (N, 3, H, W), in any memory format; for a detector a list of N images (3, H, W).
         targets: int64 (N,), indices into ``Dataset.classes``; for a detector a list of N targets.
-        weight: N * world_size / global batch size, 1.0 in one process. A loss averaged over N and
-            multiplied by it is, after DDP's mean over processes, the mean over the global batch.
+        weight: N * world_size / global batch size; 1.0 with one process. Multiply the mean loss over N by it: DDP's
+            mean over processes is then the mean over the global batch.
     """
 
     images: Images
@@ -37,14 +37,14 @@ class Batch(NamedTuple):
 
     @property
     def smallest(self) -> int:
-        """The samples of the process that has the fewest in this step: the same number in every process.
+        """The number of samples in the smallest share of this step; every process computes the same number.
 
-        N / weight is the mean over processes, and the shares of processes differ by one sample at most.
+        N / weight is the mean over processes, and the shares differ by at most one sample.
         """
         return int(len(self.targets) / self.weight)
 
     def parts(self, count: int) -> list[Batch]:
-        """The batch in ``count`` parts of nearly equal size, none of them empty, whose losses add up to the batch's."""
+        """Split the batch into ``count`` non-empty parts of nearly equal size; their losses add up to the batch's."""
         total = len(self.targets)
         assert 1 <= count <= total
         size, longer = divmod(total, count)
@@ -56,14 +56,14 @@ class Batch(NamedTuple):
 
 
 class Split(Protocol):
-    """One side of a data set, before sampling: ``Resident`` in memory or ``Files`` on disk."""
+    """The training or validation samples of a data set: ``Resident`` in memory or ``Files`` on disk."""
 
     def __len__(self) -> int:
         """The number of samples."""
         ...
 
     def to(self, device: torch.device | str) -> Self:
-        """Prepare, in place, for batches used on ``device``; returns itself."""
+        """Prepare in place for batches that are used on ``device``; returns itself."""
         ...
 
     def batches(
@@ -72,10 +72,10 @@ class Split(Protocol):
         """The images and targets of each step, in order.
 
         Args:
-            steps: for each step the int64 (N,) indices of its samples.
-            draw: the key of the augmentation; None for the evaluation view of the images.
-            workers: processes that may decode images; 0 for none.
-            timeout: seconds to wait for a worker before calling it lost.
+            steps: the int64 (N,) indices of each step's samples.
+            draw: the key of the augmentation; None for the images as evaluation uses them.
+            workers: maximum number of processes that decode images; 0 for none.
+            timeout: seconds to wait for a worker before raising an error.
 
         Raises:
             DataError: a sample cannot be read, or a worker died.
@@ -89,14 +89,14 @@ class Dataset:
 
     Attributes:
         classes: the name of each class, by target.
-        train: the split to learn from.
-        val: the split to report results on.
-        size: side in pixels of an image as the network sees it.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-        source: one line for reports on what these pixels are.
+        train: the training split.
+        val: the validation split.
+        size: side in pixels of the network's input images.
+        mean: mean per channel, of pixels in [0, 1].
+        std: standard deviation per channel, of pixels in [0, 1].
+        source: a line for reports that describes the data.
         fingerprint: SHA-256 in hex that changes when the data change.
-        contents: gives a SHA-256 over the bytes of the pictures where the fingerprint is taken over less, else "".
+        contents: returns a SHA-256 over the bytes of the image files, or "" if the fingerprint covers the pixels.
     """
 
     classes: tuple[str, ...]

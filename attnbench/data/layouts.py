@@ -1,6 +1,6 @@
-"""Layouts of data sets, and what can be wrong with them: what ``attnbench data check`` knows.
+"""The layouts of data sets that ``attnbench data check`` recognises, and the problems that it finds in them.
 
-A new one is a ``Format`` in ``FORMATS``: how its folder is recognised, how many images it has, and its findings.
+To add a layout, add a ``Format`` to ``FORMATS``: it recognises a folder, counts its images and checks them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def recognise(root: Path) -> Format:
     """The layout of a folder.
 
     Raises:
-        DataError: none that is known.
+        DataError: the folder has none of the known layouts.
     """
     for known in FORMATS:
         if known.is_here(root):
             return known
-    todo = f"known are: {', '.join(known.name for known in FORMATS)}"
-    raise DataError(f"no data set that is known: {contents(root)}", root, todo)
+    todo = f"use one of these layouts: {', '.join(known.name for known in FORMATS)}"
+    raise DataError(f"unknown data set layout: {contents(root)}", root, todo)
 
 
 def _sides(root: Path) -> list[Path]:
@@ -41,10 +41,10 @@ def _sides(root: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name, without hidden files.
+    """The entries of a folder, sorted by name, without hidden ones.
 
     Raises:
-        DataError: it cannot be listed.
+        DataError: the folder cannot be listed.
     """
     try:
         return sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=lambda entry: entry.name)
@@ -81,7 +81,7 @@ def _check_folder(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
 
 
 def _layout(root: Path, sides: Sequence[Path]) -> Iterator[Finding]:
-    """Sides that are missing, have no class, or have one that training has not."""
+    """Missing splits, splits without a class, and classes that only one split has."""
     if len(sides) < 2:
         yield Finding(str(root), f"a run needs train/ and val/; {contents(root)}")
     known = {folder.name for folder in _classes(sides[0])}
@@ -96,26 +96,26 @@ def _layout(root: Path, sides: Sequence[Path]) -> Iterator[Finding]:
 
 
 def _listing(folder: Path) -> Iterator[Finding]:
-    """Of one class folder: no image, folders, other files, and names that some file systems take for one."""
+    """The findings in one class folder: no image, folders, other files, and names that some file systems confuse."""
     where = f"{folder.parent.name}/{folder.name}"
     images = _images_of(folder)
     if not images:
         yield Finding(where, f"this class has no image: {contents(folder)}")
     for entry in _entries(folder):
         if entry.is_dir():
-            yield Finding(f"{where}/{entry.name}", "a folder inside a class: nothing in it is read")
+            yield Finding(f"{where}/{entry.name}", "a folder inside a class folder: its files are not read")
         elif not entry.name.lower().endswith(SUFFIXES):
-            yield Finding(f"{where}/{entry.name}", "not an image by its name: it is left out", harmless=True)
+            yield Finding(f"{where}/{entry.name}", "its name is not that of an image: it is ignored", harmless=True)
     alike: dict[str, list[str]] = defaultdict(list)
     for path in images:
         alike[path.stem.lower()].append(path.name)
     for first, *others in alike.values():
         for name in others:
-            yield Finding(f"{where}/{name}", f"the same name as {first} but for case or suffix")
+            yield Finding(f"{where}/{name}", f"the same name as {first} except for case or suffix")
 
 
 class Manifest:
-    """What ``SHA256SUMS`` beside the images says of them, if it is there."""
+    """The image hashes that ``SHA256SUMS`` in the data set's folder lists, if the file exists."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.path = root, root / MANIFEST
@@ -125,23 +125,23 @@ class Manifest:
         self.read: set[str] = set()
 
     def reading(self, path: Path) -> Callable[[], bytes]:
-        """Reads a file; a DataError if it is not what the manifest says."""
+        """A function that reads a file; it raises a DataError if the hash differs from the listed one."""
         name = str(path.relative_to(self.root))
 
         def read() -> bytes:
             self.read.add(name)
             data = read_file(path)
             if name in self.sums and hashlib.sha256(data).hexdigest() != self.sums[name]:
-                raise DataError(f"its bytes are not those in {MANIFEST}", name)
+                raise DataError(f"its SHA-256 is not the one in {MANIFEST}", name)
             return data
 
         return read
 
     def missing(self) -> Iterator[Finding]:
-        """Images that are listed and were not read."""
+        """Images that are listed but do not exist."""
         for name in sorted(self.sums.keys() - self.read):
             if name.lower().endswith(SUFFIXES) and not (self.root / name).exists():
-                yield Finding(name, f"{MANIFEST} lists it, and it is not there")
+                yield Finding(name, f"{MANIFEST} lists it, but it does not exist")
 
 
 def _shard_records(root: Path) -> int:
@@ -168,7 +168,7 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
 
 
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding]]]:
-    """A module's ``count`` and ``check``; it brings torch along, so it is imported when its layout is there."""
+    """A module's ``count`` and ``check``. The module imports torch, so it is imported only when its layout is found."""
     path = f"attnbench.data.detection.{name}"
 
     def count(root: Path) -> int:
@@ -182,7 +182,7 @@ def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, 
 
 
 def voc_years(root: Path) -> list[Path]:
-    """The folders ``VOC2007/`` and the like in a folder or in its ``VOCdevkit/``."""
+    """The folders ``VOC<year>/`` in a folder or in its ``VOCdevkit/``."""
     return sorted(path for base in (root, root / "VOCdevkit") for path in base.glob("VOC[0-9]*") if path.is_dir())
 
 
@@ -190,7 +190,7 @@ def _is_coco(root: Path) -> bool:
     return (root / "annotations").is_dir()
 
 
-# A COCO folder may have its images in train/ and val/, so it comes before the image folder.
+# The order matters: a COCO folder may also have train/ and val/, so COCO comes before the image folder.
 FORMATS = [
     Format("shards of attnbench data shard", are_here, _shard_records, _check_shards),
     Format(

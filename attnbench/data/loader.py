@@ -1,4 +1,4 @@
-"""From a split to one process's batches of one epoch."""
+"""The batches that one process draws from a split in an epoch."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from attnbench.base.errors import ConfigError, DataError
 from attnbench.data import sampling
 from attnbench.data.dataset import Batch, Draw, Split
 
-FEWEST = 2  # samples a process can train on: batch norm has no variance of one
+FEWEST = 2  # samples that a process needs to train: batch norm cannot take the variance of one
 
 
 class Loader:
     """Batches of a split, the same for any number of workers, processes and restarts.
 
-    A global batch is ``batch_size`` consecutive samples of the epoch's order, and process ``rank``
-    takes every ``world_size``-th of them. Training shuffles, augments, and leaves out a last batch
-    of fewer than two samples a process. Evaluation goes in order and sees every sample exactly once
-    over all processes, never padded: where the last batch has fewer samples than there are
-    processes, some processes have one batch less.
+    A global batch is ``batch_size`` consecutive samples of the epoch's order; process ``rank`` takes every
+    ``world_size``-th of them. Training shuffles and augments; it skips a last batch of fewer than two samples per
+    process. Evaluation keeps the order and uses every sample exactly once over all processes. It adds no padding: if
+    the last batch has fewer samples than there are processes, some processes have one batch less.
 
     Args:
-        split: where the samples come from.
-        batch_size: samples a step over all processes.
-        seed: with the epoch, the key of the order and the augmentation.
+        split: the samples.
+        batch_size: samples per step over all processes.
+        seed: the order and the augmentation depend on it and on the epoch.
         train: whether to shuffle and augment.
-        rank: this process, from 0.
+        rank: the number of this process, from 0.
         world_size: the number of processes.
         workers: processes that decode images; a resident split needs none.
-        timeout: seconds to wait for a worker before giving up.
+        timeout: seconds to wait for a worker before raising an error.
 
     Attributes:
-        samples: samples seen in an epoch over all processes.
+        samples: samples used in an epoch over all processes.
 
     Raises:
-        ConfigError: ``batch_size`` leaves a process fewer than two samples to train on.
-        DataError: the split is smaller than that.
+        ConfigError: ``batch_size`` gives a process fewer than two samples to train on.
+        DataError: the split has too few samples for one batch.
     """
 
     def __init__(
@@ -64,12 +63,12 @@ class Loader:
         self.samples = sampling.usable(len(split), batch_size, fewest)
 
     def __len__(self) -> int:
-        """Steps of this process in an epoch."""
+        """The number of steps of this process in an epoch."""
         full, last = divmod(self.samples, self.batch_size)
         return full * (self.batch_size > self.rank) + (last > self.rank)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from step ``start`` on.
+        """The batches of ``epoch``, from step ``start`` on.
 
         Raises:
             DataError: a sample cannot be read, or a worker died.
@@ -82,7 +81,7 @@ class Loader:
             yield Batch(images, targets, weight)
 
     def _shares(self, draw: Draw | None) -> list[tuple[Tensor, float]]:
-        """This process's indices of every global batch, and their weight in it."""
+        """For each global batch: the indices that this process takes, and their weight."""
         order = sampling.order(len(self.split), draw)[: self.samples]
         shares = []
         for batch in order.split(self.batch_size):
@@ -92,10 +91,10 @@ class Loader:
 
 
 def refuse_small(batch_size: int, world_size: int) -> None:
-    """Refuse a batch that leaves a process fewer than two samples to train on.
+    """Refuse a batch size that gives a process fewer than two samples to train on.
 
     Raises:
-        ConfigError: names the smallest one that does not.
+        ConfigError: the batch size is too small; the message gives the smallest valid one.
     """
     if batch_size < FEWEST * world_size:
         what = f"{batch_size}: batch norm needs {FEWEST} samples in every process"

@@ -1,8 +1,9 @@
-"""Which data a run was made of, as its result keeps it, and whether other data are the same.
+"""The record of a run's data, and how it is compared with other data.
 
-Two looks of different cost tell data apart. A *stamp* is taken over the names, sizes and times of all files below the
-data set's folder, without opening one: where it is as it was, so are the data. Where it is not, because they were
-moved, copied or changed, the data set is opened and its fingerprint and the contents of its pictures are compared.
+The comparison has a cheap and an expensive step. A *stamp* is a hash over the names, sizes and times of all files below
+the data set's folder; no file is opened for it. If the stamp is the same, the data are the same. If it differs, because
+files were moved, copied or changed, the data set is opened and its fingerprint and the contents of its pictures are
+compared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-MOST_FILES = 3_000_000  # a folder with more is not stamped: its data are opened each time
+MOST_FILES = 3_000_000  # a folder with more files gets no stamp: its data are opened each time
 
 
 @dataclass(frozen=True)
@@ -22,47 +23,51 @@ class DataRecord:
     """The data of a run.
 
     Attributes:
-        source: one line for people.
-        fingerprint: SHA-256 over what the data set's own kind counts as its data; see ``Dataset``.
-        contents: SHA-256 over the bytes of its pictures, or of a fixed choice of them; empty where the fingerprint is
-            taken over pixels, and of runs of release 0.1.0.
-        root: the folder they were read from; empty for data that come with attnbench.
-        stamp: see ``stamp``.
+        source: a line that describes the data.
+        fingerprint: SHA-256 that changes when the data change; see ``Dataset``.
+        contents: SHA-256 over the bytes of all pictures, or of a fixed sample of them. Empty if the fingerprint covers
+            the pixels, and for runs of release 0.1.0.
+        images: the numbers of training and validation samples, such as ``56 + 8``; empty for runs of release 0.1.0.
+        root: the folder that the data were read from; empty for data that come with attnbench.
+        stamp: see the function ``stamp``.
     """
 
     source: str = ""
     fingerprint: str = ""
     contents: str = ""
+    images: str = ""
     root: str = ""
     stamp: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """As result.json and data.json hold it."""
+        """The record as result.json and data.json hold it, without empty values."""
         return {key: value for key, value in asdict(self).items() if value}
 
     def difference(self, now: DataRecord) -> str:
-        """What tells other data from these, in words; empty if they are the same as far as both records say."""
+        """A description of how the data of ``now`` differ from these; empty if the records show no difference."""
         if self.fingerprint != now.fingerprint:
             if self.source != now.source:
                 return f"{self.source} then, {now.source} now"
             return f"{now.source}: files, sizes or annotations have changed"
         if self.contents and now.contents and self.contents != now.contents:
-            return f"{now.source}: pictures have the same names and sizes and other contents"
+            return f"{now.source}: pictures have the same names and sizes but other contents"
+        if self.images and now.images and self.images != now.images:
+            return f"{self.images} images for training and validation then, {now.images} now"
         return ""
 
 
 def from_dict(kept: Any) -> DataRecord | None:
-    """The record in a run's folder; None where there is none that can be compared."""
+    """The record from a run's JSON file; None if it holds no fingerprint to compare."""
     if not isinstance(kept, Mapping) or not kept.get("fingerprint"):
         return None
     return DataRecord(**{key: str(kept.get(key, "")) for key in DataRecord.__dataclass_fields__})
 
 
 def stamp(root: Path) -> str:
-    """SHA-256 in hex over the path, size and times of every file below a folder; empty if that cannot be taken.
+    """SHA-256 in hex over the path, size and times of every file below a folder.
 
-    The time of a file's last change of any kind is among them, so that a file that was rewritten and given its old
-    date back is noticed.
+    It is empty if a file cannot be examined or if there are too many files. It includes each file's change time
+    (``ctime``), so that it notices a file that was rewritten and then given its old date.
     """
     digest = hashlib.sha256()
     try:
@@ -76,7 +81,7 @@ def stamp(root: Path) -> str:
 
 
 def _files(folder: Path, root: Path, above: frozenset[tuple[int, int]]) -> Iterator[bytes]:
-    """A line for each file below a folder, in order; a link that leads back to a folder above is not followed."""
+    """A line for each file below a folder, in order; links to a folder above are not followed."""
     about = os.stat(folder)
     here = (about.st_dev, about.st_ino)
     if here in above:
@@ -88,7 +93,7 @@ def _files(folder: Path, root: Path, above: frozenset[tuple[int, int]]) -> Itera
             continue
         try:
             found = entry.stat()
-        except FileNotFoundError:  # a link to nowhere
+        except FileNotFoundError:  # a broken link
             found = entry.stat(follow_symlinks=False)
         name = os.fsencode(os.path.relpath(path, root))
         yield name + f"\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n".encode()

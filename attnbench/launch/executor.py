@@ -17,7 +17,7 @@ from attnbench.base.errors import BusyError, Failure, Stopped
 from attnbench.config.configuration import Config
 from attnbench.launch.process import POLL_SECONDS, signals
 from attnbench.runs.attempt import Outcome
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 from attnbench.runs.folder import RunFolder
 from attnbench.runs.status import finished
 
@@ -77,8 +77,8 @@ class Member:
         path = str(self.folder.path)
         if result := self.folder.result():
             return Outcome("done", path, result)
-        said = self.folder.said(self.status) or failure
-        return Outcome("stopped" if isinstance(said, Stopped) else "failed", path, failure=said)
+        failure = self.folder.failure_since(self.status) or failure
+        return Outcome("stopped" if isinstance(failure, Stopped) else "failed", path, failure=failure)
 
 
 class Watcher(Protocol):
@@ -139,9 +139,9 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
         Failure: there is nowhere to run them.
     """
     with closing(watcher):
-        look = Look()
+        data_check = DataCheck()
         for member in members:
-            member.outcome = settled(member, look)
+            member.outcome = settled(member, data_check)
         waiting = [member for member in members if member.outcome is None]
         if waiting:
             with closing(launcher.executor(waiting)) as executor:
@@ -149,11 +149,11 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
         watcher.update(members)
 
 
-def settled(member: Member, look: Look) -> Outcome | None:
+def settled(member: Member, data_check: DataCheck) -> Outcome | None:
     """The outcome of a member that was done before, or that cannot be run under its name; None if it is to be run."""
     path = str(member.folder.path)
     try:
-        result = finished(member.config, look) if member.config.tree["resume"] == "auto" else None
+        result = finished(member.config, data_check) if member.config.tree["resume"] == "auto" else None
     except Failure as failure:
         return Outcome("failed", path, failure=failure)
     return Outcome("skipped", path, result) if result else None
@@ -180,4 +180,4 @@ def _work(members: Sequence[Member], waiting: list[Member], executor: Executor, 
             time.sleep(POLL_SECONDS)
     if received:
         watcher.update(members)
-        raise Stopped("stopped by a signal", todo="the same command continues")
+        raise Stopped("stopped by a signal", todo="run the same command to continue")

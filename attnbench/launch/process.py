@@ -104,9 +104,9 @@ class MemberProcess:
         if code in (-signal.SIGTERM, Stopped.code):  # before it could listen, or asked twice
             return Outcome("stopped", path, failure=Stopped("stopped without saving", path))
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        failure = Failure(how, path, "the same command continues it")
+        failure = Failure(how, path, "run the same command to continue it")
         if self.main:
-            folder.died(failure, self.output.read_text(encoding="utf-8", errors="replace"))
+            folder.record_failure(failure, self.output.read_text(encoding="utf-8", errors="replace"))
         return Outcome("failed", path, failure=failure, shared=len(self.folders) > 1)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.base.console import Display, clock
 from attnbench.launch.executor import Member, Watcher
-from attnbench.training.metrics.titles import in_words
+from attnbench.training.metrics.titles import headline_text
 from attnbench.training.recorder import read_metrics
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Lines:
                 print(f"started: {member.name}", file=sys.stderr)
             if member.outcome and ended and member.name not in self.ended:
                 self.ended.add(member.name)
-                what = member.outcome.failure or in_words(member.outcome.result)
+                what = member.outcome.failure or headline_text(member.outcome.result)
                 print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
     def close(self) -> None:
@@ -79,10 +79,10 @@ def drawing(members: Sequence[Member], now: float) -> Table:
 def row(member: Member, now: float) -> tuple[str, str, str, str, str]:
     """The cells of a member in the table."""
     if member.outcome:
-        return member.name, member.outcome.state, "", in_words(member.outcome.result), ""
+        return member.name, member.outcome.state, "", headline_text(member.outcome.result), ""
     if member.began is None:
         return member.name, "waiting", "", "", ""
     lines = read_metrics(member.folder.path / "metrics.jsonl")
     epochs = member.config.tree["schedule"]["epochs"]
     left = clock((now - member.began) / len(lines) * (epochs - len(lines))) if lines else ""
-    return member.name, "running", f"{len(lines)}/{epochs}", in_words(lines[-1] if lines else None), left
+    return member.name, "running", f"{len(lines)}/{epochs}", headline_text(lines[-1] if lines else None), left

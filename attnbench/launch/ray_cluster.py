@@ -213,7 +213,7 @@ def _outcome(task: Any, member: Member) -> Outcome | None:
         lines = str(error).strip().splitlines() or [""]
         reason = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
         what = f"Ray lost it, {type(error).__name__}: {reason}"
-        return member.lost(Failure(what, member.folder.path, "the same command continues it"))
+        return member.lost(Failure(what, member.folder.path, "run the same command to continue it"))
 
 
 def _outputs(member: Member) -> Path:

@@ -133,13 +133,13 @@ def ended(member: Member, there: Any, how: str) -> Outcome:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     if not there.paths.result_pickle.exists():
-        return member.lost(Failure(f"its job {how}", there.paths.stderr, "the same command continues it"))
+        return member.lost(Failure(f"its job {how}", there.paths.stderr, "run the same command to continue it"))
     try:
         outcome: Outcome = there.result()
     except (FailedJobError, UncompletedJobError) as error:
         raised = [line for line in str(error).splitlines() if line and line[0].isalpha() and "Error" in line]
         what = raised[-1] if raised else "its job failed"
-        return member.lost(Failure(what, there.paths.stderr, "the same command continues it"))
+        return member.lost(Failure(what, there.paths.stderr, "run the same command to continue it"))
     return outcome
 
 

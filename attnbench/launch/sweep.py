@@ -16,7 +16,7 @@ from attnbench.base import console
 from attnbench.base.errors import Failure
 from attnbench.config import composition as configuration
 from attnbench.runs.attempt import Outcome
-from attnbench.training.metrics.titles import in_words
+from attnbench.training.metrics.titles import headline_text
 
 
 class Sweep(Callback):
@@ -61,6 +61,6 @@ def print_table(members: list[tuple[list[str], Outcome]]) -> None:
     table = Table("member", "state", "result %", "folder or reason", title=" ".join(sorted(common)))
     for overrides, outcome in members:
         name = " ".join(o for o in overrides if o not in common)
-        table.add_row(name, outcome.state, in_words(outcome.result), str(outcome.failure or outcome.folder))
+        table.add_row(name, outcome.state, headline_text(outcome.result), str(outcome.failure or outcome.folder))
     counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed", "stopped")}
     console.show(table, ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))

@@ -88,7 +88,7 @@ def without_weights(config: Config) -> Config:
         for group, (key, value) in none.items()
         if key in config.tree.get(group, {})
     }
-    return Config(config.tree | nodes, config.choices)
+    return replace(config, tree=config.tree | nodes)
 
 
 def counting_sketch(config: Config) -> tuple[nn.Module, Size]:

@@ -1,8 +1,8 @@
-"""Any set of runs beside one another: what differs, means and deviations over seeds, paired differences.
+"""Compare any set of runs: which keys differ, means and deviations over seeds, paired differences.
 
-Numbers come from result.json alone. Runs are grouped by configuration; what differs is found out. Each group is
-compared, seed by seed, with the one without attention, or with the first one. Configurations that differ are never
-averaged: ``by`` says what a picture has on its axis, and the rest of what differs becomes curves.
+All numbers come from result.json. Runs are grouped by configuration, and the keys that differ are detected. Each group
+is compared, seed by seed, with the group without attention, or else with the first group. Runs of different
+configurations are never averaged: ``by`` chooses the key on the x axis, and the other keys that differ become curves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attnbench.runs import results
 from attnbench.runs.results import ABSENT, Run
 from attnbench.training.metrics.titles import TITLES
 
-METHOD = ("attention", "placement")  # keys of what is compared; the others are the setting it is compared in
+METHOD = ("attention", "placement")  # these keys are compared; all others are the setting of the comparison
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Group:
     """The runs of one configuration.
 
     Attributes:
-        values: by the keys that tell the groups apart.
+        values: the values of the keys that differ between the groups.
         scores: the metric by seed.
-        missing: seeds that other groups have and this one has not.
-        baseline: the label of the group that it is compared with; empty for that group itself.
-        against: the difference to the baseline; None for the baseline itself, and where no seed is shared.
+        missing: seeds that other groups have and this one lacks.
+        baseline: the label of the group that this one is compared with; empty for the baseline itself.
+        against: the difference to the baseline; None for the baseline itself and if they share no seed.
     """
 
     values: dict[str, Any]
@@ -44,24 +44,24 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The values that tell this group from the others, in words."""
+        """The values that distinguish this group from the others, as text."""
         return label(self.values)
 
     def at(self, key: str) -> Any:
-        """A value of the group's configuration."""
+        """The value of a key in the group's configuration."""
         return self.runs[0].value(key)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several groups beside one another.
+    """Several groups and what they have in common.
 
     Attributes:
-        keys: what tells the groups apart.
-        axis: the one of them that a picture has on its axis.
-        common: what all runs share, in words.
-        notes: what a reader has to know to trust it.
-        unfinished: runs without a result, with the reason.
+        keys: the keys that differ between the groups.
+        axis: the key on a picture's x axis.
+        common: the setting that all runs share, as text.
+        notes: commits, devices and data of the runs, and runs that were left out.
+        unfinished: folder and state of each run without a result.
     """
 
     metric: str
@@ -74,12 +74,12 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """The metric in words and what all runs share."""
+        """The metric's name and the setting that all runs share."""
         return f"{metric_name(self.metric)}: {self.common}"
 
 
 def label(values: dict[str, Any]) -> str:
-    """``eca kernel_size=3``: an attention by its name, other keys with their last part."""
+    """Values as text, such as ``eca kernel_size=3``: an attention by its name, other keys by their last part."""
     parts = [
         str(value) if key in results.NAMED else f"{key.rpartition('.')[2]}={text(value)}"
         for key, value in values.items()
@@ -89,7 +89,7 @@ def label(values: dict[str, Any]) -> str:
 
 
 def text(value: Any) -> str:
-    """A value in words; a list with plus signs between its items."""
+    """A value as text; the items of a list are joined by plus signs."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -107,22 +107,22 @@ NAMES = {
 
 
 def metric_name(metric: str) -> str:
-    """A metric in words, with its unit."""
+    """A metric's readable name with its unit."""
     return NAMES.get(metric, metric)
 
 
 def compare(
     runs: Sequence[Run], *, by: str | None = None, metric: str = "top1", baseline: str | None = None
 ) -> Comparison:
-    """Group runs by what differs between them, and set each group against its baseline.
+    """Group runs by the keys that differ, and compare each group with its baseline.
 
     Args:
-        by: the key on the axis; by default the last one that differs.
-        metric: a number of result.json.
-        baseline: ``key=value`` of the groups to compare with; by default those without attention, else the first.
+        by: the key on the x axis; by default the last key that differs.
+        metric: the key of a number in result.json.
+        baseline: ``key=value`` that selects the baselines; by default the groups without attention, else the first.
 
     Raises:
-        ConfigError: nothing differs by ``by``, or there is no such baseline.
+        ConfigError: all runs agree in ``by``, or no group matches ``baseline``.
         DataError: no run is done, or none has the metric.
     """
     done, notes = _without_repeats([run for run in runs if run.result])
@@ -141,7 +141,7 @@ def compare(
 
 
 def _without_repeats(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
-    """Of several runs of one configuration and seed the first; the others are named."""
+    """Keep the first run of each configuration and seed; a note names each run left out."""
     first: dict[Any, Run] = {}
     notes = []
     for run in runs:
@@ -162,7 +162,7 @@ def _axis(runs: Sequence[Run], keys: Sequence[str], by: str | None) -> str:
 
 
 def _groups(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Group]:
-    """The configurations, those without attention first, else ordered by their values."""
+    """One group for each configuration: those without attention first, then by value."""
     seeds = sorted({run.seed for run in runs})
     kinds: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (_order(run, keys), run.seed)):
@@ -184,14 +184,14 @@ def _order(run: Run, keys: Sequence[str]) -> list[Any]:
 
 
 def rank(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then words; lists by their length."""
+    """A sort key: absent values, then numbers by size, then lists by length, then text."""
     if results.is_number(value):
         return 0, float(value), ""
     return (1, len(value), str(value)) if isinstance(value, list) else (2 if value != ABSENT else -1, 0.0, str(value))
 
 
 def _against(groups: list[Group], keys: Sequence[str], axis: str, baseline: str | None) -> list[Group]:
-    """Each group with its difference to the baseline of its setting."""
+    """Add to each group its difference to the baseline of the same setting."""
     method = [key for key in keys if key.split(".")[0] in METHOD] or ([axis] if axis else list(keys))
     setting = [key for key in keys if key not in method]
     chosen: dict[Any, Group] = {}
@@ -200,7 +200,7 @@ def _against(groups: list[Group], keys: Sequence[str], axis: str, baseline: str 
             chosen.setdefault(tuple(str(group.at(key)) for key in setting), group)
     if baseline and not chosen:
         raise ConfigError(f"no group has {baseline}", "--baseline", f"write one of {', '.join(keys)} as key=value")
-    if not baseline:  # the first of each setting that has no plain network
+    if not baseline:  # a setting without a plain network is compared with its first group
         for group in groups:
             chosen.setdefault(tuple(str(group.at(key)) for key in setting), group)
     return [_set_against(group, chosen.get(tuple(str(group.at(key)) for key in setting))) for group in groups]
@@ -220,7 +220,7 @@ def _set_against(group: Group, base: Group | None) -> Group:
 
 
 def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """The setting that all runs share, in words."""
+    """The setting that all runs share, as text."""
     parts = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
     epochs = sorted({run.result.get("epochs") for run in runs}, key=str)
     seeds = sorted({run.seed for run in runs})
@@ -229,7 +229,7 @@ def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:
-    """Which commits, devices and data made runs, with the number of runs where there are several."""
+    """The commits, devices and data of runs; if there are several of a kind, with the number of runs for each."""
     notes = []
     for name, found in (
         ("commit", [run.environment.get("commit") for run in runs]),

@@ -12,7 +12,7 @@ from attnbench.reports.figures import saving, sweep
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """A row for each group, as the CSV file has it: numbers in full, an empty cell where there is none."""
+    """One row of the CSV file for each group: numbers in full precision, missing ones as empty cells."""
     return [
         {
             **{key: text(value) for key, value in group.values.items()},
@@ -38,7 +38,7 @@ def _cell(value: float | None) -> float | str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each group, with the columns of ``rows``."""
+    """A CSV file: one line for each group, with the columns of ``rows``."""
     table = rows(comparison)
     return writing.csv_table(list(table[0]), table)
 
@@ -47,7 +47,7 @@ HEADS = ("mean ± std", "n", "difference [95 %]")
 
 
 def cells(comparison: Comparison, group: Group) -> list[str]:
-    """A group's line in a printed table."""
+    """A group's row in a printed table."""
     several = len(bases(comparison)) > 1
     return [
         *(text(value) for value in group.values.values()),
@@ -58,7 +58,7 @@ def cells(comparison: Comparison, group: Group) -> list[str]:
 
 
 def bases(comparison: Comparison) -> list[str]:
-    """What groups are compared with."""
+    """The labels of the baselines."""
     return list(dict.fromkeys(group.baseline for group in comparison.groups if group.baseline))
 
 
@@ -73,13 +73,13 @@ def _difference(group: Group) -> str:
 
 
 def number(value: float) -> str:
-    """A number for people: whole from 10,000 on, else with three decimals."""
+    """A number as text: rounded to an integer from 10,000 on, else to three decimals."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.3f}"
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What stands below a table."""
-    lines = ["± is the sample standard deviation over n seeds; without it n is 1."]
+    """The lines below a table."""
+    lines = ["± is the sample standard deviation over n seeds; a value without ± has n = 1."]
     if bases(comparison):
         what = "Differences are paired by seed, with a Student-t 95 % confidence interval"
         lines.append(f"{what}, to {'; '.join(bases(comparison))}.")
@@ -87,7 +87,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A table of the groups under the title, and the remarks below it."""
+    """The title, a table of the groups, and the remarks."""
     table = [cells(comparison, group) for group in comparison.groups]
     lines = writing.markdown_heading(1, comparison.title)
     lines += [*writing.markdown_table([*comparison.keys, *HEADS], table), ""]
@@ -95,7 +95,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """compare.csv, compare.md and compare.png in a folder."""
+    """Write compare.csv, compare.md and compare.png to a folder, and return their paths."""
     files.make_folder(folder)
     contents = {
         "compare.csv": as_csv(comparison).encode(),

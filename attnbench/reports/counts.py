@@ -1,4 +1,4 @@
-"""Printed parameters and operations against ours: printed | ours | matched, with the reason where it cannot match."""
+"""Printed parameters and operations against ours, and why some cannot match."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attnbench.config.hydra_state import prepared
 from attnbench.models import complexity
 from attnbench.reports.paper_tables import Column, Row, Table
 
-Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # the network on the meta device, its images' size
-Composed = Callable[[Sequence[str]], Config]  # the configuration of a row's overrides
+Sketch = Callable[[Config], tuple[nn.Module, complexity.Size]]  # builds a network on the meta device, with image size
+Composed = Callable[[Sequence[str]], Config]  # composes a row's overrides
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class CountedCell:
     """A printed count and ours.
 
     Attributes:
-        printed: as the paper has it.
-        ours: exact, in plain units; None where there is nothing to count.
-        unit: of the print.
-        matched: whether ours rounds to the print.
-        note: why not, or how it comes about.
+        printed: the paper's text.
+        ours: the exact count in plain units; None for a row that has no network.
+        unit: the unit of ``printed``.
+        matched: whether ours rounds to the printed count.
+        note: why it does not match, or how it is counted.
     """
 
     printed: str
@@ -39,13 +39,13 @@ class CountedCell:
 
 
 def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, CountedCell]]]:
-    """All counted cells of a table, row by row."""
+    """The counted cells of each row of a table."""
     with prepared():
         return [(row, cells(table, row, sketch, composed)) for row in table.rows]
 
 
 def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]]) -> dict[str, Any]:
-    """The form of ``attnbench table ID --count --json``."""
+    """The JSON object of ``attnbench table ID --count --json``."""
     rows = [
         {
             "label": row.label,
@@ -65,40 +65,54 @@ def rounds_to(ours: int, printed: str, per: float) -> bool:
 
 
 def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) -> dict[str, CountedCell]:
-    """The counted cells of a row, by column."""
-    counted = {}
-    for name, column in table.columns.items():
-        if column.counter and name in row.printed:
-            ours = _ours(row, row.counter.get(name, column.counter), sketch, composed)
-            counted[name] = _cell(row, name, column, ours)
-    return counted
+    """The counted cells of a row, by column; each of its networks is built once for all of them."""
+    counters = {
+        name: row.counter.get(name, column.counter)
+        for name, column in table.columns.items()
+        if column.counter and name in row.printed
+    }
+    ours: dict[str, int | None] = dict.fromkeys(counters)
+    if counters and row.overrides is not None:
+        config, once = composed(row.overrides), _once(sketch)
+        ours = {name: _ours(config, counter, once) for name, counter in counters.items()}
+    return {name: _cell(row, name, table.columns[name], ours[name]) for name in counters}
+
+
+def _once(sketch: Sketch) -> Sketch:
+    """The same, with each network built when it is first asked for."""
+    built: dict[str, tuple[nn.Module, complexity.Size]] = {}
+
+    def sketched(config: Config) -> tuple[nn.Module, complexity.Size]:
+        if config.hash not in built:
+            built[config.hash] = sketch(config)
+        return built[config.hash]
+
+    return sketched
 
 
 def _cell(row: Row, name: str, column: Column, ours: int | None) -> CountedCell:
     printed, note, unit = row.printed[name], row.note.get(name, ""), row.unit.get(name, column.unit)
-    if name in row.counts and not _is_number(printed):  # a formula: its sum over the network is known
+    if name in row.counts and not is_numeral(printed):  # a printed formula: the row holds its network's value
         return CountedCell(printed, ours, unit, ours == row.counts[name], note)
     matched = ours is not None and rounds_to(ours, printed, row.per.get(name, column.per))
     return CountedCell(printed, ours, unit, matched, note)
 
 
-def _is_number(text: str) -> bool:
+def is_numeral(text: str) -> bool:
+    """Whether a printed cell is a number, and neither empty nor a formula."""
     return text.replace(".", "", 1).isdigit()
 
 
-def _ours(row: Row, counter: str, sketch: Sketch, compose: Composed) -> int | None:
-    """The number that a counter gives for a row's network."""
-    if row.overrides is None:
-        return None
-    composed = compose(row.overrides)
-    model, size = sketch(composed)
+def _ours(config: Config, counter: str, sketch: Sketch) -> int:
+    """What a counter counts in a configuration's network."""
+    model, size = sketch(config)
     if counter == "params":
         return complexity.params(model)
     if counter == "trainable":
         return complexity.trainable(model)
     if counter == "module_params":
-        return complexity.params(model) - complexity.params(sketch(composed.without_attention())[0])
+        return complexity.params(model) - complexity.params(sketch(config.without_attention())[0])
     if counter == "sb_added":
-        plain, _ = sketch(composed.without_attention())
+        plain, _ = sketch(config.without_attention())
         return complexity.COUNTERS["sb"](model, size) - complexity.COUNTERS["sb"](plain, size)
     return complexity.COUNTERS[counter](model, size)

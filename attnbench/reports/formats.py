@@ -1,4 +1,4 @@
-"""A report as text, Markdown, CSV, LaTeX, HTML or JSON. The title, with what was changed in it, stands in each."""
+"""A report as text, Markdown, CSV, LaTeX, HTML or JSON. Each format has the title, which names a changed protocol."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from attnbench.reports.paper_tables import Column
 from attnbench.reports.report import BEST, COMPARED, MEASURED, Cell, Line, Report, Trace, as_dict, remarks
 from attnbench.reports.statistics import Paired
 
-WIDTH = 400  # columns of a table that is not for a terminal
+WIDTH = 400  # width in characters of a table that does not go to a terminal
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A report as text: a heading for each column, and the rows."""
+    """A report's headings and rows as text."""
 
     headings: list[str]
     rows: list[list[str]]
 
 
 def grid(made: Report) -> Grid:
-    """A report as headings and rows of text, a row for each line of the table."""
+    """Turn a report into headings and rows of text."""
     headings, texts = ["row"], [lambda line: line.label]
     for name, column in made.chosen.table.columns.items():
         for heading, cell_text in _columns(name, column, made):
@@ -35,11 +35,11 @@ def grid(made: Report) -> Grid:
     return Grid(headings, [[cell_text(line) for cell_text in texts] for line in made.lines])
 
 
-CellText = Callable[[Line], str]  # of a row's cell in one column
+CellText = Callable[[Line], str]  # the text of a line's cell in one column
 
 
 def _columns(name: str, column: Column, made: Report) -> list[tuple[str, CellText]]:
-    """The columns that one of the paper's becomes."""
+    """The headings and cell texts of the columns that show one column of the paper."""
 
     def of(text_of: Callable[[Cell], str]) -> CellText:
         return lambda line: text_of(line.cells[name]) if name in line.cells else ""
@@ -106,7 +106,7 @@ def _digits(cell: Cell) -> int:
 
 
 def _notes(made: Report) -> list[str]:
-    """The remarks, the table's notes and those of its cells, each with the rows that it is about."""
+    """The remarks, the table's notes, and the notes of rows and cells with the rows' labels."""
     about: dict[str, list[str]] = {}
     for line in made.lines:
         for note in dict.fromkeys([line.note, *(cell.note for cell in line.cells.values())]):
@@ -117,7 +117,7 @@ def _notes(made: Report) -> list[str]:
 
 
 def _traces(made: Report) -> list[list[str]]:
-    """A row for each run: where it lies, and what made it."""
+    """A row for each run, with its folder, commit and device."""
     return [_traced(label, trace) for label, trace in made.traces]
 
 
@@ -131,7 +131,7 @@ TRACED = ["row", "seed", "state", "result", "folder", "commit", "device"]
 
 
 def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) -> str:
-    """Tables for a terminal."""
+    """Reports as tables for a terminal."""
     from rich import box
     from rich.table import Table
 
@@ -152,7 +152,7 @@ def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) ->
 
 
 def markdown(reports: Sequence[Report]) -> str:
-    """A section for each table, with a list of its runs."""
+    """Reports as Markdown: a section for each table, with a list of its runs."""
     parts = []
     for made in reports:
         contents = grid(made)
@@ -170,7 +170,7 @@ CSV = (
 
 
 def comma_separated(reports: Sequence[Report]) -> str:
-    """A line for each cell, numbers in full."""
+    """Reports as CSV: a line for each cell, numbers in full precision."""
     return writing.csv_table(
         CSV,
         (_flat(made, line, name, cell) for made in reports for line in made.lines for name, cell in line.cells.items()),
@@ -200,7 +200,7 @@ def _flat(made: Report, line: Line, name: str, cell: Cell) -> dict[str, object]:
 
 
 def latex(reports: Sequence[Report]) -> str:
-    """Tables for the package booktabs."""
+    """Reports as LaTeX tables, which need the package booktabs."""
     parts = ["% \\usepackage{booktabs}"]
     for made in reports:
         contents = grid(made)
@@ -217,7 +217,7 @@ STYLE = (
 
 
 def page(reports: Sequence[Report]) -> str:
-    """One page that needs no other file."""
+    """Reports as a single HTML page that needs no other file."""
     parts = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">']
     parts += [f"<title>{escape.html('; '.join(made.title for made in reports))}</title>"]
     parts += [f"<style>{STYLE}</style></head><body>"]
@@ -230,7 +230,7 @@ def page(reports: Sequence[Report]) -> str:
 
 
 def as_json(reports: Sequence[Report]) -> str:
-    """One table as an object, several as a list."""
+    """One report as a JSON object, several as a list."""
     made = [as_dict(report) for report in reports]
     return json.dumps(made[0] if len(made) == 1 else made, indent=2) + "\n"
 

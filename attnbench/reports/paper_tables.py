@@ -1,4 +1,4 @@
-"""The papers' tables as they lie in configs/table: rows of label, overrides and printed cells."""
+"""The papers' tables, read from configs/table: each row has a label, overrides and printed cells."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        unit: as printed, such as ``M`` or ``%``.
-        per: how many of the plain unit one of that is: 10^6 or 2^20 parameters.
-        counter: how our number is counted, None where it is measured by a run.
+        unit: the printed unit, such as ``M`` or ``%``.
+        per: the size of that unit in plain units: 10^6 or 2^20 for M parameters.
+        counter: how our number is counted; None if a run measures it.
+        derived: how we derive the cells from printed ones; empty if the paper prints the column itself.
     """
 
     unit: str
@@ -34,14 +35,14 @@ class Row:
     """A row of a table.
 
     Attributes:
-        label: its name in reports.
-        overrides: the command line of its run; None if it is only quoted.
-        printed: the printed cells by column, as strings that keep their digits; ``<column>_std`` beside a mean.
-        counts: the exact numbers behind printed counts, where they are known.
-        note: remarks by column, ``*`` for the row.
-        unit, per, counter: this row's own units and ways of counting, where they differ from the column's.
-        quoted: copied by the paper's authors from another publication.
-        baseline: the label of the row that this one is compared with, where it is not the table's.
+        label: the row's name in reports.
+        overrides: the Hydra overrides of its runs; None for a row that we only quote.
+        printed: the printed cells by column, as strings, which keep all digits; ``<column>_std`` holds the deviation.
+        counts: the exact integers behind printed counts, where known.
+        note: remarks by column; ``*`` is a remark on the whole row.
+        unit, per, counter: by column, where this row differs from the column.
+        quoted: whether the paper's authors copied the row from another publication.
+        baseline: the label of the row to compare with, if it differs from the table's baseline.
     """
 
     label: str
@@ -72,7 +73,7 @@ class Table:
 
 
 def ids() -> list[str]:
-    """The tables there are, ``eca/1`` first."""
+    """The ids of all tables, ``eca/1`` first."""
     found = (folder() / paper for paper in ("eca", "sb"))
     return [f"{p.parent.name}/{p.stem}" for d in found for p in sorted(d.glob("*.yaml"), key=lambda p: int(p.stem))]
 
@@ -81,20 +82,20 @@ def load(table: str) -> Table:
     """Read a table.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no table has this id.
     """
     return parsed(table, contents("table", table, ids()))
 
 
 def contents(kind: str, name: str, known: Sequence[str]) -> dict[str, Any]:
-    """What the file of a table or a figure holds, as YAML has it.
+    """Read the YAML file of a table or a figure.
 
     Args:
         kind: ``table`` or ``figure``.
-        known: the names that there are.
+        known: all valid names.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the name is not valid.
     """
     if name not in known:
         raise ConfigError(f"there is no {kind} {name}", "command line", nearest(name, known))
@@ -103,7 +104,7 @@ def contents(kind: str, name: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def parsed(table: str, content: Mapping[str, Any]) -> Table:
-    """A table from the contents of its file."""
+    """Build a table from the contents of its file."""
     columns = {name: Column(**about) for name, about in content["columns"].items()}
     rows = [Row(**row) for row in content["rows"]]
     rest = {key: value for key, value in content.items() if key not in ("columns", "rows")}
@@ -111,5 +112,5 @@ def parsed(table: str, content: Mapping[str, Any]) -> Table:
 
 
 def folder() -> Path:
-    """Where the tables' files are: ``configs/table``."""
+    """The folder of the tables' files, ``configs/table``."""
     return option_files.folder() / "table"

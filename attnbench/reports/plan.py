@@ -1,4 +1,4 @@
-"""What it takes to run tables: the members, how they stand, their networks, and about how long it will be."""
+"""A plan for running tables: the runs, their states, their networks' sizes, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from attnbench.base.errors import Failure
 from attnbench.config.configuration import Config
 from attnbench.reports.counts import Sketch
 from attnbench.reports.rows import Chosen, RowRun, distinct
-from attnbench.runs.data import Look
-from attnbench.runs.status import Standing, standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.recorder import read_metrics
 
-EVALUATION = 1 / 3  # of a training step's time an image: the forward pass without the backward one
+EVALUATION = 1 / 3  # evaluation time over training time of an image: a forward pass without the backward pass
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a probe measured: seconds for an image of a training step, and of how many images its steps were."""
+    """What a probe measured: seconds of a training step for each image, and the batch size of its steps."""
 
     seconds: float
     batch: int
 
 
 Probe = Callable[[Config], Speed]
-Images = Callable[[Config], tuple[int, int] | None]  # of training and validation, None if unknown
+Images = Callable[[Config], tuple[int, int] | None]  # numbers of training and validation images; None if unknown
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a plan: how it stands, and its network's learned numbers."""
+    """A run of a plan, with its state and the number of parameters of its network."""
 
     run: RowRun
-    standing: Standing
+    status: RunStatus
     params: int
 
     @property
     def waits(self) -> bool:
-        """Whether the run still has to be done."""
-        return self.standing.state != "done"
+        """Whether the run is still to be done."""
+        return self.status.state != "done"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """About how long the missing runs take one after the other.
+    """An estimate of how long the missing runs take, one after the other.
 
     Attributes:
-        hours: of training and evaluation, without the reading of files.
-        probed: networks that were measured.
-        unknown: labels of rows whose number of images is not known.
+        hours: the time of training and evaluation, without reading files.
+        probed: how many networks were measured.
+        unknown: labels of rows whose number of images is unknown.
     """
 
     hours: float
@@ -60,17 +60,17 @@ class Estimate:
 
 
 def planned_runs(chosen: Sequence[Chosen], sketch: Sketch) -> list[PlannedRun]:
-    """Every run of some tables once, its network built without weights.
+    """Plan every run of some tables once; each network is built without weights.
 
     Raises:
-        ConfigError: a network that cannot be built, by its row's label.
+        ConfigError: a network cannot be built; the message names the row.
     """
     sizes: dict[str, int] = {}
-    planned, look = [], Look()
+    planned, data_check = [], DataCheck()
     for run in distinct(run for some in chosen for run in some.runs()):
         if run.config.hash not in sizes:
             sizes[run.config.hash] = _params(run, sketch)
-        planned.append(PlannedRun(run, standing_of(run.config, look), sizes[run.config.hash]))
+        planned.append(PlannedRun(run, run_status(run.config, data_check), sizes[run.config.hash]))
     return planned
 
 
@@ -83,7 +83,10 @@ def _params(run: RowRun, sketch: Sketch) -> int:
 
 
 def estimate(planned: Sequence[PlannedRun], probe: Probe, images: Images) -> Estimate:
-    """Measure one row for each backbone with each attention, and count epochs and images."""
+    """Estimate the time of the missing runs from their epochs and images.
+
+    Each pair of backbone and attention is measured once.
+    """
     speeds: dict[str, Speed] = {}
     seconds, unknown = 0.0, []
     for one in planned:
@@ -99,7 +102,7 @@ def estimate(planned: Sequence[PlannedRun], probe: Probe, images: Images) -> Est
 
 
 def _kind(config: Config) -> str:
-    """What is probed once: a backbone with an attention, on images of one size."""
+    """A key that is equal for runs with the same backbone, attention, data and runtime, which are probed once."""
     tree = config.tree
     what = [tree["backbone"], config.choices["attention"], config.choices["dataset"], tree.get("detector")]
     return json.dumps([*what, tree["runtime"]])
@@ -111,7 +114,7 @@ def _epochs_left(run: RowRun) -> int:
 
 
 def as_dict(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimate | None) -> dict[str, Any]:
-    """The form of ``attnbench table ID --plan --json``."""
+    """The JSON object of ``attnbench table ID --plan --json``."""
     return {
         "tables": [{"id": c.table.id, "title": c.title, "changed_protocol": c.changed} for c in chosen],
         "members": [_member(one) for one in planned],
@@ -123,13 +126,13 @@ def as_dict(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estim
 
 
 def _member(one: PlannedRun) -> dict[str, Any]:
-    run, stands = one.run, one.standing
-    about = {"state": stands.state, "reason": stands.reason, "unseen": stands.unseen, "folder": str(run.path)}
+    run, status = one.run, one.status
+    about = {"state": status.state, "reason": status.reason, "unseen": status.unseen, "folder": str(run.path)}
     return {"label": run.label, "seed": run.seed, **about, "params": one.params, "config_hash": run.config.hash}
 
 
 def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimate | None) -> list[str]:
-    """A plan as text: the titles, a line for each row, the sum and the estimate."""
+    """A plan as lines of text: the titles, a line for each row, the totals and the estimate."""
     waiting = sum(one.waits for one in planned)
     written = [some.title for some in chosen]
     width = max((len(one.run.label) for one in planned), default=0)
@@ -140,16 +143,16 @@ def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimat
         first = of_row[0]
         written.append(f"  {first.run.label:{width}}  {first.params:>12,} parameters  {_states(of_row)}")
     written.append(f"{len(planned)} runs: {len(planned) - waiting} done, {waiting} to run")
-    unseen = dict.fromkeys(one.standing.unseen for one in planned if one.standing.unseen)
+    unseen = dict.fromkeys(one.status.unseen for one in planned if one.status.unseen)
     return [*written, *unseen, *_time(time)]
 
 
 def _states(of_row: Sequence[PlannedRun]) -> str:
-    """``done: seed 0, 1; not run: seed 2``."""
+    """A row's seeds by state, such as ``done: seed 0, 1; not run: seed 2``."""
     by_state: dict[str, list[str]] = {}
     for one in of_row:
-        stands = one.standing
-        state = f"{stands.state} ({stands.reason})" if stands.reason else stands.state
+        status = one.status
+        state = f"{status.state} ({status.reason})" if status.reason else status.state
         by_state.setdefault(state, []).append(str(one.run.seed))
     return "; ".join(f"{state}: seed {', '.join(seeds)}" for state, seeds in by_state.items())
 

@@ -1,4 +1,4 @@
-"""What a table's runs came to, beside what is printed. A report reads results; it never trains."""
+"""A table's results beside the printed numbers. A report reads the results of runs; it never trains."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from attnbench.reports import counts
 from attnbench.reports.paper_tables import Row
 from attnbench.reports.rows import Chosen, baseline, seeded, seeds_there
 from attnbench.reports.statistics import Paired, Spread, paired, spread
-from attnbench.runs.data import Look
-from attnbench.runs.status import Standing, standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.metrics.titles import TITLES
 
-# What a run measures: the column's key in result.json. The last epoch's accuracy is the papers'.
+# The key in result.json of each column that a run measures. Accuracy is the last epoch's, as in the papers.
 MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s", "infer_fps": "val_images_per_s"}
 BEST = {"top1": "best_top1", "AP": "best_AP", "mAP": "best_mAP"}
 COMPARED = ("top1", "top5", "AP", "AP50", "mAP", "mask_AP")  # columns with paired differences
 
 EPOCHS = (
-    "results are the last epoch's, as the papers' are; the column of best epochs is the mean of each run's best "
-    "one, which was chosen on the validation images, and is no match for a printed number"
+    "results are those of the last epoch, as in the papers; the best-epoch column is the mean over each run's best "
+    "epoch, which is chosen on the validation images, so do not compare it with a printed number"
 )
 STATISTICS = (
     "± is the sample standard deviation over seeds; differences to a baseline are paired by seed, with a 95 % "
-    "confidence interval by Student's t"
+    "confidence interval from Student's t distribution"
 )
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Where a value comes from: a run's folder, seed and value, and what made it."""
+    """Where a value comes from: a run's folder, seed, state, values, commit, device, configuration and data."""
 
     folder: str
     seed: int
@@ -56,15 +56,17 @@ class Cell:
     """A cell of a report.
 
     Attributes:
-        printed, printed_std: as the paper has them.
-        unit: of the print, and of every number here but ``ours`` of a count.
-        ours: the mean of a measured column, the exact count in plain units of a counted one.
-        std, n: of the measured values.
-        best: mean, std and n of the runs' best epochs.
+        printed, printed_std: the paper's mean and deviation, as text.
+        unit: the unit of the printed value and of all numbers here, except ``ours`` of a count.
+        ours: the mean of a measured column, or the exact count in plain units.
+        std, n: standard deviation and number of the measured values.
+        best: mean, std and n over the runs' best epochs.
         difference: ours - printed.
-        state: ``done`` if every seed is there, ``counted``, or what is missing, in words.
-        runs: one for each seed.
-        matched: whether a count rounds to the print.
+        state: ``counted``, ``done`` if every seed has a value, or else which seeds lack one and why.
+        note: the row's note on this cell.
+        runs: a trace for each seed.
+        per: the size of ``unit`` in plain units.
+        matched: whether a count rounds to the printed value.
     """
 
     printed: str = ""
@@ -84,7 +86,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a report: its cells by column, and its differences to the baseline by column."""
+    """A row of a report, with its cells and its differences to the baseline, both by column."""
 
     label: str
     overrides: list[str] | None
@@ -96,10 +98,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """A table as far as it has been run.
+    """The results of a table's runs so far.
 
     Attributes:
-        unseen: why data could not be compared with those that runs were made of.
+        unseen: why the data of some runs could not be compared with those that a run would open now.
     """
 
     chosen: Chosen
@@ -108,12 +110,12 @@ class Report:
 
     @property
     def title(self) -> str:
-        """The table's title, with whatever was changed in its setting."""
+        """The table's title, with all changes to the paper's setting."""
         return self.chosen.title
 
     @property
     def traces(self) -> list[tuple[str, Trace]]:
-        """Every run with its row's label, once, and with its value of the column that rows are compared by."""
+        """Each run once, with its row's label and its value of the column that rows are compared by."""
         found: dict[tuple[str, int], tuple[str, Trace]] = {}
         for line in self.lines:
             for name in sorted(line.cells, key=lambda name: name not in COMPARED):
@@ -122,27 +124,27 @@ class Report:
         return list(found.values())
 
 
-Standings = dict[int, tuple[Path, Standing]]  # by seed
+Statuses = dict[int, tuple[Path, RunStatus]]  # by seed
 
 
 def report(
     chosen: Chosen, counted: Callable[[Row], dict[str, counts.CountedCell]], failed: Mapping[Path, str]
 ) -> Report:
-    """Read what there is.
+    """Make a report from the results that exist.
 
     Args:
         chosen: the rows and seeds.
-        counted: the cells of parameters and operations of a row.
-        failed: reasons of failures that could not be written into the run's folder.
+        counted: returns the cells of parameters and operations of a row.
+        failed: by run folder, the reasons of failures that could not be written to that folder.
     """
-    lines, look = [], Look()
+    lines, data_check = [], DataCheck()
     unseen: dict[str, None] = {}
     for row, composed in chosen.rows:
-        found = _standings(chosen, composed, failed, look)
-        unseen |= {stands.unseen: None for _, stands in found.values() if stands.unseen}
+        found = _statuses(chosen, composed, failed, data_check)
+        unseen |= {status.unseen: None for _, status in found.values() if status.unseen}
         cells = _cells(chosen, row, found, counted(row))
         label = baseline(chosen.table, row)
-        other = _standings(chosen, chosen.baselines.get(label or ""), {}, look)
+        other = _statuses(chosen, chosen.baselines.get(label or ""), {}, data_check)
         differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
@@ -152,29 +154,29 @@ def report(
 
 
 def changed_images(source: str) -> str:
-    """What was done to the images of a run that the paper's setting does not do."""
+    """How a data source's images differ from those of the paper's setting; empty if they do not."""
     return source.partition(CHANGED)[2].partition(", fingerprint")[0]
 
 
-def _standings(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str], look: Look) -> Standings:
-    """How the runs of a row stand: those that there should be and, unless seeds were named, those there are."""
+def _statuses(chosen: Chosen, composed: Config | None, failed: Mapping[Path, str], data_check: DataCheck) -> Statuses:
+    """The states of a row's runs by seed: the chosen seeds and, unless they were given, all other finished ones."""
     if composed is None:
         return {}
     seeds = chosen.seeds if chosen.exact else sorted({*chosen.seeds, *seeds_there(composed)})
     runs = {seed: seeded(composed, seed) for seed in seeds}
-    found = {seed: (run.run_folder, standing_of(run, look)) for seed, run in runs.items()}
-    for seed, (path, stands) in found.items():
-        if path in failed and stands.state != "done":
-            found[seed] = (path, Standing("failed", failed[path]))
+    found = {seed: (run.run_folder, run_status(run, data_check)) for seed, run in runs.items()}
+    for seed, (path, status) in found.items():
+        if path in failed and status.state != "done":
+            found[seed] = (path, RunStatus("failed", failed[path]))
     return {seed: f for seed, f in found.items() if seed in chosen.seeds or f[1].state == "done"}
 
 
-def _values(found: Standings, key: str) -> dict[int, float]:
-    values = {seed: stands.result.get(key) for seed, (_, stands) in found.items()}
+def _values(found: Statuses, key: str) -> dict[int, float]:
+    values = {seed: status.result.get(key) for seed, (_, status) in found.items()}
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
+def _cells(chosen: Chosen, row: Row, found: Statuses, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
     cells = {}
     for name, column in chosen.table.columns.items():
         unit = row.unit.get(name, column.unit)
@@ -186,14 +188,15 @@ def _cells(chosen: Chosen, row: Row, found: Standings, counted: Mapping[str, cou
 
 
 def _count(cell: counts.CountedCell, per: float) -> Cell:
-    difference = cell.ours / per - float(cell.printed) if cell.ours is not None and _is_number(cell.printed) else None
+    printed = float(cell.printed) if counts.is_numeral(cell.printed) else None
+    difference = cell.ours / per - printed if cell.ours is not None and printed is not None else None
     return Cell(
         cell.printed, unit=cell.unit, ours=cell.ours, difference=difference, state="counted", note=cell.note, per=per,
         matched=cell.matched,
     )  # fmt: skip
 
 
-def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) -> Cell:
+def _measurement(row: Row, name: str, unit: str, found: Statuses, wanted: int) -> Cell:
     note = " ".join(filter(None, (row.note.get(key) for key in (name, f"{name}_std"))))
     empty = Cell(row.printed.get(name, ""), row.printed.get(f"{name}_std", ""), unit, note=note)
     if name not in MEASURED:
@@ -208,21 +211,21 @@ def _measurement(row: Row, name: str, unit: str, found: Standings, wanted: int) 
         std=ours.std if ours else None,
         n=len(values),
         best=spread(list(_values(found, BEST[name]).values())) if name in BEST else None,
-        difference=ours.mean - float(empty.printed) if ours and _is_number(empty.printed) else None,
+        difference=ours.mean - float(empty.printed) if ours and counts.is_numeral(empty.printed) else None,
         state=_gaps(found, values, wanted),
-        runs=[_trace(seed, *stands, MEASURED[name], BEST.get(name, "")) for seed, stands in found.items()],
+        runs=[_trace(seed, path, status, name) for seed, (path, status) in found.items()],
     )
 
 
-def _gaps(found: Standings, values: Mapping[int, float], wanted: int) -> str:
-    """``done``, ``not run``, or which seeds are there and what became of the others."""
+def _gaps(found: Statuses, values: Mapping[int, float], wanted: int) -> str:
+    """``done``, ``not run``, or which seeds have a value and the states of the others."""
     if values and len(values) == len(found):
         return "done"
     others: dict[str, list[int]] = defaultdict(list)
-    for seed, (_, stands) in found.items():
+    for seed, (_, status) in found.items():
         if seed not in values:
-            state = stands.state if stands.state != "done" else "nothing measured"
-            others[f"{state}: {stands.reason}" if stands.reason else state].append(seed)
+            state = status.state if status.state != "done" else "nothing measured"
+            others[f"{state}: {status.reason}" if status.reason else state].append(seed)
     if not values and set(others) <= {"not run"}:
         return "not run"
     there = [f"{len(values)} of {max(wanted, len(found))} seeds: {_listed(list(values))}"] if values else []
@@ -233,37 +236,33 @@ def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _trace(seed: int, path: Path, stands: Standing, key: str, best: str) -> Trace:
-    made = files.read_json(path / "env.json") or {}
-    result = stands.result
+def _trace(seed: int, path: Path, status: RunStatus, name: str) -> Trace:
+    environment = files.read_json(path / "env.json") or {}
+    result = status.result
     return Trace(
         str(path),
         seed,
-        stands.state,
-        stands.reason,
-        result.get(key),
-        result.get(best),
+        status.state,
+        status.reason,
+        result.get(MEASURED[name]),
+        result.get(BEST.get(name, "")),
         result.get("epochs"),
-        made.get("commit"),
-        made.get("device"),
+        environment.get("commit"),
+        environment.get("device"),
         path.parent.name.rpartition("-")[2],
         source_of(result),
     )
 
 
 def source_of(result: Mapping[str, Any]) -> str:
-    """What the pixels of a run are, and which ones: two runs on other data never read alike."""
+    """A run's data source and the start of its fingerprint, which differ for runs on different data."""
     data = result.get("data", {})
     source, fingerprint = data.get("source", ""), data.get("fingerprint", "")
     return f"{source}, fingerprint {fingerprint[:8]}" if fingerprint else source
 
 
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
-
-
 def as_dict(made: Report) -> dict[str, Any]:
-    """The form of ``attnbench table ID --json``."""
+    """The JSON object of ``attnbench table ID --json``."""
     table = made.chosen.table
     return {
         "id": table.id,
@@ -297,22 +296,22 @@ def _row(line: Line) -> dict[str, Any]:
 
 
 def remarks(made: Report) -> list[str]:
-    """What stands below every report: how much of it was run, by what and on what, and how to read it."""
+    """The lines below a report: how much was run, by which commits, on which data, and how to read the numbers."""
     lines = coverage(made)
     if made.chosen.changed:
         lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
     columns = made.chosen.table.columns
     if "train_fps" in columns:
         lines.append(
-            "train_fps and infer_fps are of our runs' training and evaluation on their own device, input included; "
-            "no print of another one compares"
+            "train_fps and infer_fps are the speeds of our runs' training and evaluation, input included; printed "
+            "speeds are from another device and do not compare"
         )
     lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
     return [*lines, *made.unseen, EPOCHS, STATISTICS]
 
 
 def coverage(made: Report) -> list[str]:
-    """How much of a report was run, and by which commits, on which devices, data and epochs."""
+    """Lines on how much of a report was run, with the commits, devices, data and epochs of its runs."""
     traces = [trace for _, trace in made.traces]
     done = [trace for trace in traces if trace.state == "done"]
     paper, seeds = made.chosen.table.seeds, made.chosen.seeds
@@ -329,6 +328,6 @@ def coverage(made: Report) -> list[str]:
 
 
 def tally(values: Iterable[str]) -> str:
-    """Each value with the number of runs that have it: ``c0ffee (1 run); decaf (4 runs)``."""
+    """Each value with its number of runs, such as ``c0ffee (1 run); decaf (4 runs)``."""
     counts = Counter(values)
     return "; ".join(f"{value} ({'1 run' if n == 1 else f'{n} runs'})" for value, n in counts.items())

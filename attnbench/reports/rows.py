@@ -1,6 +1,6 @@
-"""From a table's rows to runs: what is asked for, in which folders it lies and how it stands.
+"""From a table's rows to runs: composing rows, choosing them by label and seed, and counting finished runs.
 
-A run is a row with a seed. Rows that compose to the same configuration, in one table or in two, are the same run.
+A run is a row with a seed. Rows that compose to the same configuration share their runs, also between tables.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from attnbench.config import composition
 from attnbench.config.configuration import Config
 from attnbench.config.naming import is_neutral, override_key
 from attnbench.reports.paper_tables import Row, Table
-from attnbench.runs.data import Look
-from attnbench.runs.status import standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import run_status
 
-SHORT = {"epochs": "schedule.epochs"}  # short names of keys, for --scale
+SHORT = {"epochs": "schedule.epochs"}  # short keys for --scale
 
 
 class Composer:
-    """Composes rows, each list of overrides once, with overrides that hold for all of them.
+    """Composes rows, with extra overrides for all of them. Each list of overrides is composed only once.
 
     Args:
-        extra: ``dataset=digits``, ``epochs=2``; they win over a row's own.
-        outputs: where runs lie, if not where the configuration says.
+        extra: overrides such as ``dataset=digits`` and ``epochs=2``, which take precedence over a row's own.
+        outputs: the folder of runs, if it differs from the configuration's.
 
     Attributes:
-        left_out: keys that an experiment sets for another option of a group than the one in ``extra``.
+        left_out: keys that a row's experiment sets but that the options chosen in ``extra`` do not have.
     """
 
     def __init__(self, extra: Sequence[str] = (), outputs: str | None = None) -> None:
@@ -38,10 +38,10 @@ class Composer:
         self.made: dict[tuple[str, ...], Config] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Config:
-        """The configuration of a row.
+        """Compose a row's overrides.
 
         Raises:
-            ConfigError: one line with the dotted key and the nearest valid one.
+            ConfigError: an override is invalid.
         """
         key = tuple(overrides)
         if key not in self.made:
@@ -51,7 +51,7 @@ class Composer:
         return self.made[key]
 
     def changed(self, rows: Iterable[Row]) -> str:
-        """The overrides that make runs of rows other than the paper's; empty if none does."""
+        """The overrides that change the paper's setting in some row, as text; empty if no run changes."""
         overrides = [override for override in self.extra if not is_neutral(override_key(override))]
         lists = [row.overrides for row in rows if row.overrides]
         if not overrides or not any(self(given).hash != composition.compose(given).hash for given in lists):
@@ -59,7 +59,7 @@ class Composer:
         return ", ".join([*overrides, *(f"without {key}" for key in self.left_out)])
 
     def _compose(self, overrides: list[str]) -> Config:
-        """An experiment may set what ``extra``'s option of a group does not have: that is left out."""
+        """Compose overrides without the keys that an experiment sets but an option chosen in ``extra`` lacks."""
         try:
             return composition.compose(overrides)
         except ConfigError as error:
@@ -75,14 +75,14 @@ class Composer:
 
 
 def _long(override: str) -> str:
-    """An override as Hydra takes it.
+    """Replace a short key in an override by its full one.
 
     Raises:
-        ConfigError: it is none, or it sets the seed.
+        ConfigError: this is not an override, or it sets the seed.
     """
     key, equals, value = override.partition("=")
     if not (key and equals) and not override.startswith("~"):
-        raise ConfigError(f"{override} is no override", "command line", "write key=value, such as epochs=2")
+        raise ConfigError(f"{override} is not an override", "command line", "write key=value, such as epochs=2")
     if key == "seed":
         raise ConfigError("a table has its own seeds", "seed", f"use --seeds {value}")
     return f"{SHORT[key]}={value}" if key in SHORT else override
@@ -93,8 +93,8 @@ class RowRun:
     """A row with a seed.
 
     Attributes:
-        label: the row's.
-        config: with the seed in it.
+        label: the row's label.
+        config: the row's configuration with this seed.
     """
 
     label: str
@@ -113,14 +113,14 @@ class RowRun:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is asked for of a table.
+    """The rows and seeds chosen from a table.
 
     Attributes:
-        rows: those that the patterns match, with their configurations; None for a row that is only quoted.
-        baselines: the configuration of every row that one of them is compared with, by label.
-        seeds: those that there should be.
-        exact: whether they were asked for by ``--seeds``; else what lies there besides counts too.
-        changed: what makes these runs other than the paper's, as text; empty for the paper's setting.
+        rows: the chosen rows with their configurations; None for a row that is only quoted.
+        baselines: the configurations of the rows that they are compared with, by label.
+        seeds: the seeds of each row.
+        exact: whether ``--seeds`` gave the seeds; if not, finished runs of other seeds count too.
+        changed: how these runs change the paper's setting, as text; empty if they do not.
     """
 
     table: Table
@@ -131,28 +131,31 @@ class Chosen:
     changed: str
 
     def runs(self) -> Iterator[RowRun]:
-        """The runs that there should be, row by row."""
+        """A run for each chosen row and seed, row by row."""
         for row, composed in self.rows:
             if composed:
                 yield from (RowRun(row.label, seeded(composed, seed)) for seed in self.seeds)
 
     @property
     def title(self) -> str:
-        """Of every output: nothing changed can be taken for the paper's."""
+        """The table's title. Every output shows it, so it names all changes to the paper's setting."""
         text = f"{self.table.id}: {self.table.title} ({self.table.source})"
         return f"{text}. {warning(self.changed)}" if self.changed else text
 
 
 def warning(changed: str) -> str:
-    """The part of a title that says what was changed in the paper's setting."""
+    """The part of a title that names the changes to the paper's setting."""
     return f"CHANGED PROTOCOL: {changed}; not the paper's setting"
 
 
 def choose(table: Table, rows: Sequence[Row], seeds: Sequence[int] | None, composer: Composer) -> Chosen:
-    """Rows of a table, composed.
+    """Choose and compose rows of a table.
+
+    Args:
+        seeds: None for as many as in the paper.
 
     Raises:
-        ConfigError: a row that cannot be composed, by its label.
+        ConfigError: a row cannot be composed; the message names it.
     """
     composed = [(row, _composed(row, composer)) for row in rows]
     wanted = dict.fromkeys(baseline(table, row) for row in rows)
@@ -175,30 +178,30 @@ def _composed(row: Row, composer: Composer) -> Config | None:
 
 
 def baseline(table: Table, row: Row) -> str | None:
-    """The label of the row that a row is compared with."""
+    """The label of the row that a row is compared with; None for the baseline itself."""
     label = row.baseline or table.baseline
     return None if label == row.label else label
 
 
 def matching(tables: Sequence[Table], patterns: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows of each table that one of the shell patterns names; all of them without a pattern.
+    """The rows of each table, by its id, whose label matches a shell pattern; all rows without a pattern.
 
-    A pattern that fits whole labels means those, any other one the labels that it is a part of; case does not count.
+    A pattern is first matched with whole labels and, if none matches, with parts of labels. Case is ignored.
 
     Raises:
-        ConfigError: a pattern fits no label.
+        ConfigError: a pattern matches no label.
     """
     labels = list(dict.fromkeys(row.label for table in tables for row in table.rows))
-    wanted = {label for pattern in patterns for label in _fitting(pattern, labels)} if patterns else set(labels)
+    wanted = {label for pattern in patterns for label in _labels_like(pattern, labels)} if patterns else set(labels)
     return {table.id: [row for row in table.rows if row.label in wanted] for table in tables}
 
 
-def _fitting(pattern: str, labels: list[str]) -> list[str]:
+def _labels_like(pattern: str, labels: list[str]) -> list[str]:
     small = pattern.lower()
     fitting = [label for label in labels if label.lower() == small or fnmatchcase(label.lower(), small)]
     fitting = fitting or [label for label in labels if fnmatchcase(label.lower(), f"*{small}*")]
     if not fitting:
-        raise ConfigError(f"no row is called {pattern}", "--rows", f"there are {', '.join(labels)}")
+        raise ConfigError(f"no row matches {pattern}", "--rows", f"choose from {', '.join(labels)}")
     return fitting
 
 
@@ -217,9 +220,10 @@ class Listed:
     """A table or a figure in a list, and how much of it is run.
 
     Attributes:
-        rows: all of them, those that are only quoted too.
-        cells_run, cells: a cell is a row with all of its seeds; rows that are one run are one.
-        needs: what has to be there before it can be composed.
+        rows: the number of rows, including those that are only quoted.
+        cells_run, cells: finished and all cells. A cell is a row with all its seeds; rows that share runs count once.
+        runs_done, runs: finished and all runs.
+        needs: the task that is missing before its rows can be composed; empty if none is.
     """
 
     id: str
@@ -233,11 +237,16 @@ class Listed:
     needs: str = ""
 
 
-def listed(chosen: Chosen, done: dict[Path, bool], look: Look) -> Listed:
-    """How much of what is chosen is run; ``done`` says it of runs looked at before, and is told of new ones."""
+def listed(chosen: Chosen, done: dict[Path, bool], data_check: DataCheck) -> Listed:
+    """Count the finished runs of chosen rows.
+
+    Args:
+        done: whether each run is done, by its folder, for runs checked before; runs checked now are added.
+        data_check: compares data.
+    """
     configs = {run.path: run.config for run in chosen.runs()}
     runs = set(configs)
-    done |= {path: standing_of(configs[path], look).state == "done" for path in runs - done.keys()}
+    done |= {path: run_status(configs[path], data_check).state == "done" for path in runs - done.keys()}
     missing = {path for path in runs if not done[path]}
     groups = {path.parent for path in runs}
     whole = groups - {path.parent for path in missing}
@@ -246,7 +255,7 @@ def listed(chosen: Chosen, done: dict[Path, bool], look: Look) -> Listed:
 
 
 def seeds_there(composed: Config) -> list[int]:
-    """The seeds that a configuration has folders of, in order."""
+    """The seeds for which a configuration has run folders, in ascending order."""
     folders = (path for group in composed.group_folders for path in group.glob("seed*"))
     names = {path.name.removeprefix("seed") for path in folders}
     return sorted(int(name) for name in names if name.isdecimal())

@@ -1,4 +1,4 @@
-"""Means over seeds, their spread, and differences of paired runs."""
+"""Means and deviations over seeds, and differences of paired runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Spread:
     """Values of several seeds.
 
     Attributes:
-        mean: their mean, in their unit.
-        std: their sample standard deviation (divisor n - 1, as of the papers' five runs); None of a single value.
-        n: how many.
+        mean: the mean, in the unit of the values.
+        std: the sample standard deviation (divisor n - 1, as for the papers' five runs); None for a single value.
+        n: the number of values.
     """
 
     mean: float
@@ -27,12 +27,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Paired:
-    """The mean difference of runs that share their seeds.
+    """The mean difference over pairs of runs with the same seed.
 
     Attributes:
-        mean: in the values' unit.
-        low, high: the ends of its 95 % confidence interval, by Student's t over the pairs; None of a single pair.
-        seeds: the pairs.
+        mean: in the unit of the values.
+        low, high: the bounds of its 95 % confidence interval, by the paired t-test; None for a single pair.
+        seeds: the seed of each pair.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class Paired:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of nothing."""
+    """Mean and sample standard deviation; None if there are no values."""
     if not values:
         return None
     mean = math.fsum(values) / len(values)
@@ -57,7 +57,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
-    """The difference ours - baseline over the seeds that both have; None if they share none."""
+    """The mean difference ours - baseline over the seeds that both have; None if they share no seed."""
     seeds = sorted(set(ours) & set(baseline))
     differences = spread([ours[seed] - baseline[seed] for seed in seeds])
     if differences is None:
@@ -69,10 +69,10 @@ def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Paired |
 
 
 def _interval(ours: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
-    """The ends of the confidence interval of a mean difference, as the paired t-test has it."""
-    from scipy.stats import ttest_rel  # takes most of a second
+    """The bounds of a mean difference's confidence interval, by the paired t-test."""
+    from scipy.stats import ttest_rel  # imported here, since it takes most of a second
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # differences that are all equal: an interval of no width
+        warnings.simplefilter("ignore", RuntimeWarning)  # if all differences are equal, the interval has width 0
         interval = ttest_rel(ours, baseline).confidence_interval(CONFIDENCE)
     return float(interval.low), float(interval.high)

@@ -1,6 +1,6 @@
-"""Tables and lists in CSV, Markdown, LaTeX and HTML, for whatever a report holds.
+"""Tables and lists in CSV, Markdown, LaTeX and HTML.
 
-These functions take plain text and make it safe for their format, so a report never escapes anything itself.
+These functions take plain text and escape it for their format, so a report never escapes anything itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Cells = Sequence[str]
 
 
 def csv_table(columns: Cells, rows: Iterable[Mapping[str, object]]) -> str:
-    """A CSV file: a heading, then a line for each row; None becomes an empty cell."""
+    """A CSV file: a line of headings, then a line for each row; None becomes an empty cell."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
@@ -24,7 +24,7 @@ def csv_table(columns: Cells, rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def markdown_heading(level: int, title: str) -> list[str]:
-    """The lines of a heading, with the empty line below it."""
+    """The lines of a heading, including the empty line below it."""
     return [f"{'#' * level} {title}", ""]
 
 
@@ -40,7 +40,7 @@ def markdown_list(items: Iterable[str]) -> list[str]:
 
 
 def latex_table(title: str, headings: Cells, rows: Iterable[Cells], below: Iterable[str]) -> list[str]:
-    """The lines of a floating table for the package booktabs, with a caption above it and sentences below it."""
+    """The lines of a floating table with a caption above and sentences below; it needs the package booktabs."""
     return [
         "\\begin{table}",
         f"\\caption{{{escape.latex(title)}}}",

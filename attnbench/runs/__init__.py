@@ -1,1 +1,1 @@
-"""One run from configuration to result.json, and what is done with a finished one."""
+"""One run from configuration to result.json, and the uses of a finished run."""

@@ -1,4 +1,4 @@
-"""One attempt at a run: done, skipped, failed or stopped, but never an exception."""
+"""One attempt at a run. It ends as done, skipped, failed or stopped; failures are returned, not raised."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Outcome:
     """How an attempt ended.
 
     Attributes:
-        state: ``done``, ``skipped`` (it was done already), ``failed`` or ``stopped``.
-        folder: the run's folder, empty if the configuration was refused.
-        result: what the run left, if it is done.
-        failure: why it is not.
-        shared: whether that failure was not the run's alone: without other runs in its process it may do.
+        state: ``done``, ``skipped`` (the run was done before), ``failed`` or ``stopped``.
+        folder: the run's folder; empty if the configuration was refused.
+        result: the contents of result.json, if the run is done.
+        failure: why the run failed or stopped.
+        shared: whether other runs in the same process may have caused the failure; alone, the run may succeed.
     """
 
     state: str
@@ -32,11 +32,11 @@ class Outcome:
 
 
 def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str, Any]] | None = None) -> Outcome:
-    """Run a configuration, unless its result is there. Torch is imported only if there is something to do.
+    """Run a configuration unless its run is done already. Torch is imported only if the run has to be trained.
 
     Args:
-        configure: gives the configuration, or raises a Failure that then is the outcome.
-        train: how to train it to its result; None for ``processes.train_in_processes``.
+        configure: returns the configuration; a Failure that it raises becomes the outcome.
+        train: trains the run and returns its result; None for ``processes.train_in_processes``.
     """
     path = ""
     try:

@@ -1,8 +1,9 @@
-"""Whether the data that a configuration would open are those that its run was made of."""
+"""Checks whether a run was trained on the data that its configuration would open now."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,42 +18,44 @@ if TYPE_CHECKING:
 
 
 def root_of(config: Config) -> Path | None:
-    """The folder that a configuration's data are read from; None for data that come with attnbench."""
+    """The folder that a configuration reads its data from; None for data that come with attnbench."""
     root = config.tree["dataset"].get("root")
     return Path(root).expanduser() if root else None
 
 
 def record(config: Config, data: Dataset) -> DataRecord:
-    """What a run keeps of its data.
+    """The record that a run keeps of its data.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     root = root_of(config)
     before = stamp(root) if root else ""
-    return DataRecord(data.source, data.fingerprint, data.contents(), str(root.resolve()) if root else "", before)
+    place = str(root.resolve()) if root else ""
+    images = f"{len(data.train)} + {len(data.val)}"
+    return DataRecord(data.source, data.fingerprint, data.contents(), images, place, before)
 
 
 def kept(run: Path) -> DataRecord | None:
-    """What a run's folder says of its data, finished or not; None if it says nothing."""
+    """The data record in the folder of a run, finished or not; None if there is no record."""
     result = files.read_json(run / "result.json")
     of_result = from_dict(result.get("data")) if isinstance(result, dict) else None
     return of_result or from_dict(files.read_json(run / "data.json"))
 
 
-class Look:
-    """Compares data with what runs have kept; data that many runs share are looked at once."""
+class DataCheck:
+    """Compares the present data with the records of runs; data that many runs share are read only once."""
 
     def __init__(self) -> None:
         self.stamps: dict[Path, str] = {}
         self.records: dict[str, DataRecord | DataError] = {}
 
     def refuse_other(self, config: Config, run: Path) -> None:
-        """Refuse data other than those that a run was made of.
+        """Refuse data other than those that a run was trained on.
 
         Raises:
-            OtherData: says what differs, and how these data get a name of their own.
-            DataError: the data cannot be opened, so nobody can tell.
+            OtherData: says what differs, and how to give the present data another name.
+            DataError: the data cannot be opened, so they cannot be compared.
         """
         then = kept(run)
         if then is None or self._is_unchanged(config, then):
@@ -61,7 +64,7 @@ class Look:
             raise other_data(config, difference)
 
     def _is_unchanged(self, config: Config, then: DataRecord) -> bool:
-        """Whether it is sure, without opening the data, that they are the same."""
+        """Whether the data are known to be the same without opening them."""
         root = root_of(config)
         if root is None:
             return is_ours(config.tree["dataset"][TARGET])
@@ -86,19 +89,27 @@ class Look:
 
 
 def _refuse_missing(root: Path | None) -> None:
-    """Say that there is no such folder before torch is imported to find that out."""
+    """Report a missing folder without importing torch."""
     if root is not None and not root.exists():
         raise DataError("there is no such folder", root, "set dataset.root to the data set's folder")
 
 
 def other_data(config: Config, difference: str) -> OtherData:
-    """The error of a run that is there already and was made of other data."""
+    """The error for a run that exists and was trained on other data."""
     node: dict[str, Any] = config.tree["dataset"]
     where = f"dataset.root={node['root']}" if node.get("root") else "dataset"
     if "name" in node:
-        own = name_of_folder(str(node.get("root", "")))
-        own = own if own != config.dataset_name else f"{own}-2"
-        todo = f"give these data a name of their own, such as dataset.name={own}"
+        todo = f"give these data another name, such as dataset.name={_other_name(config)}"
     else:
-        todo = "give runs of these data a place of their own: paths.outputs=DIR"
-    return OtherData(f"a run of this name was made of other data: {difference}", where, todo)
+        todo = "write runs of these data to another folder: paths.outputs=DIR"
+    return OtherData(f"a run of this name was trained on other data: {difference}", where, todo)
+
+
+def _other_name(config: Config) -> str:
+    """A name that a command line takes without quotes: the folder's own, or with the next number if that is taken."""
+    own = re.sub(r"[^\w.-]+", "_", name_of_folder(str(config.tree["dataset"].get("root", ""))))
+    taken = config.dataset_name
+    if taken == own:
+        return f"{own}-2"
+    number = taken.removeprefix(f"{own}-")
+    return f"{own}-{int(number) + 1}" if number != taken and number.isdecimal() else own

@@ -1,4 +1,4 @@
-"""A run's weights once more over its validation split, or over the same data elsewhere."""
+"""Evaluates a run's weights again, on its validation split or on other data."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from attnbench.models.folding import folded
 from attnbench.runs.load import Ready, Trained, load_run, ready
 
 
-def evaluate(run: Path, which: Which = "last", words: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(run: Path, which: Which = "last", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The task's metrics of a run's weights.
 
     Args:
-        words: options of data or runtime other than in training, such as ``dataset.root=DIR``.
+        overrides: options of dataset or runtime that differ from the training, such as ``dataset.root=DIR``.
 
     Returns:
-        The metrics (``top1`` and ``top5`` in percent), and what they are of: ``run``, ``which``, ``epoch``,
-        ``images``, ``data``, ``same_data`` as in the training (None where the run left no result), ``device``, and
-        ``changed``, the words that make the protocol another one.
+        The metrics (``top1`` and ``top5`` in percent), and what was evaluated: ``run``, ``which``, ``epoch``,
+        ``images``, ``data``, ``device``; ``same_data``, whether the data are those of the training (None if the run has
+        no result); and ``changed``, the overrides that change the protocol.
 
     Raises:
-        Failure: no such run or weights, data or device.
+        Failure: the run, its weights, the data or the device cannot be found or used.
     """
-    trained = load_run(run, which).told(words)
+    trained = load_run(run, which).with_overrides(overrides)
     with ready(trained) as opened:
         metrics = measured(trained, opened)
-        return {**metrics, **_about(run, trained, opened, words)}
+        return {**metrics, **_about(run, trained, opened, overrides)}
 
 
 @torch.no_grad()
 def measured(trained: Trained, opened: Ready) -> dict[str, float]:
-    """The metrics of the whole validation split, each sample counted once."""
+    """The metrics over the whole validation split; each sample counts once."""
     task = trained.config.build("task", class_names=opened.data.classes)
     network = folded(opened.model, opened.process.reduced)
     with opened.process.autocast():
@@ -45,7 +45,7 @@ def measured(trained: Trained, opened: Ready) -> dict[str, float]:
     return metrics
 
 
-def _about(run: Path, trained: Trained, opened: Ready, words: Sequence[str]) -> dict[str, Any]:
+def _about(run: Path, trained: Trained, opened: Ready, overrides: Sequence[str]) -> dict[str, Any]:
     checkpoint, result = trained.about["checkpoint"], trained.about["result"] or {}
     then = from_dict(result.get("data"))
     now = DataRecord(opened.data.source, opened.data.fingerprint)
@@ -57,5 +57,5 @@ def _about(run: Path, trained: Trained, opened: Ready, words: Sequence[str]) -> 
         "data": {"source": opened.data.source, "fingerprint": opened.data.fingerprint},
         "same_data": not then.difference(now) if then else None,
         "device": str(opened.process.device),
-        "changed": [word for word in words if word.partition("=")[0] not in NEUTRAL],
+        "changed": [override for override in overrides if override.partition("=")[0] not in NEUTRAL],
     }

@@ -1,7 +1,7 @@
-"""Trained weights for others: safetensors, ONNX or a plain state dict.
+"""Exports trained weights as safetensors, ONNX or a plain state dict.
 
-What is exported is what a run evaluates: the moving average of the weights where its schedule keeps one. The network
-takes float images (N, 3, H, W) that are normalised as in training, and returns logits (N, classes).
+The exported weights are those that the run evaluates: their moving average if the schedule has one. The network takes
+float images (N, 3, H, W) that are normalised as in training, and returns logits (N, classes).
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ Format = Literal["safetensors", "onnx", "state_dict"]
 
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "state_dict": ".pt"}
 
-CIFAR_SIZE = 32  # of the data sets that have no ``size`` to choose
+CIFAR_SIZE = 32  # the image size of data sets that have no option ``size``
 
 
 def export(run: Path, format: Format = "safetensors", output: Path | None = None, which: Which = "last") -> Path:
-    """Write the weights of a run in a form for others.
+    """Write a run's weights to a file in another format.
 
     Args:
-        run: the run's folder; it may be unfinished, which is said and noted in the metadata.
-        format: ``safetensors`` and ``onnx`` carry configuration, result and version with them; ``state_dict`` is a
-            dictionary of tensors that ``torch.load(weights_only=True)`` admits.
-        output: the file; None for ``RUN/export/<which>`` and the format's suffix.
-        which: ``last``, the weights of ``top1`` in result.json, which the papers' tables report; or ``best``, those
-            of ``best_top1``, an epoch that was chosen by the images it is reported on.
+        run: the run's folder. If the run is not finished, a warning is logged and the metadata say so.
+        format: ``safetensors`` and ``onnx`` include configuration, result and version; ``state_dict`` is a dictionary
+            of tensors that ``torch.load(weights_only=True)`` accepts.
+        output: the file; None for ``RUN/export/<which>`` with the format's suffix.
+        which: ``last``: the last epoch's weights, whose accuracy is ``top1`` in result.json and is reported in the
+            papers' tables. ``best``: those of the epoch with ``best_top1``, which was chosen on the validation images.
 
     Returns:
-        The file that was written, whole or not at all.
+        The file, which is written completely or not at all.
 
     Raises:
-        ConfigError: a file name of another format; ``onnx`` without its packages, or of a detector.
-        StorageError: not a run's folder, a damaged checkpoint, or one of another network; the file cannot be written.
+        ConfigError: the file name has another format's suffix, ONNX's packages are missing, or the run is of a detector
+            and the format is ``onnx``.
+        StorageError: the folder is not a run's, the checkpoint is damaged or belongs to another network, or the file
+            cannot be written.
     """
     path = output or run / "export" / f"{which}{SUFFIXES[format]}"
     _refuse_other_suffix(path, format)
@@ -55,7 +57,7 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
         _need_onnx()
     trained = load_run(run, which)
     if format == "onnx" and "detector" in trained.config.tree:
-        raise ConfigError("a detector has no ONNX form here", "--format", "use safetensors or state_dict")
+        raise ConfigError("a detector cannot be exported to ONNX", "--format", "use safetensors or state_dict")
     content = {"safetensors": _safetensors, "onnx": _onnx, "state_dict": _state_dict}[format](trained)
     files.make_folder(path.parent)
     files.write(path, lambda file: file.write(content))
@@ -63,12 +65,13 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
 
 
 def load_exported(path: Path) -> nn.Module:
-    """The network of an exported safetensors file, in evaluation mode, built from the file's own metadata.
+    """Build the network of an exported safetensors file from the file's metadata, in evaluation mode.
 
-    The configuration in it is data: it is checked as what a user types, and calls no builder but attnbench's.
+    The configuration in the metadata is checked like a command line, and can call only attnbench's own builders.
 
     Raises:
-        StorageError: no such file, not attnbench's, or its weights are not of its configuration.
+        StorageError: the file does not exist, was not exported by attnbench, or has weights that do not fit its
+            configuration.
     """
     tensors, written = _open_safetensors(path)
     try:
@@ -81,7 +84,7 @@ def load_exported(path: Path) -> nn.Module:
 
 
 def _class_names(config: Config, tensors: Mapping[str, Tensor], written: Mapping[str, str]) -> list[str]:
-    """The class names in a file's metadata; numbers for files of release 0.1.0, which has none in them."""
+    """The class names in a file's metadata; numbers for files of release 0.1.0, which have no names."""
     if "classes" in written:
         return [str(name) for name in json.loads(written["classes"])]
     ten, eleven = (factory.sketch(config, number)[0].state_dict() for number in (10, 11))
@@ -89,7 +92,7 @@ def _class_names(config: Config, tensors: Mapping[str, Tensor], written: Mapping
         for axis, (one, other) in enumerate(zip(ten[key].shape, eleven[key].shape, strict=True)):
             if one != other and tensors[key].ndim == ten[key].ndim:
                 return list(map(str, range(10 + (tensors[key].shape[axis] - one) // (other - one))))
-    return list(map(str, range(10)))  # whatever they are, they are not this network's: loading them says so
+    return list(map(str, range(10)))  # the weights belong to another network; loading them reports that
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,11 +102,11 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"no safetensors file: {first_line(error)}", path) from error
+        raise StorageError(f"cannot be read as safetensors: {first_line(error)}", path) from error
 
 
 def metadata(trained: Trained) -> dict[str, str]:
-    """The configuration, the class names, the result and the version, each as a string."""
+    """A file's metadata: configuration, class names, result and version, each as a string."""
     facts = {"config": trained.config.record(), "classes": trained.classes, **trained.about}
     return {"format": "pt", "attnbench": __version__, **{key: json.dumps(value) for key, value in facts.items()}}
 
@@ -131,14 +134,14 @@ def _onnx(trained: Trained) -> bytes:
     size = trained.config.tree["dataset"].get("size", CIFAR_SIZE)
     program = torch.onnx.export(
         trained.model,
-        (torch.zeros(2, 3, size, size),),  # a batch of 1 would be taken for a constant
+        (torch.zeros(2, 3, size, size),),  # with a batch of 1, torch would make the batch size a constant
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         input_names=["images"],
         output_names=["logits"],
         verbose=False,
     )
-    assert program is not None  # it is when a file is written
+    assert program is not None  # it is None only if torch writes the file itself
     program.model.metadata_props.update(metadata(trained))
     return program.model_proto.SerializeToString()
 
@@ -154,5 +157,5 @@ def _refuse_other_suffix(path: Path, format: Format) -> None:
     if path.suffix in set(SUFFIXES.values()) - {own}:
         meant = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
         raise ConfigError(
-            f"{path.name} is no name for {format}", "--output", f"end it with {own}, or use --format {meant}"
+            f"{path.name} has the suffix of {meant}, not of {format}", "--output", f"use {own}, or --format {meant}"
         )

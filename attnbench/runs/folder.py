@@ -1,4 +1,4 @@
-"""A run's folder: who holds it, how the run stands, what it left."""
+"""A run's folder: its lock, its status and its files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 from attnbench.base import files
 from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
-PACKED = "packed run "  # how the names of threads begin that are a run each
+PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
 class RunFolder:
     """The folder of one run.
 
     Args:
-        path: where it lies; made when first held.
+        path: the folder; created when it is first held.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,14 +32,17 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run left, or None if it has not finished."""
+        """The contents of result.json, or None if the run is not finished."""
         result = files.read_json(self.path / "result.json")
         return result if isinstance(result, dict) and result.get("status") == "done" else None
 
     def refuse_busy(self) -> None:
-        """Raise BusyError if another run holds the folder; writes nothing.
+        """Refuse a folder that another process holds, without writing to it.
 
-        The main process holds it for all that torchrun starts.
+        Under torchrun, the main process holds the folder for the others, so only the main process checks.
+
+        Raises:
+            BusyError: another process holds it.
         """
         if main_process() and (self.path / ".lock").exists():
             with files.changing(self.path), open(self.path / ".lock", "r+", encoding="utf-8") as lock:
@@ -47,11 +50,11 @@ class RunFolder:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Make the folder and hold it; the system lets go when the process ends, however it ends.
+        """Create the folder and lock it. The system releases the lock when the process ends, however it ends.
 
         Raises:
-            BusyError: another process holds it.
-            StorageError: it cannot be made.
+            BusyError: another process holds the folder.
+            StorageError: the folder cannot be created.
         """
         files.make_folder(self.path)
         with files.changing(self.path):
@@ -64,14 +67,14 @@ class RunFolder:
             yield
 
     def _acquire(self, descriptor: int) -> None:
-        try:  # not flock, which data workers would inherit and hold on to for seconds after a kill
+        try:  # not flock: data workers would inherit it and keep it for seconds after a kill
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             holder = (self.path / ".lock").read_text(encoding="utf-8").strip()
             raise BusyError(f"another process holds this run: {holder}", self.path, "wait for it or stop it") from None
 
     def clear(self) -> None:
-        """Remove what an earlier start left, for ``resume=never``."""
+        """Remove the files of an earlier start, for ``resume=never``."""
         with files.changing(self.path):
             for name in ("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log"):
                 (self.path / name).unlink(missing_ok=True)
@@ -81,40 +84,40 @@ class RunFolder:
                 shutil.rmtree(path)
 
     def status(self, status: str, **about: Any) -> None:
-        """Say how the run stands: running, stopped, failed or done."""
+        """Write the run's status to status.json: running, stopped, failed or done."""
         record = {"status": status, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), **about}
         files.write_json(self.path / "status.json", record)
 
     def record(self) -> dict[str, Any]:
-        """What status.json holds: how the run stands, and which process said so when; empty if there is none."""
+        """The contents of status.json: the status, the time, and the process that wrote it; empty without a file."""
         status = files.read_json(self.path / "status.json")
         return status if isinstance(status, dict) else {}
 
-    def said(self, before: Mapping[str, Any]) -> Failure | None:
-        """The failure or stop that status.json has spoken of since it was ``before``, or None."""
+    def failure_since(self, before: Mapping[str, Any]) -> Failure | None:
+        """The failure or stop that was written to status.json after its contents were ``before``, or None."""
         status = self.record()
         if status == before or status.get("status") not in ("failed", "stopped"):
             return None
         return KINDS.get(status["code"], Failure)(status["error"])
 
-    def died(self, failure: Failure, printed: str) -> None:
-        """Write down the end of a process that could not do it itself, and what it had printed."""
+    def record_failure(self, failure: Failure, printed: str) -> None:
+        """Record the failure of a process that ended before it could do so itself, and what it had printed."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.status("failed", error=str(failure), code=failure.code, traceback=printed)
         with open(self.path / "train.log", "a", encoding="utf-8") as log:
             log.write(printed + f"\n{failure}\n")
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write ``name`` as JSON, whole or not at all.
+        """Write ``name`` as JSON, completely or not at all.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
         """
         files.write_json(self.path / name, dict(value))
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Copy the log to train.log, but for what other runs in this process say."""
+        """Copy the log to train.log, without the messages of other runs in this process."""
         with files.changing(self.path):
             handler = _Log(self.path / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -130,11 +133,11 @@ class RunFolder:
 
 
 def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
-    """In a pack each run has a thread of its own, named by its folder."""
+    """A filter for train.log: drop records from the threads of other packed runs."""
     return lambda record: record.thread == here.ident or not (record.threadName or "").startswith(PACKED)
 
 
 class _Log(logging.FileHandler):
-    """A log that does without what it cannot write: a full disk is reported once, by what matters."""
+    """A log file that ignores write errors; a full disk is reported once, by a file that the run needs."""
 
     def handleError(self, record: logging.LogRecord) -> None: ...

@@ -1,7 +1,7 @@
-"""A run's trained network with its sites and, on a device, its data: what export, eval and figures start from.
+"""Loads a run's trained network with its sites and, on a device, its data, for export, eval and figures.
 
-The weights are those that the run evaluates: the moving average where its schedule keeps one. The configuration in a
-run's folder is data: it is checked as what a user types, and calls no builder but attnbench's.
+The weights are those that the run evaluates: their moving average if the schedule has one. The configuration in a run's
+folder is checked like a command line, and can call only attnbench's own builders.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from attnbench.training.runtime import Process
 
 log = logging.getLogger("attnbench")
 
-FREE = ("dataset", "runtime")  # groups whose options may be others than in training
+FREE = ("dataset", "runtime")  # groups whose options may differ from the training
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run's folder holds.
+    """A run's trained network and its configuration.
 
     Attributes:
         model: the network with its weights, in evaluation mode.
-        sites: where its attention stands.
-        classes: the names of what it tells apart.
-        config: its configuration, checked again.
-        about: what else is worth knowing, as text that JSON admits: ``checkpoint`` and ``result``.
+        sites: where attention is inserted.
+        classes: the names of the classes.
+        config: the configuration, checked again.
+        about: ``checkpoint``, which weights these are, and ``result``, as values that JSON can hold.
     """
 
     model: nn.Module
@@ -52,19 +52,19 @@ class Trained:
     config: Config
     about: dict[str, Any]
 
-    def told(self, words: Sequence[str]) -> Trained:
-        """The same with other options of data or runtime, such as ``dataset.root=DIR``.
+    def with_overrides(self, overrides: Sequence[str]) -> Trained:
+        """A copy with other options of dataset or runtime, such as ``dataset.root=DIR``.
 
         Raises:
-            ConfigError: an option that belongs to the training, or is not valid.
+            ConfigError: an override is not valid, or changes an option of the training.
         """
         values: dict[str, dict[str, Any]] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
+        for override in overrides:
+            key, equals, value = override.partition("=")
             group, _, name = key.partition(".")
             if not (equals and name) or group not in FREE:
                 todo = "write dataset.root=DIR, runtime.device=cpu or another key of these two groups"
-                raise ConfigError(f"{word} cannot be changed after the training", "command line", todo)
+                raise ConfigError(f"{override} cannot be changed after the training", "command line", todo)
             values.setdefault(group, {})[name] = yaml.safe_load(value)
         return replace(self, config=self.config.updated(values))
 
@@ -74,7 +74,7 @@ class Ready:
     """A trained network on its device, with its data.
 
     Attributes:
-        val: batches of the validation split, as the network reads them.
+        val: batches of the validation split, normalised, on the device.
     """
 
     model: nn.Module
@@ -83,7 +83,11 @@ class Ready:
     process: Process
 
     def batches(self, what: str) -> Iterator[Batch]:
-        """The validation split once; stderr shows how far it is, and ``what`` is done with it."""
+        """The validation split once, with a progress display on stderr.
+
+        Args:
+            what: what is done with it, such as ``evaluating``, for the display.
+        """
         with console.counting(len(self.val), "batches", what) as advance:
             for batch in self.val.epoch(0):
                 yield batch
@@ -92,13 +96,13 @@ class Ready:
 
 @contextmanager
 def ready(trained: Trained) -> Iterator[Ready]:
-    """Bring a trained network to its device and open its data.
+    """Move a trained network to its device and open its data.
 
-    Its attention runs as it is written, module by module, so that hooks see all of it.
+    Attention uses the reference implementation, module by module, so that hooks see every part of it.
 
     Raises:
-        ConfigError: there is no such device.
-        DataError: no data there, or data of another number of classes.
+        ConfigError: the device does not exist.
+        DataError: the data cannot be opened, or have another number of classes.
     """
     runtime = trained.config.build("runtime")
     runtime.check()
@@ -113,14 +117,14 @@ def ready(trained: Trained) -> Iterator[Ready]:
 
 
 def load_run(run: Path, which: Which = "last") -> Trained:
-    """The trained network of a run's folder; it may be unfinished, which is said.
+    """Load the trained network of a run. If the run is not finished, log a warning.
 
     Args:
-        which: ``last``, the weights of ``top1`` in result.json, which the papers' tables report; or ``best``, those
-            of ``best_top1``, an epoch that was chosen by the images it is reported on.
+        which: ``last``: the last epoch's weights, whose accuracy is ``top1`` in result.json and is reported in the
+            papers' tables. ``best``: those of the epoch with ``best_top1``, which was chosen on the validation images.
 
     Raises:
-        StorageError: not a run's folder, a damaged checkpoint, or one of another network.
+        StorageError: the folder is not a run's, or the checkpoint is damaged or belongs to another network.
     """
     config = stored.checked(stored.read(run), run / "config.yaml")
     state, digest = checkpoint(run / "checkpoints", which)
@@ -137,10 +141,10 @@ def load_run(run: Path, which: Which = "last") -> Trained:
 
 
 def class_names(run: Path) -> list[str]:
-    """The names of a run's classes, by target, as it wrote them down.
+    """The names of a run's classes from its classes.json, in the order of their numbers.
 
     Raises:
-        StorageError: it did not.
+        StorageError: the file is missing or is not a list of names.
     """
     names = files.read_json(run / "classes.json")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -151,13 +155,14 @@ def class_names(run: Path) -> list[str]:
 def assembled(
     config: Config, tensors: Mapping[str, Tensor], classes: Sequence[str], where: Path, about: dict[str, Any]
 ) -> Trained:
-    """The network of a configuration with given weights; stock weights are not looked for.
+    """Build a configuration's network and load the given weights into it, without looking for stock weights.
 
     Args:
-        classes: the names of its classes.
+        classes: the names of the classes.
+        where: the file of the weights, for error messages.
 
     Raises:
-        StorageError: the weights are not of that configuration.
+        StorageError: the weights do not fit the configuration.
     """
     try:
         model, sites = factory.network(factory.without_weights(config), len(classes))

@@ -1,14 +1,15 @@
-"""Runs that share shapes, trained at once in one process on one device.
+"""Trains several runs at once, in one process on one device. Their networks and batches have the same shapes.
 
-Each run is what it is alone: ``run.train`` in a thread of its own, with its own folder, model, optimizer, batches and
-random numbers. What is shared is the network that its training loop calls. There the threads meet: when all have
-brought a batch, one pass over the stacked networks (``stacking.py``) gives each run its logits, and when all have their
-gradients of these, one pass back gives each run the gradients of its weights. One thread runs at a time, in a fixed
-order, so that a pack is as reproducible as a run.
+Each run is an ordinary ``run.train`` in a separate thread, with its own folder, model, optimizer, batches and random
+numbers. The runs share only the network call of the training loop, where each thread waits for the others. When all
+have submitted a batch, one forward pass of the stacked networks (``stacking.py``) gives each run its logits. When all
+have computed the gradients of their logits, one backward pass gives each run the gradients of its weights. One thread
+runs at a time, in a fixed order, so a pack is as reproducible as a single run.
 
-Runs may stand at different steps and end at different times. In a round in which their batches are not of one shape
-(at the end of an epoch) each calls its own model, which is whole: the stacked weights are the models' own. On a CPU,
-which one network keeps busy, that is so in every round, and a packed run is its single run to the last bit.
+Runs may be at different steps and end at different times. If the shapes of their batches differ, as at the end of an
+epoch, each run calls its own model in that step. Its weights are up to date, because they are slices of the stacked
+weights. On a CPU, which a single network keeps busy, every step is computed in this way. There, a packed run equals the
+same run alone, to the last bit.
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ from attnbench.training.state import rng_state, set_rng_state
 
 log = logging.getLogger("attnbench")
 
-# Devices on which each run calls its own model. A CPU needs twice the time for stacked networks that it needs for one
-# after the other: scripts/benchmarks/packing.py.
+# Devices on which each run calls its own model. A CPU takes twice as long for stacked networks as for one network after
+# the other; see scripts/benchmarks/packing.py.
 IN_TURNS = {"cpu"}
 
 Ended = Callable[[Outcome], object]
 
 
 def train_pack(configs: Sequence[Config], ended: Callable[[int, Outcome], object]) -> None:
-    """Train, continue or skip runs at once.
+    """Train, continue or skip several runs at once.
 
-    What breaks off a step of all of them at once, such as too little memory for the stacked networks, is a failure
-    that they share; so is too little memory for one of them beside the others.
+    An error in a step that the runs compute together, such as too little memory for the stacked networks, fails all of
+    them as a shared failure (``Outcome.shared``). Too little memory for one run beside the others is shared as well.
 
     Args:
-        configs: of runs that differ in values alone, each with a folder of its own.
-        ended: called with a run's number and how it ended; one call at a time, in some thread.
+        configs: configurations that lead to the same shapes, each with a folder of a different name.
+        ended: called with a run's number and its outcome when the run ends; one call at a time, from any thread.
     """
     runtime: Runtime = configs[0].build("runtime")
     try:
@@ -67,16 +68,16 @@ def train_pack(configs: Sequence[Config], ended: Callable[[int, Outcome], object
 
 
 class Gradients:
-    """What a run asks for before it updates its weights."""
+    """A run's request for the gradients of its weights, before it updates them."""
 
 
 class PackedRun(Process):
-    """The process as one of the runs in a pack sees it, and that run's thread.
+    """One run of a pack: its thread, and the process as the run sees it.
 
     Attributes:
-        request: what the run waits for: the logits of images, or gradients; None at its end.
-        logits: the last answer, whose gradient the run leaves there.
-        failure: what broke off a step of all runs.
+        request: what the run waits for: the logits of these images, or gradients; None when it has ended.
+        logits: the logits that the run received last; its backward pass leaves their gradient there.
+        failure: the error that ended a step of all runs.
     """
 
     def __init__(
@@ -88,19 +89,19 @@ class PackedRun(Process):
         self.request: Tensor | Gradients | None = None
         self.logits: Tensor | None = None
         self.failure: Exception | None = None
-        self.mine, self.packs = threading.Semaphore(0), threading.Semaphore(0)  # whose turn it is
+        self.mine, self.packs = threading.Semaphore(0), threading.Semaphore(0)  # the turns of the run and of the pack
         self.thread = threading.Thread(target=self._live, name=f"{PACKED}{config.run_folder}", daemon=True)
         self.thread.start()
 
     def advance(self) -> None:
-        """Let the run go on to its next request; meanwhile the process's random numbers are the run's."""
+        """Let the run continue to its next request, with its own state of the random number generators."""
         set_rng_state(self.random)
         self.mine.release()
         self.packs.acquire()
         self.random = rng_state()
 
     def ask(self, request: Tensor | Gradients) -> Tensor | None:
-        """In the run's thread: wait for the pack's answer, which is None for gradients."""
+        """In the run's thread: send a request and wait. Return logits if the networks are stacked, else None."""
         self.request = request
         self.packs.release()
         self.mine.acquire()
@@ -112,8 +113,8 @@ class PackedRun(Process):
         self.mine.acquire()
         try:
             outcome = self._attempted()
-            unlucky = self.failure is not None or isinstance(outcome.failure, OutOfMemory)
-            self.ended(replace(outcome, shared=unlucky and outcome.state == "failed"))
+            shared = self.failure is not None or isinstance(outcome.failure, OutOfMemory)
+            self.ended(replace(outcome, shared=shared and outcome.state == "failed"))
         finally:
             self.request = None
             self.packs.release()
@@ -121,13 +122,13 @@ class PackedRun(Process):
     def _attempted(self) -> Outcome:
         try:
             return attempt(lambda: self.config, lambda config: run.train(config, self._opened))
-        except BaseException as end:  # such as a module's SystemExit, which shall not take the others along
-            return self._died(end)
+        except BaseException as end:  # such as SystemExit from a module, which must not end the other runs
+            return self._aborted(end)
 
-    def _died(self, end: BaseException) -> Outcome:
+    def _aborted(self, end: BaseException) -> Outcome:
         folder = RunFolder(self.config.run_folder)
-        failure = Failure(f"ended by {type(end).__name__}", folder.path, "the same command continues it")
-        folder.died(failure, traceback.format_exc())
+        failure = Failure(f"ended by {type(end).__name__}", folder.path, "run the same command to continue it")
+        folder.record_failure(failure, traceback.format_exc())
         return Outcome("failed", str(folder.path), failure=failure)
 
     @contextmanager
@@ -136,32 +137,32 @@ class PackedRun(Process):
 
     @property
     def workers(self) -> int:
-        """Its share of the processes that decode images."""
+        """This run's share of the processes that decode images."""
         return -(-super().workers // self.packed)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The network as the run calls it: its batch waits for those of the other runs."""
+        """The network as the run calls it; each call waits for the batches of the other runs."""
         self.model = super().wrap(model)
-        model.register_state_dict_post_hook(_own)
-        return _Meeting(self, model)
+        model.register_state_dict_post_hook(_copy_slices)
+        return _SharedNetwork(self, model)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A loss scaler that hands out the pack's gradients before it steps; it scales in fp16 alone."""
+        """A loss scaler that requests the pack's gradients before each step; it scales only in fp16."""
         return _Scaler(self, self.device.type, enabled=self.runtime.precision == "fp16")
 
     def signals(self) -> Any:
-        """The pack's main thread listens."""
+        """Does nothing: the pack's main thread handles signals."""
         return nullcontext()
 
 
-def _own(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Slices of stacked tensors as tensors of their own: a checkpoint would hold all that they are slices of."""
+def _copy_slices(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Copy slices of stacked tensors, because a checkpoint would store the whole tensor behind each slice."""
     for name, value in state.items():
         state[name] = value.clone() if isinstance(value, Tensor) else value
 
 
-class _Meeting(nn.Module):
-    """A run's network as its training loop calls it: the place where the runs meet."""
+class _SharedNetwork(nn.Module):
+    """A run's network as its training loop calls it; each call waits for the batches of the other runs."""
 
     def __init__(self, run: PackedRun, model: nn.Module) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class _Meeting(nn.Module):
 
 
 class _Scaler(torch.amp.GradScaler):
-    """A loss scaler that has the pack's gradients handed out before it looks at them."""
+    """A loss scaler that requests the pack's gradients before it reads them."""
 
     def __init__(self, run: PackedRun, device: str, *, enabled: bool) -> None:
         super().__init__(device, enabled=enabled)
@@ -185,12 +186,12 @@ class _Scaler(torch.amp.GradScaler):
 
 
 class Pack:
-    """Leads runs from meeting to meeting.
+    """Advances runs from one shared network call to the next.
 
     Args:
-        process: where they are trained.
-        configs: the runs.
-        ended: for each of them, called with how it ended.
+        process: the process that trains them.
+        configs: the runs' configurations.
+        ended: for each run, called with its outcome.
     """
 
     def __init__(self, process: Process, configs: Sequence[Config], ended: Sequence[Ended]) -> None:
@@ -202,7 +203,7 @@ class Pack:
         self.trusted: bool | None = None
 
     def run(self) -> None:
-        """Go on until every run has come to its end."""
+        """Continue until every run has ended."""
         for one in self.runs:
             one.advance()
         while runs := tuple(one for one in self.runs if one.request is not None):
@@ -214,14 +215,14 @@ class Pack:
                 self._break_off(runs, error, error.__traceback__)
 
     def _break_off(self, runs: tuple[PackedRun, ...], error: Exception, trace: TracebackType | None) -> None:
-        """End runs whose shared step failed."""
+        """End the runs whose shared step failed."""
         for one in runs:
-            one.failure = error.with_traceback(trace)  # without what it passed through in the others
+            one.failure = error.with_traceback(trace)  # without the frames that other runs have added
             while one.request is not None:
                 one.advance()
 
     def _step(self, runs: tuple[PackedRun, ...]) -> None:
-        """All have brought images: give logits, take their gradients, and let those update that have all parts."""
+        """All runs have submitted images: return logits, collect gradients, update the runs with complete batches."""
         images = [one.request for one in runs if isinstance(one.request, Tensor)]
         packed = len(runs) > 1 and len({part.shape for part in images}) == 1 and self._stack(runs, images)
         logits = self._forward(images) if packed else None
@@ -238,7 +239,7 @@ class Pack:
                 one.advance()
 
     def _stack(self, runs: tuple[PackedRun, ...], images: Sequence[Tensor]) -> bool:
-        """Stack the runs' networks, unless they are; False if they are better off, or only right, one by one."""
+        """Stack the runs' networks if they are not stacked yet; return False if stacking would be slower or wrong."""
         if self.trusted is None:
             objection = self._objection(runs, images)
             self.trusted = not objection
@@ -253,15 +254,15 @@ class Pack:
         return self.trusted
 
     def _objection(self, runs: tuple[PackedRun, ...], images: Sequence[Tensor]) -> str:
-        """Why the networks are not stacked, in words; "" if they are."""
+        """Why the networks are not stacked; empty if they are."""
         if self.process.device.type in IN_TURNS:
             return f"one network keeps a {self.process.device.type} busy"
         few = torch.stack([part[:2] for part in images[:2]])
         wrong = mistake([one.model for one in runs[:2]], few)
-        return wrong and f"stacked they are not what they are alone ({wrong})"
+        return wrong and f"stacked networks give other results ({wrong})"
 
     def _forward(self, images: Sequence[Tensor]) -> Tensor:
-        """The logits of all runs, each run's dropout drawn as it would alone."""
+        """The logits of all runs; dropout draws for each run what it would draw alone."""
         kind = self.process.device.type if self.process.device.type == "cuda" else "torch"
         for one, generator in zip(self.stacked, self.stack.generators, strict=True):
             generator.set_state(one.random[kind])
@@ -273,13 +274,13 @@ class Pack:
 
 
 def _gradient(one: PackedRun, part: Tensor) -> Tensor:
-    """What a run's loss has left at its logits; zero if it broke off before."""
+    """The gradient that a run's loss left at its logits; zero if the run ended before."""
     left = None if one.logits is None else one.logits.grad
     return torch.zeros_like(part) if left is None else left
 
 
 def _turns(modules: dict[str, str]) -> str:
-    """Which modules the runs take turns at, in words."""
+    """The modules at which the runs take turns, as text for the log."""
     if not modules:
         return ""
     kinds = ", ".join(sorted(set(modules.values())))

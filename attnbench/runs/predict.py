@@ -1,4 +1,4 @@
-"""Pictures with what a run's detector finds in them, and the same as data."""
+"""Draws what a run's detector finds in images, and writes it as data."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def predict(
 
     Args:
         run: the run's folder.
-        images: JPEG or PNG files, grey or colour, of any size.
+        images: JPEG or PNG files of any size, grey or in colour.
         output: the folder for the pictures, ``<image>.png`` each, and ``predictions.json``; None for
             ``RUN/predictions``.
-        score: the least score of what is drawn; the data have all.
+        score: the least score of objects that are drawn; predictions.json has all objects.
         which: ``last`` or ``best`` weights.
 
     Returns:
-        The pictures' files.
+        The files of the pictures.
 
     Raises:
-        ConfigError: the run is of no detector, or two images have one name.
-        DataError: a file is no image.
-        StorageError: not a run's folder, or the pictures cannot be written.
+        ConfigError: the run has no detector, or two images have the same name.
+        DataError: a file is not an image.
+        StorageError: the folder is not a run's, or the pictures cannot be written.
     """
     trained = load_run(run, which)
     if "detector" not in trained.config.tree:
-        what = f"a run of task={trained.config.choices['task']} finds no objects"
+        what = f"a run of task={trained.config.choices['task']} has no detector"
         raise ConfigError(what, run, "give a run of task=detection")
     folder = output or run / "predictions"
     paths = [folder / f"{image.stem}.png" for image in images]
@@ -53,20 +53,20 @@ def predict(
         raise ConfigError("two images have the same name", "command line", "rename one, or call this twice")
     classes = trained.classes
     files.make_folder(folder)
-    told = []
+    predictions = []
     for image, path in zip(images, paths, strict=True):
         pixels = torch.from_numpy(np.array(load_rgb(image))).permute(2, 0, 1).float() / 255
         with torch.no_grad():
-            (answer,) = trained.model([pixels])
-        picture = Image.fromarray(drawn(pixels, answer, classes, score))
+            (detections,) = trained.model([pixels])
+        picture = Image.fromarray(drawn(pixels, detections, classes, score))
         files.write(path, partial(picture.save, format="PNG"))
-        told.append({"image": str(image), "objects": _objects(answer, classes)})
-    files.write_json(folder / "predictions.json", told)
+        predictions.append({"image": str(image), "objects": _objects(detections, classes)})
+    files.write_json(folder / "predictions.json", predictions)
     return paths
 
 
-def _objects(answer: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
-    each = zip(answer["boxes"].tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True)
+def _objects(detections: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    each = zip(*(detections[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
     return [
         {"class": classes[label - 1], "score": round(score, 4), "box": [round(at, 2) for at in box]}
         for box, label, score in each

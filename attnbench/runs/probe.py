@@ -1,4 +1,4 @@
-"""How fast a configuration trains here: a few real steps of the training loop, on images of noise."""
+"""Measures how fast a configuration trains on this machine, by a few real steps of the training loop on noise."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from attnbench.training.feed import Feed
 from attnbench.training.recorder import NullRecorder
 from attnbench.training.runtime import Process
 
-STEPS = 3  # measured, after one that warms up
-SECONDS = 5.0  # after which no further step begins
-PIXELS = 2**17  # of a step on a CPU: 128 images of 32x32
+STEPS = 3  # that are measured, after one to warm up
+SECONDS = 5.0  # after which no further step is measured
+PIXELS = 2**17  # per step on a CPU: 128 images of 32x32
 
 
 class Enough(Exception):
-    """The steps are done."""
+    """Ends the training loop after the last measured step."""
 
 
 class Noise:
-    """One batch of noise without end."""
+    """A source of batches that repeats one batch of noise."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -40,23 +40,23 @@ class Noise:
         return 1000
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The same batch again and again, without end."""
+        """The same batch, repeated without end."""
         while True:
             yield self.batch
 
 
 class Stopwatch(engine.Saver):
-    """Stands where checkpoints are saved, and looks at the clock instead."""
+    """Takes the place of the saver and records the time of each step instead of saving."""
 
     def __init__(self, process: Process) -> None:
-        super().__init__(Checkpoints(Path(), {}), Timer(None, 1.0), process, "")  # never asked to write
+        super().__init__(Checkpoints(Path(), {}), Timer(None, 1.0), process, "")  # never writes
         self.times: list[float] = []
 
     def after_step(self, state: Any) -> None:
-        """Note the time of a step that is done.
+        """Record when a step ended.
 
         Raises:
-            Enough: that was the last one to measure.
+            Enough: that was the last step to measure.
         """
         if self.process.device.type == "cuda":
             torch.cuda.synchronize(self.process.device)
@@ -66,15 +66,15 @@ class Stopwatch(engine.Saver):
 
     @property
     def seconds(self) -> float:
-        """The median time of a step after the first one."""
+        """The median time of a step, without the first one."""
         steps = sorted(after - before for before, after in zip(self.times, self.times[1:], strict=False))
         return steps[len(steps) // 2]
 
 
 def seconds_per_image(config: Config) -> tuple[float, int]:
-    """The time of an image in a training step, and the batch at which it was measured.
+    """The seconds per image in a training step, and the batch size at which they were measured.
 
-    On a CPU the batch is cut to what takes little time, on a GPU only to what fits.
+    On a CPU the batch is reduced to save time; on a GPU it is reduced only if it does not fit into memory.
     """
     _, size = catalog.setting(config, ["dataset="])
     pixels = size**2 if isinstance(size, int) else size[0] * size[1]
@@ -92,7 +92,7 @@ def seconds_per_image(config: Config) -> tuple[float, int]:
 
 
 def _timed(config: Config, process: Process, batch: int) -> float:
-    """Seconds of a step."""
+    """The seconds of a step."""
     torch.manual_seed(0)
     schedule, task = config.build("schedule"), config.build("task")
     classes, _ = catalog.setting(config, ["dataset="])

@@ -1,4 +1,4 @@
-"""A run in the processes that it asks for: this one, or several that torch.distributed starts and watches."""
+"""Trains a run in one process, or in several that torch.distributed starts and watches."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ log = logging.getLogger("attnbench")
 
 
 def train_in_processes(config: Config) -> dict[str, Any]:
-    """Train, continue or repeat a run, in ``runtime.processes`` processes unless torchrun has started them.
+    """Train, continue or repeat a run in ``runtime.processes`` processes, and start these unless torchrun has done so.
 
     Returns:
         The contents of result.json.
 
     Raises:
-        Failure: what went wrong first, in whichever process.
+        Failure: the first failure in any process.
     """
     number = config.build("runtime").missing
     if not number:
         return run.train(config)
     run.refuse(config)
-    with tempfile.TemporaryDirectory(prefix="attnbench-") as said:
-        return _together(config, number, Path(said))
+    with tempfile.TemporaryDirectory(prefix="attnbench-") as failures:
+        return _train_in(number, config, Path(failures))
 
 
-def _together(config: Config, number: int, said: Path) -> dict[str, Any]:
-    """Start the processes, which write down in ``said`` how they failed, and wait for them."""
+def _train_in(number: int, config: Config, failures: Path) -> dict[str, Any]:
+    """Start the processes and wait for them; each writes its failure to the folder ``failures``."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our one line says it
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures in one line
     folder = RunFolder(config.run_folder)
     shares = [max(1, count // number) for count in (torch.get_num_threads(), cores())]
     try:
-        elastic_launch(_standalone(number), _rank)(config, said, *shares, bool(log.handlers))
+        elastic_launch(_standalone(number), _rank)(config, failures, *shares, bool(log.handlers))
     except SignalException as signal:
-        raise Stopped("stopped by a signal", todo="the same command continues") from signal
+        raise Stopped("stopped by a signal", todo="run the same command to continue") from signal
     except ChildFailedError as error:
         rank, end = error.get_first_failure()
-        raise _cause(folder, said, rank, number, end.exitcode) from None
+        raise _cause(folder, failures, rank, number, end.exitcode) from None
     result = folder.result()
     assert result is not None
     return result
@@ -80,8 +80,8 @@ def _standalone(number: int) -> LaunchConfig:
     )
 
 
-def _rank(config: Config, said: Path, threads: int, share: int, shown: bool) -> None:
-    """One process of the run, with its share of the cores."""
+def _rank(config: Config, failures: Path, threads: int, share: int, shown: bool) -> None:
+    """Train as one process of the run, with its share of the cores."""
     rank = runtime.rank()
     torch.set_num_threads(threads)
     os.environ["ATTNBENCH_CORES"] = str(share)
@@ -91,22 +91,23 @@ def _rank(config: Config, said: Path, threads: int, share: int, shown: bool) -> 
     try:
         run.train(config)
     except Failure as failure:
-        (said / str(rank)).write_bytes(pickle.dumps(failure))
+        (failures / str(rank)).write_bytes(pickle.dumps(failure))
         raise SystemExit(failure.code) from None
 
 
-def _cause(folder: RunFolder, said: Path, rank: int, number: int, code: int) -> Failure:
-    """What went wrong first, where the process ``rank`` was the first one to end.
+def _cause(folder: RunFolder, failures: Path, rank: int, number: int, code: int) -> Failure:
+    """The first failure; the process ``rank`` was the first one to end.
 
-    The others fail too, for want of that one. What the main process does not say itself is written into status.json.
+    The other processes fail as well, because that one is missing. The failure is recorded in status.json, unless the
+    main process has already done so.
     """
-    spoken = sorted(said.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    if str(rank) in {path.name for path in spoken}:
-        failure: Failure = pickle.loads(spoken[0].read_bytes())
-        if spoken[0].name == "0":
+    written = sorted(failures.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    if str(rank) in {path.name for path in written}:
+        failure: Failure = pickle.loads(written[0].read_bytes())
+        if written[0].name == "0":
             return failure
     else:
         how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        failure = Failure(f"process {rank} of {number} {how}", folder.path, "the same command continues it")
-    folder.died(failure, "")
+        failure = Failure(f"process {rank} of {number} {how}", folder.path, "run the same command to continue it")
+    folder.record_failure(failure, "")
     return failure

@@ -1,4 +1,4 @@
-"""Runs as their folders tell of them: what was asked, how it ended, what differs between several of them."""
+"""Reads runs from their folders: their configuration and result, and what differs between several runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from attnbench.base.errors import DataError
 from attnbench.config import stored
 from attnbench.config.configuration import DETECTION, Config
 from attnbench.runs.folder import RunFolder
-from attnbench.runs.status import standing
+from attnbench.runs.status import folder_status
 
-NAMED = ("dataset", "backbone", "attention")  # groups whose option's name is a value itself
+NAMED = ("dataset", "backbone", "attention")  # groups whose chosen option is one of the values
 ABSENT = "-"  # the value of a key that a run does not have
 
 Values = dict[str, Any]
@@ -25,12 +25,12 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder.
+    """A run, read from its folder.
 
     Attributes:
-        values: the dotted keys and values that decide its result, its seed apart, and the names of the options taken
-            for data set, backbone and attention.
-        result: what result.json holds; empty unless the run is done.
+        values: the dotted keys and values that affect the result, without the seed, and the names of the chosen data
+            set, backbone and attention.
+        result: the contents of result.json; empty unless the run is done.
         state: ``done``, or why there is no result.
     """
 
@@ -42,46 +42,46 @@ class Run:
 
     @cached_property
     def environment(self) -> Values:
-        """Versions, device and commit that made it."""
+        """The versions, device and commit that made the run, from env.json."""
         found = files.read_json(self.folder / "env.json")
         return found if isinstance(found, dict) else {}
 
     def value(self, key: str) -> Any:
-        """A value of the run's configuration by its dotted key; ``ABSENT`` if it has none."""
+        """A value of the configuration by its dotted key; ``ABSENT`` if the run does not have the key."""
         return self.values.get(key, ABSENT)
 
     @cached_property
     def identity(self) -> tuple[tuple[str, str], ...]:
-        """Equal for the seeds of one configuration."""
+        """The values in a comparable form, equal for all seeds of one configuration."""
         return tuple(sorted((key, str(value)) for key, value in self.values.items()))
 
 
 def outputs() -> Path:
-    """Where runs go when nothing else is said."""
+    """The folder where runs are written by default."""
     return Path(os.environ.get("ATTNBENCH_OUTPUTS", "outputs"))
 
 
-def find(words: Iterable[str]) -> list[Run]:
+def find(patterns: Iterable[str]) -> list[Run]:
     """The runs at or below the given folders.
 
     Args:
-        words: folders of runs, folders above them, or patterns such as ``outputs/runs/*/*/eca-*``.
+        patterns: folders of runs, folders above them, or patterns such as ``outputs/runs/*/*/eca-*``.
 
     Raises:
-        DataError: a word has no run; it is named.
+        DataError: no run exists at or below a pattern; names the pattern.
         StorageError: a run's config.yaml cannot be read.
     """
     folders: dict[Path, Path] = {}
-    for word in words:
-        found = [folder for path in sorted(glob.glob(word, recursive=True)) for folder in _folders(Path(path))]
+    for pattern in patterns:
+        found = [folder for path in sorted(glob.glob(pattern, recursive=True)) for folder in _folders(Path(path))]
         if not found:
-            raise DataError("no run here", word, "give a run's folder, one above it, or a quoted pattern")
+            raise DataError("no run here", pattern, "give a run's folder, a folder above it, or a quoted pattern")
         folders |= {folder.resolve(): folder for folder in found}
     return [read(folder) for folder in sorted(folders.values())]
 
 
 def _folders(path: Path) -> list[Path]:
-    """The folders of runs at or below a path; a run's own files stand for the run."""
+    """The folders of runs at or below a path; a file in a run's folder means that run."""
     if path.is_file():
         path = path.parent
     if (path / "config.yaml").is_file():
@@ -90,18 +90,18 @@ def _folders(path: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Run:
-    """The run of a folder.
+    """Read the run in a folder.
 
     Raises:
         StorageError: its config.yaml cannot be read.
     """
     config = stored.read(folder)
     result = RunFolder(folder).result()
-    return Run(folder, config.seed, told(config), result or {}, "done" if result else _state(folder))
+    return Run(folder, config.seed, values_of(config), result or {}, "done" if result else _state(folder))
 
 
-def told(config: Config) -> Values:
-    """A configuration as a run's ``values``; where there is no attention, nothing is placed."""
+def values_of(config: Config) -> Values:
+    """The ``values`` of a configuration's run; without attention, the placement's options are left out."""
     unplaced = config.choices.get("placement") == "none"
     values = {
         key: value
@@ -114,16 +114,16 @@ def told(config: Config) -> Values:
 
 def _state(folder: Path) -> str:
     """Why a run has no result."""
-    stands = standing(folder)
-    return f"{stands.state}: {stands.reason}" if stands.reason else stands.state
+    status = folder_status(folder)
+    return f"{status.state}: {status.reason}" if status.reason else status.state
 
 
 def differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
-    """What tells runs apart.
+    """The keys that distinguish runs.
 
     Returns:
-        The fewest keys, taken in order, whose values tell all configurations apart; and the keys that differ too, but
-        only along with those. A key that an attention has and another does not is no difference beside the attention.
+        Keys, chosen in order, whose values are enough to distinguish all configurations; and further keys that differ,
+        but only together with those. Options that only one attention has are ignored where the attention differs.
     """
     names = dict.fromkeys([*NAMED, *(key for run in runs for key in run.values)])
     varied = [key for key in names if len({str(run.value(key)) for run in runs}) > 1]
@@ -136,7 +136,7 @@ def differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
 
 
 def _parts(runs: Sequence[Run], keys: Sequence[str]) -> int:
-    """How many kinds of runs there are by some keys."""
+    """How many different combinations of values the runs have under some keys."""
     return len({tuple(str(run.value(key)) for key in keys) for run in runs})
 
 
@@ -146,10 +146,10 @@ def _changes(runs: Sequence[Run], key: str) -> bool:
 
 
 def refuse_other_metric(runs: Sequence[Run], metric: str) -> None:
-    """Refuse a metric that no result holds.
+    """Refuse a metric that no result has.
 
     Raises:
-        DataError: names those that there are.
+        DataError: names the metrics that the results have.
     """
     numbers = {key for run in runs for key, value in run.result.items() if is_number(value)}
     if runs and metric not in numbers:
@@ -157,5 +157,5 @@ def refuse_other_metric(runs: Sequence[Run], metric: str) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number; true and false are not."""
+    """Whether a value is a number; true and false do not count as numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -50,7 +50,7 @@ Opened = Callable[[Config, Runtime], AbstractContextManager[tuple[Dataset, Proce
 
 @contextmanager
 def alone(config: Config, runtime: Runtime) -> Iterator[tuple[Dataset, Process]]:
-    """A data set and a process of its own."""
+    """Open a data set and start a process for this run alone."""
     data: Dataset = config.build("dataset")
     with runtime.start() as process:
         yield data, process
@@ -60,13 +60,13 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
     """Train, continue or repeat the run of a configuration and write its result.
 
     Args:
-        opened: gives it data and a process; in a pack the runs share them.
+        opened: opens the data set and the process of the run; packed runs share both.
 
     Returns:
         The contents of result.json.
 
     Raises:
-        Failure: its kind gives the exit code; the folder's status.json says the same.
+        Failure: its type gives the exit code; status.json in the run's folder records it.
     """
     runtime, sketch, division = refuse(config)
     folder = RunFolder(config.run_folder)
@@ -75,13 +75,14 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
 
 
 def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:
-    """Refuse what cannot be run, before anything is made.
+    """Refuse a configuration that cannot run, before anything is written.
 
     Returns:
-        What the run needs of it: its runtime, its network on the meta device, and how batches are divided.
+        The runtime, the network on the meta device, and how batches are divided, for use in the run.
 
     Raises:
-        ConfigError: a placement that cannot be, a device that is not there, or more parts than a batch has.
+        ConfigError: the placement is impossible, the device does not exist, or a batch cannot be split into so many
+            parts.
     """
     sketch = Sketch.of(config, catalog.CLASSES.get(config.choices["dataset"], 10))
     factory.refuse_other_backbone(config)
@@ -94,14 +95,14 @@ def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A network on the meta device, by which it is counted."""
+    """A network on the meta device, to count its parameters and operations."""
 
     network: torch.nn.Module
     classes: int
 
     @classmethod
     def of(cls, config: Config, classes: int) -> Sketch:
-        """The network of a configuration for a number of classes."""
+        """The network of a configuration, for a number of classes."""
         return cls(factory.sketch(config, classes)[0], classes)
 
 
@@ -154,17 +155,17 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     counted = {"params": complexity.params(sketch.network), "macs": complexity.macs(sketch.network, size)}
     result = _result(config, folder, made_of, counted, state, task, process)
     if process.main:
-        checkpoints.settle()  # a run that was killed in its last save has no other
+        checkpoints.settle()  # completes a last save that was interrupted
         folder.write("result.json", result)
         folder.status("done")
     return result
 
 
 def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to go on with other data than those that a checkpoint was made of.
+    """Refuse to continue with data other than those that a checkpoint was trained on.
 
     Raises:
-        OtherData: says what differs, and how these data get a name of their own.
+        OtherData: says what differs, and how to give the present data another name.
     """
     then = kept(folder.path) or DataRecord(now.source, checkpoint.get("data", ""))
     if difference := then.difference(now):
@@ -173,13 +174,15 @@ def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, check
 
 def _resume(state: TrainState, saved: dict[str, Any], steps: int, process: Process) -> None:
     state.load_state_dict(saved)
-    engine.pace(state, state.epoch + max(0, state.step - 1) / steps, state.lr)  # as the last step left it
+    engine.pace(state, state.epoch + max(0, state.step - 1) / steps, state.lr)  # as in the last step
     state.resumed_from_step = state.epoch * steps + state.step
     if len(saved["rng"]) == process.world_size:
         set_rng_state(saved["rng"][process.rank])
     else:
         log.warning(
-            "the checkpoint is of %d processes, this is %d: dropout draws anew", len(saved["rng"]), process.world_size
+            "the checkpoint is from %d processes and this run has %d: dropout does not continue exactly",
+            len(saved["rng"]),
+            process.world_size,
         )
     if process.main:
         log.info("resumed from step %d (epoch %d, step %d)", state.resumed_from_step, state.epoch + 1, state.step)
@@ -213,16 +216,16 @@ def _recorder(
         samples=feed.samples,
         hparams={**_options(config), "seed": config.seed},
         texts={"config": yaml.safe_dump(config.record(), sort_keys=False), "sites": "\n".join(listing)},
-        every=1 if process.device.type == "cpu" else 50,  # each look waits for the device
+        every=1 if process.device.type == "cpu" else 50,  # each reading waits for the device
         gauges=lambda: gauges(state.model),
         pictures=task.pictures,
     )
 
 
 def _name(config: Config) -> str:
-    """What tells the run from others of its options, for a reader: ``kernel_size=3,epochs=2``."""
-    words = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in config.changes.items()]
-    return ",".join(words).replace("/", "_")
+    """The values that were changed from the options' defaults, for display: ``kernel_size=3,epochs=2``."""
+    parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in config.changes.items()]
+    return ",".join(parts).replace("/", "_")
 
 
 def _plain(value: Any) -> str:
@@ -230,13 +233,13 @@ def _plain(value: Any) -> str:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """What distinguishes runs in the HParams tab: the options taken, and the values that decide a result."""
+    """The run's columns in the HParams tab: the chosen options, and the values that affect the result."""
     values = {k: v for k, v in config.values.items() if not k.endswith("_target_")}
     return {**config.choices, **values}
 
 
 def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
-    """One line a stage: how many sites at which roles, and what is there."""
+    """One line for each stage: the number of sites, their roles, and the attention there."""
     lines = []
     for stage in sorted({site.stage for site in sites}):
         here = [site for site in sites if site.stage == stage]
@@ -279,7 +282,7 @@ def _result(
 
 
 def _peak_memory(process: Process) -> int:
-    """Bytes at the worst moment: of the device, or of this process on the CPU."""
+    """The peak memory in bytes, of the device or, on the CPU, of this process."""
     if process.device.type == "cuda":
         return torch.cuda.max_memory_allocated(process.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -287,7 +290,7 @@ def _peak_memory(process: Process) -> int:
 
 @contextmanager
 def _held(folder: RunFolder, config: Config) -> Iterator[None]:
-    """Hold the folder and write what is known before the first step; the main process alone does."""
+    """Hold the folder and write the files that precede the first step; only the main process does so."""
     if rank() != 0:
         yield
         return
@@ -304,7 +307,7 @@ def _held(folder: RunFolder, config: Config) -> Iterator[None]:
 
 @contextmanager
 def _reported(folder: RunFolder, division: Division) -> Iterator[None]:
-    """Turn what goes wrong into a Failure, and leave it in status.json and train.log."""
+    """Turn exceptions into a Failure, and record it in status.json and train.log."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -312,7 +315,7 @@ def _reported(folder: RunFolder, division: Division) -> Iterator[None]:
         if rank() == 0:
             trace = "".join(traceback.format_exception(error))
             status = "stopped" if isinstance(failure, Stopped) else "failed"
-            with suppress(StorageError):  # the disk may be what failed
+            with suppress(StorageError):  # the disk may be the cause
                 folder.status(status, error=str(failure), code=failure.code, traceback=trace)
             for handler in log.handlers:
                 if isinstance(handler, logging.FileHandler):
@@ -321,11 +324,15 @@ def _reported(folder: RunFolder, division: Division) -> Iterator[None]:
 
 
 def classify(error: BaseException, division: Division) -> Failure:
-    """The failure that an exception means to a user, whose run divides its batches as given."""
+    """The Failure that an exception becomes.
+
+    Args:
+        division: advises what to do if memory does not suffice.
+    """
     if isinstance(error, Failure):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return Stopped("stopped by a signal", todo="the same command continues")
+        return Stopped("stopped by a signal", todo="run the same command to continue")
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return OutOfMemory("out of memory", "batch_size", division.saving())
@@ -337,7 +344,7 @@ def classify(error: BaseException, division: Division) -> Failure:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and commit, for whoever wants to know what made a result."""
+    """The versions, device and commit that make a result, for env.json."""
     return {
         "attnbench": __version__,
         "commit": _commit(),
@@ -353,7 +360,7 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name, which Linux keeps where Python does not look."""
+    """The processor's name; on Linux from /proc/cpuinfo, which Python's ``platform`` does not read."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -363,7 +370,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of a checkout, marked ``-dirty`` with local changes; None outside of one."""
+    """The commit of the checkout, marked ``-dirty`` if there are local changes; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)

@@ -1,4 +1,4 @@
-"""How a run stands, from what lies in its folder."""
+"""The status of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from attnbench.base import files
 from attnbench.base.errors import BusyError, ConfigError, DataError, OtherData, StorageError, listed
 from attnbench.config import stored
 from attnbench.config.configuration import Config
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 from attnbench.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a run stands.
+class RunStatus:
+    """The status of a run.
 
     Attributes:
         state: ``done``, ``failed``, ``stopped`` (it can be continued), ``running``, ``not run`` or ``other data``.
-        reason: why it failed or stopped.
-        result: the contents of result.json of a run that is done.
-        unseen: why its data could not be compared with those that a run would open now; empty if they were.
+        reason: why it failed or stopped, or how its data differ.
+        result: the contents of result.json if the run is done.
+        unseen: why its data could not be compared with those that a run would open now; empty if they were compared.
     """
 
     state: str
@@ -31,59 +31,59 @@ class Standing:
     unseen: str = ""
 
 
-def finished(config: Config, look: Look | None = None) -> dict[str, Any] | None:
-    """The result of a configuration's run, if it is done and was made of these values and these data.
+def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, Any] | None:
+    """The result of a configuration's run, if it is done and was made with the present values and data.
 
     Args:
-        look: compares data; to be shared where many runs are looked at.
+        data_check: pass the same one for many runs, so that data they share are read only once.
 
     Raises:
-        ConfigError: the run was made with other values: an option declares others now.
-        OtherData: the run, finished or not, was made of other data.
+        ConfigError: the run was made with other values, because an option now declares other defaults.
+        OtherData: the run, finished or not, was trained on other data.
         DataError: its data cannot be opened.
     """
     folder = RunFolder(config.run_folder)
     if (folder.path / "config.yaml").is_file():
         _refuse_other_values(config, folder.path)
-    (look or Look()).refuse_other(config, folder.path)
+    (data_check or DataCheck()).refuse_other(config, folder.path)
     return folder.result()
 
 
 def _refuse_other_values(config: Config, run: Path) -> None:
     if differ := stored.differences(config, stored.read(run).identity):
-        pairs = listed(f"{key}: {there} there, {here} here" for key, (there, here) in differ.items())
-        todo = "an option that declares another default now needs a _revision_; or write the value out"
+        pairs = listed(f"{key}: {there} then, {here} now" for key, (there, here) in differ.items())
+        todo = "an option whose default has changed needs a _revision_; or give the former value"
         raise ConfigError(f"a run of this name was made with other values: {pairs}", run, todo)
 
 
-def standing_of(config: Config, look: Look) -> Standing:
-    """How the run of a configuration stands; a finished one that was made of other data does not count."""
-    stands = standing(config.run_folder)
-    if stands.state != "done":
-        return stands
+def run_status(config: Config, data_check: DataCheck) -> RunStatus:
+    """The status of a configuration's run; a finished run on other data has the state ``other data``."""
+    status = folder_status(config.run_folder)
+    if status.state != "done":
+        return status
     try:
-        look.refuse_other(config, config.run_folder)
+        data_check.refuse_other(config, config.run_folder)
     except OtherData as other:
-        return Standing("other data", str(other))
+        return RunStatus("other data", str(other))
     except DataError as error:
-        return replace(stands, unseen=f"data of {config.dataset_name} not compared: {error.what} ({error.where})")
-    return stands
+        return replace(status, unseen=f"data of {config.dataset_name} not compared: {error.what} ({error.where})")
+    return status
 
 
-def standing(path: Path) -> Standing:
-    """How the run of a folder stands, from what lies in it."""
+def folder_status(path: Path) -> RunStatus:
+    """The status of the run in a folder, without a check of its data."""
     folder = RunFolder(path)
     if result := folder.result():
-        return Standing("done", result=result)
-    status = files.read_json(path / "status.json") or {}
-    if status.get("status") in ("failed", "stopped"):
-        return Standing(status["status"], status.get("error", ""))
-    if status.get("status") != "running":
-        return Standing("not run")
+        return RunStatus("done", result=result)
+    record = files.read_json(path / "status.json") or {}
+    if record.get("status") in ("failed", "stopped"):
+        return RunStatus(record["status"], record.get("error", ""))
+    if record.get("status") != "running":
+        return RunStatus("not run")
     try:
         folder.refuse_busy()
     except BusyError:
-        return Standing("running")
+        return RunStatus("running")
     except StorageError as error:
-        return Standing("stopped", str(error))
-    return Standing("stopped", "ended without a word")
+        return RunStatus("stopped", str(error))
+    return RunStatus("stopped", "its process ended without reporting why")

@@ -1,1 +1,1 @@
-"""What a run does while it trains: the loop, checkpoints, learning rates, tasks, metrics."""
+"""Training: the loop, checkpoints, learning rates, tasks and metrics."""

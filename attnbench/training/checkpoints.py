@@ -1,4 +1,4 @@
-"""The checkpoints of a run on disk: everything or nothing, at every instant."""
+"""A run's checkpoints on disk. At any moment, the newest listed one is complete."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Differing = Callable[[Mapping[str, Any]], Mapping[str, tuple[Any, Any]]]
 
 
 class Checkpoints:
-    """The checkpoints of a run: ``last.pt``, the one before it, and ``best.pt``.
+    """A run's checkpoints: the last one (``last.pt``), the one before it (``previous.pt``), and ``best.pt``.
 
-    A checkpoint is trusted if ``SHA256SUMS`` (as ``sha256sum -c`` reads it) lists its hash as that of ``last.pt`` or
-    ``previous.pt``, whichever of the names it has: a save stages ``next.pt``, lists what the files will be, and only
-    then moves them, so that at every instant the newest listed checkpoint is there and whole.
+    ``SHA256SUMS``, in the format of ``sha256sum -c``, lists their hashes. A checkpoint is trusted if its hash is listed
+    for ``last.pt`` or ``previous.pt``, whatever its own file name. A save writes ``next.pt``, then lists the hashes as
+    they will be, and only then renames the files. So at any moment the newest listed checkpoint is complete.
 
     Args:
-        folder: where they lie; made when first written to.
-        identity: the configuration values that decide a result, kept in each checkpoint.
-        differing: how these differ from the values kept in a checkpoint: key to value there and here; None for any
-            value that is not equal.
+        folder: the folder of the checkpoints; created on the first write.
+        identity: the configuration values that affect the result; stored in every checkpoint.
+        differing: compares the values stored in a checkpoint with ``identity``. It returns, for each key that differs,
+            the stored and the present value. None compares for equality.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], differing: Differing | None = None) -> None:
@@ -47,11 +47,11 @@ class Checkpoints:
         )
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Make a state the last checkpoint; what was last becomes the previous one.
+        """Save a state as ``last.pt``; the former last checkpoint becomes ``previous.pt``.
 
         Raises:
-            NonFiniteError: the state holds a NaN or infinite number; nothing is written.
-            StorageError: it cannot be written; the last checkpoint is as it was.
+            NonFiniteError: the state contains a NaN or an infinite number; nothing is written.
+            StorageError: the checkpoint cannot be written; the last one is unchanged.
         """
         _refuse_non_finite(state, f"epoch {state['epoch'] + 1}, step {state['step']}")
         self.settle()
@@ -62,11 +62,15 @@ class Checkpoints:
         self.settle()
 
     def save_best(self, weights: Mapping[str, Tensor], about: Mapping[str, float]) -> None:
-        """Keep the evaluated weights of the best epoch so far, and which that is.
+        """Save the evaluated weights of the best epoch so far as ``best.pt``.
+
+        Args:
+            weights: a state dict of the model.
+            about: that epoch and its metric.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite; nothing is written.
-            StorageError: they cannot be written.
+            StorageError: the file cannot be written.
         """
         content = {"model": dict(weights), "config": self.identity, **about}
         _refuse_non_finite(content, f"epoch {about['epoch']}, after its last step")
@@ -75,12 +79,13 @@ class Checkpoints:
         files.write_sums(self.folder, {**files.read_sums(self.folder), "best.pt": digest})
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None if there is none.
+        """Load the newest intact checkpoint; None if the run has no checkpoint.
 
-        A damaged one is passed over with one warning.
+        If the last checkpoint is damaged, log one warning and load the previous one.
 
         Raises:
-            StorageError: checkpoints are there but none is whole, or it is of another configuration or lacks something.
+            StorageError: checkpoints exist but none is intact; or the checkpoint belongs to another configuration or
+                lacks an item.
         """
         sums = files.read_sums(self.folder)
         there = {_hash(path): path for path in (self.previous, self.last, self.next) if path.exists()}
@@ -90,11 +95,11 @@ class Checkpoints:
         if path := newest or older:
             return self._read(path)
         if self.last.exists() or self.previous.exists() or "last.pt" in sums:
-            raise StorageError("no checkpoint is whole", self.folder, "restore one, or start again with resume=never")
+            raise StorageError("no intact checkpoint", self.folder, "restore one, or start again with resume=never")
         return None
 
     def settle(self) -> None:
-        """Move a staged checkpoint that is listed to its place, now or after an interrupted save."""
+        """Rename a ``next.pt`` whose hash is listed: the last step of a save, or of one that was interrupted."""
         files.make_folder(self.folder)
         sums = files.read_sums(self.folder)
         if _hash(self.next) == sums.get("last.pt", ""):
@@ -109,15 +114,15 @@ class Checkpoints:
     def _read(self, path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whole, but no checkpoint of ours: torch raises whatever it stumbles over
+        except Exception as error:  # the hash is right but the content is not; torch raises many types of errors
             what = f"not a checkpoint ({type(error).__name__})"
             raise StorageError(what, path, "use resume=never") from error
         if missing := [item for item in ITEMS if item not in state]:
             raise StorageError(f"the checkpoint lacks {', '.join(missing)}", path, "use resume=never")
         if differ := self.differing(state["config"]):
-            pairs = listed(f"{key}: {there} there, {here} here" for key, (there, here) in differ.items())
-            what = f"the checkpoint is of another configuration: {pairs}"
-            raise StorageError(what, path, "choose other paths.outputs, or give the run's own values")
+            pairs = listed(f"{key}: {there} in the checkpoint, {here} now" for key, (there, here) in differ.items())
+            what = f"the checkpoint belongs to another configuration: {pairs}"
+            raise StorageError(what, path, "choose another paths.outputs, or use the run's values")
         return state
 
     def _unequal(self, kept: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -131,25 +136,25 @@ def _hash(path: Path) -> str | None:
 
 def _refuse_non_finite(content: Mapping[str, Any], where: str) -> None:
     floats = [(name, tensor) for name, tensor in tensors(content) if tensor.is_floating_point()]
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in floats]).tolist()  # one synchronisation for all
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floats]).tolist()  # waits for the device only once
     for (name, _), good in zip(floats, finite, strict=True):
         if not good:
-            todo = "lower schedule.lr; the last checkpoint is from before"
+            todo = "lower schedule.lr; the last checkpoint is unaffected"
             raise NonFiniteError(f"{name.lstrip('.')} is not finite", where, todo)
 
 
 class Timer:
-    """When a checkpoint is due inside an epoch: after so many steps or minutes, whichever comes first."""
+    """Decides when a checkpoint is due within an epoch: every ``steps`` steps, or ``minutes`` after the last save."""
 
     def __init__(self, steps: int | None, minutes: float) -> None:
         self.steps, self.seconds = steps, minutes * 60
         self.saved_at = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether to save after this step of the epoch."""
+        """Whether to save after this step of the epoch (from 1)."""
         by_steps = self.steps is not None and step % self.steps == 0
         return by_steps or time.monotonic() - self.saved_at > self.seconds
 
     def restart(self) -> None:
-        """Begin to count the minutes anew: a checkpoint was saved."""
+        """Start counting the minutes again, after a save."""
         self.saved_at = time.monotonic()

@@ -23,28 +23,28 @@ from attnbench.training.step import Update, recorded
 
 
 class Task(Protocol):
-    """What the network is trained for."""
+    """What a network is trained for: its loss, its metrics and its images."""
 
     @property
     def metric(self) -> str:
-        """The metric that decides which epoch is best."""
+        """The metric that decides which epoch is the best."""
         ...
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The metrics of the last epoch that a run is known by."""
+        """The last epoch's metrics that go into result.json."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """The loss to minimise, a scalar: the batch's mean times its weight."""
+        """The loss to minimise, a scalar: the mean over the batch times the batch's weight."""
         ...
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
-        """Metrics over the validation split, each sample counted once."""
+        """Metrics over the validation split; each sample counts once."""
         ...
 
     def pictures(self) -> Mapping[str, np.ndarray]:
-        """What the last evaluation shows to the eye, uint8 (H, W, 3) by name."""
+        """Images that illustrate the last evaluation, uint8 (H, W, 3), by name."""
         ...
 
 
@@ -61,16 +61,16 @@ def fit(
     recorder: Recorder,
     saver: Saver,
 ) -> None:
-    """Train from where the state stands to the schedule's last epoch.
+    """Train from the state's position to the schedule's last epoch.
 
     Args:
-        state: what is trained, and how far it has come.
-        network: the state's model as it is called (compiled, in DDP).
-        evaluate: metrics of the state as it is.
+        state: what is trained, and how far the training has come.
+        network: the state's model in the form that is called: compiled, or wrapped in DDP.
+        evaluate: returns the metrics of the state's present weights.
 
     Raises:
         NonFiniteError: the loss or a weight is NaN or infinite.
-        Stopped: a signal asked for it; the state is between two steps.
+        Stopped: a signal asked the run to stop; the state is between two steps.
     """
     update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
     step = recorded(update, schedule.per) if process.runtime.graph else update
@@ -95,7 +95,7 @@ def fit(
 
 
 def pace(state: TrainState, progress: float, rate: float) -> None:
-    """Bring everything that depends on the epoch to ``progress``: the learning rate, and modules that anneal."""
+    """Set the learning rate, and the progress (in epochs) of modules that anneal."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     for anneal in state.annealing:
@@ -103,7 +103,7 @@ def pace(state: TrainState, progress: float, rate: float) -> None:
 
 
 class Clock:
-    """Training speed over the steps of one epoch that this process does."""
+    """Measures the training speed over the steps of one epoch that this process runs."""
 
     def __init__(self, state: TrainState, train: Feed) -> None:
         self.state, self.train = state, train
@@ -111,10 +111,10 @@ class Clock:
         self.began = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """Images a second over all processes, and the share of time spent waiting for data."""
+        """Images per second over all processes, and the share of time spent waiting for data; empty without a step."""
         seconds = time.perf_counter() - self.began
         steps = self.state.step - self.first
-        if steps == 0:  # continued after the last step
+        if steps == 0:  # the run continued after the epoch's last step
             return {}
         images = self.train.samples * steps / len(self.train)
         waited = self.train.seconds_waiting - self.waited
@@ -122,26 +122,26 @@ class Clock:
 
 
 class Saver:
-    """Decides, with the other processes, when the main one writes a checkpoint."""
+    """Decides, together with the other processes, when the main process saves a checkpoint."""
 
     def __init__(self, checkpoints: Checkpoints, timer: Timer, process: Process, metric: str) -> None:
         self.checkpoints, self.timer, self.process, self.metric = checkpoints, timer, process, metric
         self.began = time.monotonic()
 
     def after_step(self, state: TrainState) -> None:
-        """Save if it is time to.
+        """Save a checkpoint if one is due.
 
         Raises:
-            Stopped: any process got a signal.
+            Stopped: any process has received a signal.
         """
         stop, due = self.process.any(self.process.stop_requested, self.process.main and self.timer.due(state.step))
         if stop:
-            raise Stopped("stopped by a signal", todo="the same command continues")
+            raise Stopped("stopped by a signal", todo="run the same command to continue")
         if due:
             self.save(state)
 
     def after_epoch(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        """Go on to the next epoch and save; keep the weights if no epoch was better."""
+        """Move the state to the next epoch and save it; keep the weights if this epoch is the best so far."""
         if metrics[self.metric] > state.best.get(self.metric, float("-inf")):
             state.best = {self.metric: metrics[self.metric], "epoch": state.epoch + 1}
             if self.process.main:
@@ -150,7 +150,7 @@ class Saver:
         self.save(state)
 
     def save(self, state: TrainState) -> None:
-        """Write the state and every process's random generators as the last checkpoint."""
+        """Save the state, with the random number generators of every process, as the last checkpoint."""
         now = time.monotonic()
         state.seconds, self.began = state.seconds + now - self.began, now
         state.loss_sum = self.process.mean(state.loss_sum)
@@ -162,7 +162,7 @@ class Saver:
 
 @torch.no_grad()
 def evaluation(state: TrainState, task: Task, val: Feed, process: Process) -> dict[str, float]:
-    """The task's metrics of the weights that are evaluated, and the images a second, their reading included."""
+    """The task's metrics of the evaluated weights, and the images per second, including the time to load them."""
     process.share_buffers(state.evaluated)
     network = folded(state.evaluated, process.reduced)
     began = time.perf_counter()

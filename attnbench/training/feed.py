@@ -1,4 +1,4 @@
-"""Batches on their way from a data set to the network."""
+"""Moves batches to the device and normalises them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from attnbench.training.runtime import Process
 
 
 class Batches(Protocol):
-    """Where batches come from; see ``attnbench.data.loader.Loader``."""
+    """A source of batches; see ``attnbench.data.loader.Loader``."""
 
     samples: int
 
     def __len__(self) -> int: ...
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 0) from step ``start`` on."""
+        """The batches of an epoch (counted from 0), beginning with step ``start``."""
         ...
 
 
 class Feed:
-    """Batches as the network reads them: on the device, normalised, float32 (N, 3, H, W), or N times (3, H, W).
+    """Batches as the network reads them: on the device, normalised, float32.
+
+    Images are one tensor (N, 3, H, W), or a list of N tensors (3, H, W) that may differ in size.
 
     Args:
-        loader: uint8 images.
-        mean, std: of pixels in [0, 1], one a channel.
+        loader: yields batches of uint8 images.
+        mean, std: of pixel values in [0, 1], one number per channel.
     """
 
     def __init__(self, loader: Batches, process: Process, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -44,19 +46,19 @@ class Feed:
 
     @property
     def samples(self) -> int:
-        """The number of samples that an epoch uses, over all processes."""
+        """The number of samples in an epoch, over all processes."""
         return self.loader.samples
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from a step on.
+        """The batches of an epoch (counted from 0), beginning with step ``start``.
 
         Raises:
-            Stopped: a signal came in and this is the only process (several agree after each step).
+            Stopped: a signal arrived and this is the only process. Several processes agree after each step instead.
         """
         batches = self.loader.epoch(epoch, start)
         while (batch := self._next(batches)) is not None:
             if self.process.stop_requested and self.process.control is None:
-                raise Stopped("stopped by a signal", todo="the same command continues")
+                raise Stopped("stopped by a signal", todo="run the same command to continue")
             yield batch._replace(images=self._images(batch.images), targets=self._targets(batch.targets))
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
@@ -79,13 +81,13 @@ class Feed:
         return tensor.to(self.process.device, non_blocking=True)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(x / 255 - mean) / std of uint8 images, in the process's memory format."""
+        """(x / 255 - mean) / std for uint8 images x, in the process's memory format."""
         images = self._moved(images)
         if self.process.memory_format != torch.channels_last:
             floats = images.contiguous().float()
             return floats.sub_(self.mean.view(-1, 1, 1)).mul_(self.scale.view(-1, 1, 1))
         n, channels, height, width = images.shape
-        # By rows: over a last dimension of three channels the CPU takes four times as long.
+        # Row by row: with three channels as the last dimension, the CPU takes four times as long.
         rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
         rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)

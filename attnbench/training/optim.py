@@ -1,4 +1,4 @@
-"""SGD and the learning-rate laws, each a pure function of the epoch."""
+"""SGD, and learning-rate laws that are pure functions of the epoch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from attnbench.config.options import Count, Fraction, Law, NonNegative, Pace, Po
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Schedule:
-    """How the weights move: SGD with a learning rate that depends on the epoch alone.
+    """SGD with a learning rate that depends only on the epoch.
 
     Attributes:
-        law: ``step`` lr * factor^(e // period), ``exponential`` lr * factor^e, ``linear`` lr (1 - e / E),
-            ``cosine`` lr (1 + cos(pi e / E)) / 2, for epoch e of E.
+        law: the learning rate at epoch e of E. ``step``: lr * factor^(e // period); ``exponential``: lr * factor^e;
+            ``linear``: lr (1 - e / E); ``cosine``: lr (1 + cos(pi e / E)) / 2.
         epochs: E.
-        lr: the initial rate, for ``lr_reference_batch`` images a step if that is given, else as it is.
-        lr_reference_batch: the rate is scaled by images per update / this (null: never).
-        warmup_epochs: the rate first rises linearly over so many epochs.
-        per: whether e is whole (``epoch``) or moves with every ``step``.
-        factor, period: of the laws step and exponential; the period may be a list of the epochs after which the rate
-            drops.
-        accumulate: parts in which each process computes its share of a batch, one after the other, for one update;
-            where batch norm trains, each has at least two samples.
-        ema_decay: of the average of the weights that is evaluated in their stead (null: none).
+        lr: the initial rate. If ``lr_reference_batch`` is given, it is the rate for batches of that size.
+        lr_reference_batch: the rate is multiplied by batch_size / lr_reference_batch; null leaves it unchanged.
+        warmup_epochs: the number of epochs over which the rate first rises linearly.
+        per: whether e is a whole number (``epoch``) or grows with every ``step``.
+        factor, period: parameters of the laws step and exponential. The period is the number of epochs between drops,
+            or a list of the epochs after which the rate drops.
+        accumulate: the number of parts into which each process splits its share of a batch. They are computed one after
+            the other and make one update. Where batch norm trains, each part has at least two samples.
+        ema_decay: the decay of a moving average of the weights, which is evaluated instead of the weights; null: no
+            average.
     """
 
     law: Law
@@ -47,14 +48,14 @@ class Schedule:
     ema_decay: Fraction | None = None
 
     def rate(self, epoch: float, batch_size: int) -> float:
-        """The learning rate at an epoch, fractional inside it."""
+        """The learning rate at an epoch, a whole number or a fraction."""
         scale = batch_size / self.lr_reference_batch if self.lr_reference_batch else 1.0
         warmup = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         at = math.floor(epoch) if self.per == "epoch" else epoch
         return self.lr * scale * warmup * LAWS[self.law](self, at)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD over all parameters that are trained, weight decay on every one of them as in both papers."""
+        """SGD over all trainable parameters, with weight decay on each of them, as in both papers."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.SGD(
             parameters,
@@ -66,7 +67,7 @@ class Schedule:
 
 
 def _drops(period: int | list[int], epoch: float) -> float:
-    """How often the rate has dropped."""
+    """How many times the rate has dropped by an epoch."""
     return epoch // period if isinstance(period, int) else sum(epoch >= at for at in period)
 
 

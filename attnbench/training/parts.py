@@ -1,6 +1,7 @@
-"""How the samples of a training step are divided: over processes, and in each over parts (``schedule.accumulate``).
+"""How a batch is divided: over processes, and within each process into parts (``schedule.accumulate``).
 
-Every process computes the same number of parts: a pass of one may wait for the others, as synchronised batch norm does.
+Every process computes the same number of parts, because a pass in one process may wait for the others, as in
+synchronised batch norm.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from attnbench.data.loader import FEWEST, refuse_small
 
 
 def fewest(model: nn.Module) -> int:
-    """Samples that a model in training mode needs at once: two where a batch norm trains, else one.
+    """The fewest samples that a model in training mode can compute at once: two if a batch norm trains, else one.
 
-    Batch norm takes no variance of one value, which a map of one pixel, such as gap(x), has of one sample.
+    Batch norm needs at least two values per channel. A map of one pixel, such as gap(x), has one value per sample.
     """
     norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
     return FEWEST if any(norm.training for norm in norms) else 1
@@ -25,13 +26,13 @@ def fewest(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Division:
-    """A full batch, as a run divides it.
+    """How a run divides a full batch.
 
     Attributes:
-        batch_size: samples, over all processes.
-        processes: of the run.
-        accumulate: parts that a process computes its share in.
-        fewest: samples that a part needs.
+        batch_size: the number of samples over all processes.
+        processes: the number of processes of the run.
+        accumulate: the number of parts into which each process splits its share.
+        fewest: the fewest samples that a part may have.
     """
 
     batch_size: int
@@ -41,25 +42,25 @@ class Division:
 
     @property
     def most(self) -> int:
-        """The most parts in which the process with the fewest samples can compute them."""
+        """The largest possible number of parts in the process that has the fewest samples."""
         return max(1, self.batch_size // self.processes // self.fewest)
 
     def refuse(self) -> None:
         """Refuse processes or parts with too few samples.
 
         Raises:
-            ConfigError: names the smallest batch or the most parts that there can be.
+            ConfigError: names the smallest possible batch, or the largest possible number of parts.
         """
         refuse_small(self.batch_size, self.processes)
         if self.accumulate > self.most:
             share = f"{self.batch_size // self.processes} samples"
             each = f" in each of {self.processes} processes" if self.processes > 1 else ""
             needs = f"batch norm needs {FEWEST} in each part" if self.fewest == FEWEST else "each part needs one"
-            what = f"{share}{each} cannot be {self.accumulate} parts: {needs}"
+            what = f"{share}{each} cannot be split into {self.accumulate} parts: {needs}"
             raise ConfigError(what, "schedule.accumulate", f"use at most {self.most}")
 
     def saving(self) -> str:
-        """What to do where memory does not suffice."""
+        """What to do when memory does not suffice."""
         smaller = ["a smaller batch_size"] if self.batch_size > FEWEST * self.processes else []
         parts = [f"schedule.accumulate={min(2 * self.accumulate, self.most)}"] if self.accumulate < self.most else []
         return "use " + ", or ".join([*smaller, *parts] or ["smaller images or a smaller network"])

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.jsonl, gauges.jsonl, TensorBoard, a progress bar or plain lines."""
+"""What a run records while it trains: metrics.jsonl, gauges.jsonl, TensorBoard, a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("attnbench")
 
-LONGEST = 120  # characters of a run's name in TensorBoard; file systems take 255 bytes
+LONGEST = 120  # characters of a run's name in TensorBoard; file systems allow 255 bytes
 
 
 class Progress(Protocol):
-    """What a recorder reads of the training state; see ``attnbench.training.state.TrainState``."""
+    """The part of the training state that a recorder reads; see ``attnbench.training.state.TrainState``."""
 
     step: int
 
     @property
     def lr(self) -> float:
-        """The learning rate of the step."""
+        """The learning rate of the last step."""
         ...
 
     def mean_loss(self) -> float:
-        """The epoch's mean loss, at the price of waiting for the device."""
+        """The mean loss of the epoch so far; waits for the device."""
         ...
 
 
 class Recorder(Protocol):
-    """What the training loop tells."""
+    """Receives the events of the training loop."""
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        """An epoch begins or continues after ``step`` of its ``steps``."""
+        """Called when an epoch begins, or continues after ``step`` of its ``steps``."""
         ...
 
     def step(self, state: Progress) -> None:
-        """A step is done."""
+        """Called after each step."""
         ...
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch is done and evaluated."""
+        """Called after each epoch and its evaluation."""
         ...
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Called once, when training has ended."""
         ...
 
 
 class NullRecorder:
-    """Off the main process nothing is written."""
+    """Writes nothing; for all processes but the main one."""
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int) -> None:
         """Write nothing."""
@@ -81,15 +81,15 @@ class FolderRecorder:
 
     Args:
         folder: the run's folder.
-        name: what TensorBoard's list of runs says besides the folder; may be empty.
-        epoch, step: where the run continues; what an earlier start wrote beyond that is dropped.
-        steps: of an epoch.
-        samples: images of an epoch, over all processes.
-        hparams: the options of the run for TensorBoard's HParams tab.
+        name: what TensorBoard's list of runs shows after the folder; may be empty.
+        epoch, step: where the run continues; later records of an earlier start are dropped.
+        steps: the number of steps per epoch.
+        samples: the number of images per epoch, over all processes.
+        hparams: the run's options, for TensorBoard's HParams tab.
         texts: named texts for TensorBoard: the composed configuration, the resolved sites.
-        every: steps between two looks at the loss.
-        gauges: what the attention learned, read after each epoch; see ``gauges``.
-        pictures: what the last evaluation shows, uint8 (H, W, 3) by name, looked at after each epoch.
+        every: the loss is read once every so many steps.
+        gauges: returns what the attention has learned; called after each epoch; see ``gauges``.
+        pictures: returns images of the last evaluation, uint8 (H, W, 3), by name; called after each epoch.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class FolderRecorder:
         self.progress.begin(epoch, epochs, step, steps, self.samples / steps)
 
     def step(self, state: Progress) -> None:
-        """Move the progress display on; every so many steps, write loss and learning rate to TensorBoard."""
+        """Update the progress display; every so many steps, write loss and learning rate to TensorBoard."""
         at = self.done + state.step
         if at % self.every == 0:
             loss = state.mean_loss()
@@ -133,7 +133,7 @@ class FolderRecorder:
         self.progress.step(state.step)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl, the epoch counted from 1, and the scalars of the epoch; a line of gauges."""
+        """Write the epoch, counted from 1, to metrics.jsonl, gauges.jsonl and TensorBoard."""
         line = {"epoch": epoch + 1, **metrics}
         _append(self.path, line)
         if read := self.gauges():
@@ -147,7 +147,7 @@ class FolderRecorder:
         self.progress.epoch(line)
 
     def close(self) -> None:
-        """End the progress display and flush TensorBoard's file."""
+        """Close the progress display and TensorBoard's file."""
         self.progress.close()
         self.writer.close()
 
@@ -161,7 +161,7 @@ TAGS = {
 
 
 def log_to_stderr() -> None:
-    """Show what the run says, as it is and nowhere else."""
+    """Print log messages on stderr, unformatted, and nowhere else."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
@@ -169,7 +169,7 @@ def log_to_stderr() -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The epochs in a metrics file; a last line that was cut off does not count."""
+    """The epochs in a metrics file, without lines that were cut off."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -178,14 +178,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             parsed.append(json.loads(line))
         except ValueError:
-            log.warning("metrics line cut off (%s); dropped", path)
+            log.warning("dropped a line of metrics that was cut off (%s)", path)
     return parsed
 
 
 def gauges(model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-    """What modules show of what they learn, such as the lambda of SB: by name, by module, over its channels.
+    """Statistics over the channels of what modules have learned, such as SB's lambda, by name and by module.
 
-    A module shows it with a method ``gauges()`` that returns tensors by name.
+    A module takes part by having a method ``gauges()`` that returns tensors by name.
     """
     shown: dict[str, dict[str, dict[str, float]]] = {}
     for path, module in model.named_modules():
@@ -201,7 +201,7 @@ def _summary(values: Tensor) -> dict[str, float]:
 
 
 def _keep(path: Path, epochs: int) -> None:
-    """Drop the lines of a file that are of later epochs, or cut off."""
+    """Drop a file's lines of later epochs, and lines that were cut off."""
     kept = [line for line in read_metrics(path) if line["epoch"] <= epochs]
     files.write(path, lambda file: file.write("".join(map(_jsonl, kept)).encode()))
 
@@ -216,17 +216,17 @@ def _jsonl(line: Mapping[str, Any]) -> str:
 
 
 def _writer(folder: Path, name: str, step: int, hparams: Mapping[str, Any], texts: Mapping[str, str]) -> SummaryWriter:
-    """An event file with the run's hparams in it.
+    """An event file that contains the run's hparams.
 
-    TensorBoard calls a run by the folder of its events, and takes the columns of its HParams tab from the first run
-    that declares any (as ``add_hparams`` does). None is declared here: it then finds them in all runs, together with
-    which of them differ.
+    TensorBoard names a run after the folder of its events. It takes the columns of its HParams tab from the first run
+    that declares columns, as ``add_hparams`` does. So no columns are declared here. TensorBoard then collects them from
+    all runs, and finds out which of them differ.
     """
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
     threading.excepthook = _excepthook
-    if step == 0:  # what an earlier start drew is not this run's
+    if step == 0:  # the events of an earlier start do not belong to this run
         shutil.rmtree(folder, ignore_errors=True)
     writer = SummaryWriter(str(folder / name[:LONGEST]), purge_step=step or None)
     plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in hparams.items()}
@@ -239,17 +239,17 @@ def _writer(folder: Path, name: str, step: int, hparams: Mapping[str, Any], text
 
 
 def _excepthook(args: threading.ExceptHookArgs) -> None:
-    """Leave out the traceback of TensorBoard's thread on a full disk: its next call raises the same in ours."""
+    """Hide the traceback of TensorBoard's thread on a full disk; our next call to TensorBoard raises the same error."""
     if not isinstance(args.exc_value, OSError):
         threading.__excepthook__(args)
 
 
 class _Progress:
-    """How far a run is, for whoever looks on: its epoch, step and loss, its speed and the time left."""
+    """Shows how far a run is: its epoch, step and loss, its speed and the time left."""
 
     def __init__(self) -> None:
-        self.loss = "-"  # not looked at yet
-        self.display = console.Display(say=lambda line: log.info("%s", line))
+        self.loss = "-"  # not read yet
+        self.display = console.Display(print_line=lambda line: log.info("%s", line))
 
     def begin(self, epoch: int, epochs: int, step: int, steps: int, batch: float) -> None:
         self.number, self.epochs, self.first, self.steps, self.batch = epoch, epochs, step, steps, batch
@@ -289,5 +289,5 @@ FORMS = {
 
 
 def describe(line: Mapping[str, Any]) -> str:
-    """The metrics of an epoch in words."""
+    """The metrics of an epoch as one line of text."""
     return "  ".join(form.format(line[key]) for key, form in FORMS.items() if key in line)

@@ -24,7 +24,7 @@ from attnbench.config.options import Count, Device, Positive, Precision, Tail, W
 
 log = logging.getLogger("attnbench")
 
-SAME_SIGNAL = 1.0  # seconds
+SAME_SIGNAL = 1.0  # seconds within which repeated signals count as one
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -34,19 +34,19 @@ class Runtime:
 
     Attributes:
         device: ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
-        precision: of the forward pass; ``fp16`` scales the loss.
-        compile: compile the network.
-        tail: how attention is computed; all ways are equal up to rounding, see ``attnbench.models.fused``.
-        graph: record a training step once as a CUDA graph and replay it, where that can be; see
+        precision: the precision of the forward pass; ``fp16`` scales the loss.
+        compile: whether to compile the network.
+        tail: how attention is computed; all choices are equal up to rounding, see ``attnbench.models.fused``.
+        graph: whether to record a training step once as a CUDA graph and replay it, where that is possible; see
             ``attnbench.training.step``.
-        channels_last: keep images and weights as NHWC in memory.
-        processes: of one run, a GPU each; None for one, or one for each GPU that a launcher gives. Under torchrun
-            there are as many as it started.
-        workers: processes that decode images; ``auto`` is one for each core that this process may use, and there are
-            never more.
-        deterministic: only algorithms that give the same bits each time.
-        sync_bn: batch norm over all processes.
-        checkpoint_minutes, checkpoint_steps: when to save inside an epoch.
+        channels_last: whether images and weights are stored as NHWC.
+        processes: the number of processes of one run, with one GPU each. None means one process, or one for each GPU
+            that a launcher assigns. Under torchrun, the run has the processes that torchrun started.
+        workers: the number of processes that decode images. ``auto`` means one for each core that this process may use,
+            which is also the maximum.
+        deterministic: whether to use only algorithms that always give the same bits.
+        sync_bn: whether batch norm is synchronised over all processes.
+        checkpoint_minutes, checkpoint_steps: how often to save within an epoch.
     """
 
     device: Device = "auto"
@@ -63,41 +63,42 @@ class Runtime:
     checkpoint_steps: Count | None = None
 
     def check(self) -> None:
-        """Refuse what this machine cannot do.
+        """Refuse options that this machine cannot satisfy.
 
         Raises:
-            ConfigError: there is no such device, or not one for each process, or batch norm over processes is asked
-                for without CUDA.
+            ConfigError: the device does not exist, there are fewer GPUs than processes, or ``sync_bn`` is set without
+                CUDA.
         """
         cuda = self._enough_for_all() if self.missing else _device(self.device).type == "cuda"
         if self.sync_bn and not cuda:
-            raise ConfigError("batch norm over processes needs CUDA", "runtime.sync_bn", "set it to false")
+            raise ConfigError("synchronised batch norm needs CUDA", "runtime.sync_bn", "set it to false")
 
     @property
     def world_size(self) -> int:
-        """How many processes the run has, those that are still to be started included."""
+        """The number of processes of the run, including those that are still to be started."""
         return self.missing or world_size()
 
     @property
     def missing(self) -> int:
-        """How many processes are still to be started for this run; 0 if this one is all, or torchrun's."""
+        """The number of processes still to be started; 0 if this is the only one, or if torchrun has started them."""
         return (self.processes or 1) if (self.processes or 1) > 1 and "WORLD_SIZE" not in os.environ else 0
 
     def _enough_for_all(self) -> bool:
-        """Whether there is a GPU for each process, looked up without taking one; False on the CPU."""
+        """Whether there is a GPU for each process, counted without occupying one; False on the CPU."""
         there = torch.cuda.device_count()
         if self.device == "cpu" or (self.device == "auto" and not there):
             return False
         if ":" in self.device:
-            raise ConfigError(f"{self.device} is one GPU", "runtime.device", f"{self.processes} processes need cuda")
+            what = f"{self.processes} processes cannot share {self.device}"
+            raise ConfigError(what, "runtime.device", "use runtime.device=cuda")
         if there < self.missing:
-            todo = f"there are {there}; use fewer, or runtime.device=cpu"
+            todo = f"there are {there}: use fewer processes, or runtime.device=cpu"
             raise ConfigError(f"{self.processes} processes need a GPU each", "runtime.processes", todo)
         return True
 
     @contextmanager
     def start(self) -> Iterator[Process]:
-        """This process, joined with the others that torchrun started, if it did."""
+        """Start this process of the run; if torchrun started several, connect it to the others."""
         device = _device(self.device)
         if device.type == "cpu":
             keep_large_blocks()
@@ -115,7 +116,7 @@ class Runtime:
 
 
 def rank() -> int:
-    """This process's number among those of the run."""
+    """This process's rank in the run; 0 without torchrun."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -133,14 +134,15 @@ def _device(name: str) -> torch.device:
             raise ConfigError("there is no CUDA device", "runtime.device", "use runtime.device=cpu or auto")
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if index >= torch.cuda.device_count():
-            raise ConfigError(f"there is no cuda:{index}", "runtime.device", f"there are {torch.cuda.device_count()}")
+            todo = f"use an index below {torch.cuda.device_count()}"
+            raise ConfigError(f"there is no cuda:{index}", "runtime.device", todo)
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
 
 
 def _join(device: torch.device) -> Any:
-    """The group for control messages, over gloo so that it never waits for the GPU; None in a single process."""
+    """A group for control messages, over gloo so that they never wait for the GPU; None in a single process."""
     if world_size() == 1:
         return None
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -148,11 +150,11 @@ def _join(device: torch.device) -> Any:
 
 
 class Process:
-    """One process of a run, and what it shares with the others.
+    """One process of a run, and its communication with the others.
 
     Attributes:
-        stop_requested: a signal asks the run to stop.
-        packed: how many runs this process trains at once.
+        stop_requested: whether a signal has asked the run to stop.
+        packed: the number of runs that this process trains at once.
     """
 
     packed = 1
@@ -168,7 +170,7 @@ class Process:
 
     @property
     def workers(self) -> int:
-        """Processes that decode images, no more than there are cores."""
+        """The number of processes that decode images, at most one for each core."""
         most, asked = cores(), self.runtime.workers
         if asked != "auto" and asked > most and self.main:
             log.info("runtime.workers=%d: using %d, one for each core", asked, most)
@@ -181,26 +183,26 @@ class Process:
 
     @property
     def reduced(self) -> torch.dtype | None:
-        """The precision that autocast brings products to; None for fp32."""
+        """The dtype that autocast computes in; None for fp32."""
         dtype = DTYPES[self.runtime.precision]
         return None if dtype == torch.float32 else dtype
 
     def autocast(self) -> torch.autocast:
-        """The forward pass's precision, always there, switched off for fp32."""
+        """The autocast context of the forward pass; disabled for fp32."""
         return torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """The loss scaler, always there, switched off for all but fp16."""
+        """The loss scaler; enabled only for fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.runtime.precision == "fp16")
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Bring a model to the device, in its memory format."""
+        """Move a model to the device, in the run's memory format; with ``sync_bn``, synchronise its batch norms."""
         if self.runtime.sync_bn:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as the training step calls it: compiled in place, inside DDP if there are other processes."""
+        """The model as the training step calls it: compiled in place, and in DDP if there are other processes."""
         if self.runtime.compile:
             model.compile()
         if self.world_size == 1:
@@ -210,10 +212,10 @@ class Process:
         return self.ddp
 
     def gradients(self, *, last: bool) -> AbstractContextManager[None]:
-        """What surrounds one part of a batch, forward and backward.
+        """The context for the forward and backward pass of one part of a batch.
 
         Args:
-            last: of its batch's parts. In that one alone the processes add up their gradients, those of all parts.
+            last: whether this is the batch's last part. Only then do the processes exchange gradients, for all parts.
         """
         return nullcontext() if last or self.ddp is None else self.ddp.no_sync()
 
@@ -228,7 +230,7 @@ class Process:
         return self.total(tensor.clone()) / self.world_size
 
     def any(self, *flags: bool) -> list[bool]:
-        """Which of the flags are set in any process."""
+        """For each flag, whether it is set in any process."""
         if self.control is None:
             return list(flags)
         votes = torch.tensor(flags, dtype=torch.int32)
@@ -236,7 +238,7 @@ class Process:
         return [bool(v) for v in votes]
 
     def gather(self, value: Any) -> list[Any]:
-        """A value of every process, by rank."""
+        """The values of all processes, by rank."""
         if self.control is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -244,16 +246,17 @@ class Process:
         return values
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the main one's batch norm statistics, so that all evaluate the same network."""
+        """Copy the main process's batch norm statistics to the others, so that all evaluate the same network."""
         if self.control is not None:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a stop after the current step; another one stops at once.
+        """Handle SIGTERM and SIGINT: the first asks for a stop after the current step, a second one exits at once.
 
-        Within a second it is the same one: SLURM sends it to all processes, and torchrun passes it on to ours.
+        Repeats within one second count as the same signal. SLURM, for one, signals all processes, and torchrun then
+        passes the signal on to them.
         """
         asked = math.inf
 

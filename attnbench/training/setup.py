@@ -1,4 +1,4 @@
-"""What a configuration trains with: batches of its data, and a training state before the first step."""
+"""What training starts from: batches of the data, and a training state before the first step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attnbench.training.state import TrainState, moving_average
 
 
 def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
-    """Training and validation batches on the process's device; masks are read only where the detector learns them."""
+    """Training and validation batches on the process's device; masks are read only if the detector learns them."""
     for split in (data.train, data.val):
         if isinstance(split, Scenes):
             split.masks = config.build("detector").masks
@@ -42,7 +42,7 @@ def refuse_unmasked(config: Config, data: Dataset) -> None:
     """Refuse data without masks for a detector that learns them.
 
     Raises:
-        ConfigError: names the first image without.
+        ConfigError: names the first image without masks.
     """
     if not isinstance(data.train, Scenes) or not config.build("detector").masks:
         return
@@ -52,7 +52,7 @@ def refuse_unmasked(config: Config, data: Dataset) -> None:
 
 
 def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:
-    """A state before its first step, for a model that is on its device."""
+    """The state before the first step, for a model that is already on its device."""
     return TrainState(
         model=model,
         optimizer=schedule.optimizer(model),
@@ -63,17 +63,18 @@ def train_state(model: nn.Module, schedule: Schedule, process: Process) -> Train
 
 
 def division(config: Config, model: nn.Module, processes: int, batch_size: int | None = None) -> Division:
-    """How a run divides its batches, of another size than the configuration's if one is given.
+    """How a run divides its batches.
 
     Args:
         model: the run's network, in training mode.
+        batch_size: None for the configuration's.
     """
     batch_size = batch_size or config.tree["batch_size"]
     return Division(batch_size, processes, config.tree["schedule"].get("accumulate", 1), fewest(model))
 
 
 def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[str] = ("dataset=",)) -> Batch:
-    """Images of noise with any targets, as they come to the network's feed, in the size of ``setting``."""
+    """A batch of uint8 noise with arbitrary targets, as a feed expects it; ``setting`` gives its size and classes."""
     classes, size = setting(config, overrides)
     height, width = (size, size) if isinstance(size, int) else size
     images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, device=device)
@@ -88,5 +89,5 @@ def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[
 
 
 def counted_size(config: Config, data: Dataset) -> Size:
-    """The image's side, or height and width, that a run's network is counted at."""
+    """The image size at which a run's operations are counted: the side, or height and width."""
     return config.build("detector").canvas if "detector" in config.tree else data.size

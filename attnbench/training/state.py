@@ -1,4 +1,4 @@
-"""Everything that a run needs to continue, and the checkpoints that hold it."""
+"""Everything that a run needs in order to continue."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ log = logging.getLogger("attnbench")
 
 @dataclass
 class TrainState:
-    """A run between two updates.
+    """The state of a run between two updates.
 
     Attributes:
-        model: the network itself, never a wrapper of it.
+        model: the network itself, not wrapped in DDP.
         average: the moving average of its weights, if the schedule has one.
-        epoch, step: updates done in full: ``step`` of them in epoch ``epoch``, both from 0.
+        epoch, step: the position: ``step`` updates of epoch ``epoch`` (counted from 0) are done.
         loss_sum: the sum of this epoch's losses, on the model's device.
-        seconds: training time so far, evaluation and earlier starts included.
+        seconds: the training time so far, including evaluation and earlier starts.
         best: the best validation metric so far and its epoch.
-        resumed_from_step: the update that this process continued after; 0 if it began.
+        resumed_from_step: the number of updates that were done when this process continued the run; 0 for a new run.
     """
 
     model: nn.Module
@@ -46,12 +46,12 @@ class TrainState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are evaluated: the average where there is one."""
+        """The network that is evaluated: the average if there is one, else the model."""
         return self.model if self.average is None else self.average.module
 
     @cached_property
     def annealing(self) -> list[Callable[[float], None]]:
-        """The ``set_progress`` of modules that depend on the epoch."""
+        """The ``set_progress`` methods of modules that depend on the epoch."""
         modules = [module for network in {self.model, self.evaluated} for module in network.modules()]
         return [module.set_progress for module in modules if hasattr(module, "set_progress")]  # type: ignore[misc]
 
@@ -71,17 +71,21 @@ class TrainState:
             raise NonFiniteError(
                 f"the loss became {loss}",
                 f"epoch {self.epoch + 1}, step {self.step}",
-                "lower schedule.lr, or use runtime.precision=fp32; the last checkpoint is from before",
+                "lower schedule.lr, or use runtime.precision=fp32; the last checkpoint is unaffected",
             )
         return loss
 
     def next_epoch(self) -> None:
-        """Go to the start of the next epoch; its loss begins at zero."""
+        """Go to the start of the next epoch and reset the sum of losses."""
         self.epoch, self.step = self.epoch + 1, 0
         self.loss_sum.zero_()
 
     def state_dict(self, rng: list[Any]) -> dict[str, Any]:
-        """What a checkpoint holds, in types that ``torch.load(weights_only=True)`` admits."""
+        """The content of a checkpoint, in types that ``torch.load(weights_only=True)`` accepts.
+
+        Args:
+            rng: the random number generators of all processes, by rank.
+        """
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -96,7 +100,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint; the model's own weights are loaded before it reaches its device."""
+        """Restore all but the model's weights, which are loaded before the model moves to its device."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
@@ -106,7 +110,7 @@ class TrainState:
         self.seconds, self.best = state["seconds"], dict(state["best"])
 
     def digest(self) -> str:
-        """A SHA-256 over weights, buffers, average and optimizer: equal runs have equal digests."""
+        """A SHA-256 of weights, buffers, average and optimizer; equal runs have equal digests."""
         sha = hashlib.sha256()
         average = self.average.state_dict() if self.average is not None else {}
         for name, tensor in tensors([self.model.state_dict(), average, self.optimizer.state_dict()]):
@@ -116,31 +120,32 @@ class TrainState:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load the weights that a checkpoint holds.
+    """Load a checkpoint's weights into a model.
 
     Raises:
-        StorageError: they are of another network, as after a change of the code.
+        StorageError: the weights belong to another network, for instance because the code has changed.
     """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise StorageError(f"the checkpoint is of another network: {reason}", "model", "use resume=never") from error
+        what = f"the checkpoint belongs to another network: {reason}"
+        raise StorageError(what, "model", "use resume=never") from error
 
 
 def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of the weights; batch norm's statistics are those of the model itself."""
+    """An exponential moving average of the weights, with the model's batch norm statistics; None without a decay."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay is not None else None
 
 
 def rng_state() -> dict[str, Any]:
-    """The random number generators of this process."""
+    """The states of this process's random number generators."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put the random number generators into the state that ``rng_state`` returned."""
+    """Restore the states that ``rng_state`` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if state["cuda"] is not None and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""One update of the weights: operation by operation, or recorded once as a CUDA graph and replayed."""
+"""One update of the weights, run operation by operation, or recorded once as a CUDA graph and replayed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from attnbench.training.state import TrainState
 
 log = logging.getLogger("attnbench")
 
-EAGER_STEPS = 3  # before a recording: whatever is made at first use is there then
+EAGER_STEPS = 3  # before a recording, so that everything that is created on first use exists
 
 
 class Update:
-    """Forward pass, backward pass and optimizer step.
+    """One update: forward pass, backward pass and optimizer step.
 
     Args:
-        loss: of a part of a batch, by the network.
-        parts: in how many parts a batch is computed; a smaller batch, such as an epoch's last one, comes in as many
-            as it has samples for, in every process the same number.
+        loss: computes the network's loss for a part of a batch.
+        parts: the number of parts into which a batch is split. A smaller batch, such as an epoch's last one, is split
+            into as many parts as it has samples for. The number is the same in every process.
     """
 
     def __init__(self, state: TrainState, loss: Callable[[Batch], Tensor], process: Process, parts: int) -> None:
         self.state, self.loss, self.process, self.parts = state, loss, process, parts
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Update the weights once; the batch's loss, a scalar on its device."""
+        """Update the weights once and return the batch's loss, a scalar on its device."""
         total = self.state.loss_sum.new_zeros(())
         parts = batch.parts(max(1, min(self.parts, batch.smallest // self.fewest)))
         for number, part in enumerate(parts, 1):
@@ -45,11 +45,11 @@ class Update:
 
     @cached_property
     def fewest(self) -> int:
-        """Samples that a part needs."""
+        """The fewest samples that a part may have."""
         return fewest(self.state.model)
 
     def _backward(self, part: Batch) -> Tensor:
-        """Add a part's gradients to those that are there; the part's loss."""
+        """Add a part's gradients to those of earlier parts, and return the part's loss."""
         with self.process.autocast():
             loss = self.loss(part)
         self.state.scaler.scale(loss).backward()
@@ -57,21 +57,21 @@ class Update:
 
 
 class Recorded:
-    """An update as a CUDA graph: one call of the device where an update has a thousand.
+    """An update as a CUDA graph, which replaces about a thousand kernel launches by one.
 
-    A recording holds a learning rate and a batch's shape, and is made anew when one of them changes. Other batches
-    than the recorded kind, such as an epoch's last one, are computed operation by operation.
+    A recording is valid for one learning rate and one batch shape, and is repeated when one of them changes. Batches of
+    another kind, such as an epoch's last one, run operation by operation.
     """
 
     def __init__(self, update: Update) -> None:
         self.update = update
-        self.kind: object = None  # of the last batch, with the learning rate
-        self.seen = 0  # updates of that kind
+        self.kind: object = None  # shape and weight of the last batch, and the learning rate
+        self.seen = 0  # updates of that kind so far
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream()
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Update the weights once; the batch's loss, valid until the next call."""
+        """Update the weights once and return the batch's loss, which is valid until the next call."""
         if not isinstance(batch.images, Tensor) or not isinstance(batch.targets, Tensor):
             return self.update(batch)
         kind = (batch.images.shape, batch.weight, self.update.state.lr)
@@ -89,7 +89,7 @@ class Recorded:
         return self.total
 
     def _aside(self, batch: Batch) -> Tensor:
-        """An update on a stream of its own, as what precedes a recording has to be."""
+        """Run an update on a side stream, as CUDA requires before a recording."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             total = self.update(batch)
@@ -100,34 +100,34 @@ class Recorded:
         assert isinstance(batch.images, Tensor) and isinstance(batch.targets, Tensor)
         self.images, self.targets = batch.images.clone(), batch.targets.clone()
         graph = torch.cuda.CUDAGraph()
-        mine = "thread_local"  # meanwhile the thread that pins the next batches may ask for memory
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode=mine):  # recorded, changes nothing
+        mine = "thread_local"  # the thread that pins the next batches may allocate memory meanwhile
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode=mine):  # records without running
             self.total = self.update(Batch(self.images, self.targets, batch.weight))
         self.graph = graph
 
 
 def recordable(state: TrainState, process: Process, per: str) -> str | None:
-    """Why the updates of a run cannot be recorded; None if they can."""
+    """Why a run's updates cannot be recorded; None if they can."""
     if process.device.type != "cuda":
         return "there is no CUDA device"
     if process.world_size > 1:
         return "several processes share the gradients"
     if process.packed > 1:
-        return "the runs of a pack meet in each of them"
+        return "packed runs compute each of them together"
     if state.scaler.is_enabled():
-        return "fp16 skips updates"
+        return "fp16 may skip updates"
     if state.annealing:
         return "the attention anneals"
-    return "the learning rate moves with every step" if per == "step" else None
+    return "the learning rate changes with every step" if per == "step" else None
 
 
 def recorded(update: Update, per: str) -> Update | Recorded:
-    """The update as a CUDA graph; as it is, with a line that says why, where that cannot be.
+    """The update as a CUDA graph; if that is not possible, log why and return the update itself.
 
     Args:
-        per: whether the learning rate moves with every ``epoch`` or every ``step``.
+        per: whether the learning rate changes with every ``epoch`` or every ``step``.
     """
     if reason := recordable(update.state, update.process, per):
-        log.info("runtime.graph: updates run operation by operation, as %s", reason)
+        log.info("runtime.graph: updates run operation by operation, because %s", reason)
         return update
     return Recorded(update)

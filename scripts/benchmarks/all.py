@@ -34,9 +34,9 @@ BENCHMARKS = {
 }
 HEAD = """# Speed
 
-Written by `make bench` (`python scripts/benchmarks/all.py NAME` for one line's script). Ours and the reference are
-measured in one run, in turns; what is given is the median of the ratios of turns, with the interval that holds it at
-95 % (of fewer than six turns: their range). The last column names the commit.
+This page is written by `make bench` (`python scripts/benchmarks/all.py NAME` runs the script of one line). Ours and the
+reference are measured in one run, in turns. The value is the median of the ratios of the turns, with its 95 % interval
+(with fewer than six turns, their range). The last column gives the date and the commit.
 
 | claim | bar | reached | | turns | measured |
 |---|---|---|---|---|---|

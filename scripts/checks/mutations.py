@@ -329,8 +329,8 @@ MUTATIONS = [
     # Names of runs, and their data
     Mutation(
         "name-of-restated-defaults", "attnbench/config/naming.py",
-        "(key not in declared or declared[key] != value)",
-        "True",
+        "if key not in declared or declared[key] != value}",
+        "if True}",
         ['tests/config/test_names.py::test_neither_a_moved_module_nor_a_new_default_renames_a_run'],
     ),
     Mutation(
@@ -359,8 +359,8 @@ MUTATIONS = [
     ),
     Mutation(
         "former-name-of-revised-options", "attnbench/config/naming.py",
-        "    if revised:\n        return None\n",
-        "",
+        "if revised or later_root_keys or",
+        "if later_root_keys or",
         ['tests/config/test_names.py::test_a_revised_option_names_another_run'],
     ),
     Mutation(
@@ -401,13 +401,13 @@ MUTATIONS = [
     ),
     Mutation(
         "data-in-reports-not-compared", "attnbench/runs/status.py",
-        '    except OtherData as other:\n        return Standing("other data", str(other))\n',
+        '    except OtherData as other:\n        return RunStatus("other data", str(other))\n',
         "",
         ['tests/runs/test_same_data.py::test_data_changed_in_place_are_other_data[more]'],
     ),
     Mutation(
         "data-of-members-not-compared", "attnbench/launch/executor.py",
-        "result = finished(member.config, look) if",
+        "result = finished(member.config, data_check) if",
         "result = member.folder.result() if",
         ['tests/runs/test_same_data.py::test_a_sweep_over_two_folders_trains_one_and_refuses_the_other'],
     ),
@@ -452,7 +452,7 @@ MUTATIONS = [
     Mutation(
         "lambda-beyond-the-shortest-seed", "attnbench/reports/figures/lambdas.py",
         "epochs = min(len(lines) for lines in recorded)",
-        "epochs = len(recorded[-1])",
+        "epochs = max(len(lines) for lines in recorded)",
         ["tests/reports/test_figures_inside.py::test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come"],
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""The allocator keeps large blocks: memory given back is there again, already mapped."""
+"""The allocator keeps large blocks: freed memory stays mapped and is reused."""
 
 import subprocess
 import sys

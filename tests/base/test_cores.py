@@ -1,4 +1,4 @@
-"""How many cores a run uses: never more than it may."""
+"""The number of cores that a run uses never exceeds its limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnbench.training.runtime import Runtime
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight cores, in no control group; the folder where groups are."""
+    """A machine with eight cores and no control groups; returns the folder for them."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(module, "OWN", tmp_path / "own")
     monkeypatch.setattr(module, "GROUPS", tmp_path / "cgroup")
@@ -31,7 +31,7 @@ def group(machine: Path, path: str, **files: str) -> None:
         (folder / name.replace("_", ".", 1)).write_text(text)
 
 
-def test_those_of_the_affinity(machine: Path) -> None:
+def test_all_cores_of_the_affinity_mask_are_used(machine: Path) -> None:
     assert cores() == 8
 
 

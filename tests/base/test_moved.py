@@ -1,4 +1,4 @@
-"""Modules of earlier releases are found where they are now."""
+"""Modules of earlier releases are found under their former names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_former_module_is_one_that_exists(former: str, present: str) -> None:
     assert importlib.util.find_spec(f"attnbench.{present}") is not None
 
 
-def test_an_import_by_a_former_name_gives_the_very_module() -> None:
+def test_an_import_by_a_former_name_gives_the_same_module() -> None:
     former, present = (importlib.import_module(f"attnbench.{name}") for name in ("options", "config.options"))
     assert former is present
     assert present.__spec__ is not None and present.__spec__.name == "attnbench.config.options"

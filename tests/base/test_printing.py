@@ -1,4 +1,4 @@
-"""Printed tables: nothing of a cell is lost, whatever the width."""
+"""Printed tables show their cells completely, at any width."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_in_a_file_a_row_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 @pytest.mark.parametrize("columns", ["80", "50"])
-def test_on_a_terminal_a_cell_goes_on_in_its_next_line(
+def test_on_a_terminal_long_text_is_wrapped_inside_its_cell(
     columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes a terminal of anything
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then treats any output as a terminal
     monkeypatch.setenv("COLUMNS", columns)
     console.show(table())
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()

@@ -1,4 +1,4 @@
-"""What is shown while something long goes on: a drawing on a terminal, lines elsewhere."""
+"""Progress displays: a drawing on a terminal, lines without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from attnbench.base import console
 from attnbench.training.recorder import FolderRecorder
 
-ERASED = "\x1b[2K"  # what a terminal is sent to clear a line
+ERASED = "\x1b[2K"  # the escape sequence that clears a line
 
 
 class Terminal(io.StringIO):
@@ -28,7 +28,7 @@ Connect = Callable[[], Terminal]
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Puts a terminal of 80 columns in the place of stderr; pytest has its own there until a test begins."""
+    """Replaces stderr with a terminal of 80 columns; called in the test, since pytest replaces stderr before it."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -41,24 +41,24 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time by the monotonic clock, to be set by the test."""
+    """The time of the monotonic clock, which the test sets."""
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     return clock
 
 
 def never(*anything: object) -> Any:
-    raise AssertionError("nobody shall ask for this")
+    raise AssertionError("this must not be called")
 
 
 def shown(terminal: Terminal) -> str:
-    """What was sent to a terminal, without colours."""
+    """The text that a terminal received, without colours."""
     return re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
 
 
-def test_elsewhere_a_line_comes_every_fifteen_seconds_and_no_drawing(now: list[float]) -> None:
-    said: list[str] = []
-    display = console.Display(say=said.append)
+def test_without_a_terminal_a_line_is_printed_every_fifteen_seconds(now: list[float]) -> None:
+    lines: list[str] = []
+    display = console.Display(print_line=lines.append)
     for second in range(100, 150):
         now[0] = second
         display.update(never, lambda: f"at {now[0]}")
@@ -66,14 +66,14 @@ def test_elsewhere_a_line_comes_every_fifteen_seconds_and_no_drawing(now: list[f
             display.print("an epoch ended")
     display.update(never)
     display.close()
-    assert said == ["at 115", "an epoch ended", "at 135"]
+    assert lines == ["at 115", "an epoch ended", "at 135"]
 
 
-def test_on_a_terminal_a_drawing_takes_the_place_of_the_last_and_is_gone_in_the_end(
+def test_on_a_terminal_a_drawing_replaces_the_last_one_and_is_removed_at_the_end(
     connect: Connect, now: list[float]
 ) -> None:
     terminal = connect()
-    display = console.Display(redraw_seconds=1.0, say=never)
+    display = console.Display(redraw_seconds=1.0, print_line=never)
     for now[0], text in ((100.0, "first"), (100.5, "too soon"), (101.5, "second")):
         display.update(lambda text=text: text, never)  # type: ignore[misc]
     display.print("a line [b]that[/b] stays")
@@ -94,17 +94,17 @@ def test_a_bar_fits_the_terminal_and_its_texts_are_whole(
     assert re.fullmatch(r"epoch 1/6 [━╸╺]{5,40} +25 % loss 0\.312  1234 images/s 0:01:02 *", line)
 
 
-def test_what_is_counted_has_its_number_and_time_left(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_count_is_shown_with_the_time_left(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     for what in ("", "evaluating"):
         now[0] = 100.0
         with console.counting(1200, "images", what) as advance:
             for now[0] in (110.0, 120.0):
                 advance(300)
-    said = "600 of 1,200 images, 20 s left\n"
-    assert capsys.readouterr().err == f"{said}evaluating: {said}"
+    line = "600 of 1,200 images, 20 s left\n"
+    assert capsys.readouterr().err == f"{line}evaluating: {line}"
 
 
-def test_what_is_counted_is_a_bar_on_a_terminal(connect: Connect) -> None:
+def test_a_count_is_a_bar_on_a_terminal(connect: Connect) -> None:
     terminal = connect()
     with console.counting(1200, "images") as advance:
         advance(300)
@@ -116,17 +116,17 @@ Record = Callable[[], FolderRecorder]
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
-    """Makes the recorder of a run of 3 epochs of 4 steps of 50 images, before its second epoch."""
+    """Makes the recorder of a run before its second epoch; it has 3 epochs of 4 steps of 50 images."""
     monkeypatch.setattr("attnbench.training.recorder._writer", lambda *options: _Nothing())
     where: dict[str, Any] = {"name": "", "epoch": 1, "step": 0, "steps": 4, "samples": 200, "every": 1}
     return lambda: FolderRecorder(tmp_path, **where, hparams={}, texts={}, gauges=dict, pictures=dict)
 
 
 class _Nothing:
-    """An event file that nobody looks at."""
+    """An event file that discards everything."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *words, **options: None
+        return lambda *arguments, **options: None
 
 
 class _State:
@@ -137,7 +137,7 @@ class _State:
 
 
 def train(recorder: FolderRecorder, now: list[float]) -> None:
-    """The second epoch: its first three steps take ten seconds each."""
+    """Record the second epoch; its first three steps take ten seconds each."""
     state = _State()
     recorder.begin(1, 3, 0, 4)
     for state.step in (1, 2, 3):
@@ -147,7 +147,7 @@ def train(recorder: FolderRecorder, now: list[float]) -> None:
     recorder.close()
 
 
-def test_a_run_says_its_speed_and_time_left_in_lines(
+def test_a_run_logs_its_speed_and_time_left(
     record: Record, now: list[float], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("attnbench"), "propagate", True)
@@ -159,7 +159,7 @@ def test_a_run_says_its_speed_and_time_left_in_lines(
     ]
 
 
-def test_a_run_says_its_speed_and_time_left_in_a_bar(record: Record, now: list[float], connect: Connect) -> None:
+def test_a_run_shows_its_speed_and_time_left_in_a_bar(record: Record, now: list[float], connect: Connect) -> None:
     terminal = connect()
     train(record(), now)
     assert re.search(r"epoch 2/3 ━+[╸╺]?━* +58 % loss 0\.500  5 images/s 0:00:50", shown(terminal))

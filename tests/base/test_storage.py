@@ -1,4 +1,4 @@
-"""Files are written whole or not at all; a full disk costs one line and no checkpoint."""
+"""Files are written completely or not at all; a full disk gives one error line and no checkpoint is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attnbench.runs.folder import RunFolder
 from attnbench.training.parts import Division
 from tests.small_runs import ENVIRONMENT, ROOT, SMALL, ForkServer, folder, killed_at, result, strays
 
-MOUNT = ["unshare", "-rm", "sh", "-c"]  # a shell that may mount, in a world of its own
+MOUNT = ["unshare", "-rm", "sh", "-c"]  # a shell with its own namespaces, which may mount file systems
 
 
 def test_a_file_is_written_whole_with_its_hash(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_file_is_written_whole_with_its_hash(tmp_path: Path) -> None:
 def test_contents_reach_the_disk_before_their_name_does_and_the_name_reaches_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a power failure leaves is then the old file or the new one."""
+    """So that a power failure leaves either the old file or the new one."""
     events = []
     fsync, replace = os.fsync, os.replace
 
@@ -80,7 +80,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"one"]
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_process_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     pid = os.fork()
     if pid == 0:
@@ -91,7 +91,7 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"Not a directory.*file/folder"):
         files.make_folder(tmp_path / "file" / "folder")
@@ -111,16 +111,16 @@ def test_json_is_read_back_and_damage_is_none(tmp_path: Path) -> None:
 
 
 def limited(size: int) -> None:
-    """In a run's process: no file may grow beyond ``size`` bytes, as on a disk that fills up."""
+    """Limit files of the run's process to ``size`` bytes, like a disk that fills up."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @pytest.mark.parametrize("size", [500_000, 5_000, 2_000, 0])
-def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(
+def test_a_disk_that_fills_up_gives_one_error_line_and_loses_no_checkpoint(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path, size: int
 ) -> None:
-    """The limits meet the checkpoint, then TensorBoard's file, the log and the run's first files."""
+    """The first limit affects the checkpoint; smaller ones affect TensorBoard's file, the log and the first files."""
     assert forks.run(tmp_path, before=partial(killed_at, 0, 5)).code == -signal.SIGKILL
     before = files.sha256(folder(tmp_path) / "checkpoints" / "last.pt")
     end = forks.run(tmp_path, before=partial(limited, size))
@@ -134,17 +134,17 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
 
 
-def test_a_status_that_cannot_be_written_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+def test_a_status_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError), run._reported(RunFolder(tmp_path / "missing"), Division(8, 1, 1, 1)):
         raise NonFiniteError("the loss became nan")
 
 
-def test_a_full_file_system_keeps_the_last_checkpoint_and_the_run_goes_on_when_it_has_space(
+def test_a_full_file_system_keeps_the_last_checkpoint_and_the_run_continues_when_it_has_space(
     reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A tmpfs with room for one checkpoint and not for two, then with room for all."""
+    """Uses a tmpfs with room for one checkpoint, then with room for all files."""
     if not shutil.which("unshare") or subprocess.run([*MOUNT, f"mount -t tmpfs none {tmp_path}"]).returncode:
-        pytest.skip("this machine does not let its users mount a file system")
+        pytest.skip("users may not mount file systems on this machine")
     train = f"{sys.executable} train.py {' '.join(SMALL)} paths.outputs={tmp_path}"
     script = f"""
         mount -t tmpfs -o size=2m none {tmp_path}
@@ -154,8 +154,8 @@ def test_a_full_file_system_keeps_the_last_checkpoint_and_the_run_goes_on_when_i
         {train}; echo space $?
         cat {tmp_path}/runs/*/*/*/seed0/result.json
     """
-    words = [*MOUNT, script.replace("[", r"\[").replace("]", r"\]")]
-    end = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    command = [*MOUNT, script.replace("[", r"\[").replace("]", r"\]")]
+    end = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
     (error,) = [line for line in end.stderr.splitlines() if line.startswith("error:")]
     assert "cannot write: No space left on device" in error
     assert "Traceback" not in end.stderr

@@ -15,16 +15,18 @@ from typing import Any
 
 import pytest
 from scipy import stats
+from torch import nn
 
 from attnbench.base import escape, files
 from attnbench.base.errors import ConfigError
 from attnbench.cli import main
 from attnbench.config import catalog, composition
 from attnbench.config.configuration import Config
-from attnbench.reports import formats, paper_tables, plan, statistics, writing
+from attnbench.models import complexity, factory
+from attnbench.reports import counts, formats, paper_tables, plan, statistics, writing
 from attnbench.reports.report import report, tally
 from attnbench.reports.rows import Chosen, Composer, RowRun, choose, matching, seeded
-from attnbench.runs.status import Standing, standing
+from attnbench.runs.status import RunStatus, folder_status
 from tests.conftest import ROOT
 
 SCALED = ("--scale", "dataset=digits", "epochs=1")
@@ -286,14 +288,14 @@ def test_a_failure_that_no_folder_could_hold_is_shown(compose: Callable[..., Con
 
 def test_a_run_that_was_killed_is_stopped_and_one_that_is_held_is_running(tmp_path: Path) -> None:
     files.write_json(tmp_path / "status.json", {"status": "running"})
-    assert standing(tmp_path) == Standing("stopped", "ended without a word")
+    assert folder_status(tmp_path) == RunStatus("stopped", "its process ended without reporting why")
     holder = "import sys; from pathlib import Path; from attnbench.runs.folder import RunFolder\n"
     holder += "with RunFolder(Path(sys.argv[1])).hold(): print('held', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
     assert process.stdout and process.stdout.readline() == b"held\n"
-    assert standing(tmp_path).state == "running"
+    assert folder_status(tmp_path).state == "running"
     process.communicate()
 
 
@@ -328,6 +330,17 @@ def test_several_tables_make_a_list_and_a_file_takes_them(say: Say, tmp_path: Pa
     assert [made["id"] for made in json.loads(target.read_text())] == ["sb/8", "sb/9"]
 
 
+def test_each_network_of_a_row_is_built_once_for_all_its_counts() -> None:
+    built: list[str] = []
+
+    def sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
+        built.append(composed.choices["attention"])
+        return factory.counting_sketch(composed)
+
+    found = counts.cells(paper_tables.load("sb/1"), row("sb/1", "SB x0.35"), sketch)
+    assert list(found) == ["params", "madds", "madds_added"] and built == ["sb", "none"]
+
+
 # What is asked for
 
 
@@ -342,7 +355,7 @@ def test_a_pattern_fits_whole_labels_first_and_then_parts_of_them() -> None:
     assert labels(["sb/5"], "x1.0 C1+C3") == ["SE x1.0 C1+C3", "SB x1.0 C1+C3"]
     assert labels(["sb/10", "sb/6"], "hidden x1", "static x0.5") == ["SB hidden x1", "static x0.5"]
     assert len(labels(["sb/5"])) == 24
-    with pytest.raises(ConfigError, match=r"no row is called eca.*SE x0\.35 C1, "):
+    with pytest.raises(ConfigError, match=r"no row matches eca.*SE x0\.35 C1, "):
         labels(["sb/5"], "eca")
 
 
@@ -417,7 +430,7 @@ def test_a_plan_says_what_is_done_and_what_failed(say: Say, leave: Leave) -> Non
 
 def planned(*words: str, seeds: int = 1, state: str = "not run") -> list[plan.PlannedRun]:
     composed = composition.compose(words)
-    return [plan.PlannedRun(RowRun("one", seeded(composed, seed)), Standing(state), 1) for seed in range(seeds)]
+    return [plan.PlannedRun(RowRun("one", seeded(composed, seed)), RunStatus(state), 1) for seed in range(seeds)]
 
 
 def test_an_estimate_counts_epochs_images_and_evaluation() -> None:

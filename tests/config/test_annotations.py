@@ -1,4 +1,4 @@
-"""Types of options that a user's own package writes in its own way: read from the source, and never by running it."""
+"""Types of options in a user's own package are read from its source, without running it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Width = Annotated[int, Gt(0)]
 Mode = Literal["mean", "max"]
 """
 
-NUMBERS = itertools.count()  # of packages: a process imports a name once
+NUMBERS = itertools.count()  # numbers for package names: a process imports each name only once
 
 HEAD = """
 from __future__ import annotations
@@ -71,7 +71,7 @@ def even(k: int) -> int:
 
 
 class Lab:
-    """A trusted package of a user's own, which leaves a mark if it is run."""
+    """A user's own, trusted package; its modules create the file ``mark`` if they are run."""
 
     def __init__(self, folder: Path) -> None:
         self.name, self.mark = f"lab{next(NUMBERS)}", folder / "ran"
@@ -83,13 +83,13 @@ class Lab:
         self.write("kinds", KINDS)
 
     def write(self, module: str, text: str) -> str:
-        """A module's full name."""
+        """Write a module; returns its full name."""
         mark = f"open({str(self.mark)!r}, 'w').close()"
         (self.folder / f"{module}.py").write_text(f"{text}\n{mark}\n".replace("PACKAGE", self.name))
         return f"{self.name}.{module}"
 
     def builder(self, annotation: str, more: str = "", module: str = "own") -> str:
-        """The target of a builder with one option."""
+        """Write a builder with one option; returns its target."""
         made = f"@checked\ndef made(site, *, k: {annotation} = None) -> object:\n    return k"
         return self.write(module, f"{HEAD}{more}\n{made}") + ".made"
 
@@ -102,7 +102,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return made
 
 
-AS_PYTHON_HAS_THEM = [
+READABLE = [
     "int | None",
     "str | int | None",
     "Rate",
@@ -141,8 +141,8 @@ AS_PYTHON_HAS_THEM = [
 ]
 
 
-@pytest.mark.parametrize("annotation", AS_PYTHON_HAS_THEM)
-def test_an_annotation_is_read_as_python_would_have_it(annotation: str, lab: Lab) -> None:
+@pytest.mark.parametrize("annotation", READABLE)
+def test_an_annotation_is_read_as_python_evaluates_it(annotation: str, lab: Lab) -> None:
     target = lab.builder(annotation.replace("PACKAGE", lab.name))
     read = builders.declaration(target, "attention")["k"]
     assert not lab.mark.exists()
@@ -151,11 +151,11 @@ def test_an_annotation_is_read_as_python_would_have_it(annotation: str, lab: Lab
     assert read == typing.get_type_hints(module.made, include_extras=True)["k"]
 
 
-def test_a_new_type_is_the_type_that_it_is_of(lab: Lab) -> None:
+def test_a_new_type_is_read_as_its_base_type(lab: Lab) -> None:
     assert builders.declaration(lab.builder("Name"), "attention")["k"] is str
 
 
-def test_what_only_the_builder_can_check_is_left_to_it(lab: Lab) -> None:
+def test_a_users_own_validator_is_left_to_the_builder(lab: Lab) -> None:
     even = "def even(k: int) -> int:\n    if k % 2:\n        raise ValueError('must be even')\n    return k"
     target = lab.builder("Annotated[int, Gt(0), AfterValidator(even)]", even)
     assert builders.declaration(target, "attention")["k"] == Annotated[int, Gt(0)]
@@ -186,7 +186,7 @@ NOT_TYPES = [
 
 
 @pytest.mark.parametrize(("annotation", "reason"), NOT_TYPES)
-def test_an_annotation_that_cannot_be_read_is_one_line_for_whoever_sets_the_option(
+def test_an_annotation_that_cannot_be_read_gives_one_line_if_the_option_is_set(
     annotation: str, reason: str, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(lab.mark.parent)
@@ -222,8 +222,8 @@ class Net(b.Base):
 """
 
 
-def test_fields_are_read_where_they_are_written(lab: Lab) -> None:
-    """Those of a base in its own module, by whatever names the base and the decorator are known."""
+def test_fields_are_read_in_the_module_that_defines_them(lab: Lab) -> None:
+    """Fields of a base are read in the base's module, also if the base and the decorator have other names here."""
     lab.write("base", BASE)
     target = lab.write("net", NET) + ".Net"
     kinds = {"kind": Literal["base"], "deep": int, "own": Literal["net"]}
@@ -270,11 +270,11 @@ def test_an_alias_is_checked_on_the_command_line_and_the_attention_trains(
     written.write_text(written.read_text().replace("return k", "return site.trunk"))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
 
-    def train(*words: str) -> tuple[int, str]:
+    def train(*overrides: str) -> tuple[int, str]:
         small = ["backbone=resnet20", "backbone.depth=8", "dataset.size=4", "batch_size=512", "schedule.epochs=1"]
-        done = attnbench("--config-dir", f"{tmp_path}/conf", "attention=own", "runtime.device=cpu", *small, *words)
+        done = attnbench("--config-dir", f"{tmp_path}/conf", "attention=own", "runtime.device=cpu", *small, *overrides)
         return done.returncode, done.stderr
 
-    said = "error: k=1.5: must be less than or equal to 1 (attention.k); it is a number > 0 and <= 1\n"
-    assert train("attention.k=1.5") == (2, said) and not lab.mark.exists()
+    error = "error: k=1.5: must be less than or equal to 1 (attention.k); it is a number > 0 and <= 1\n"
+    assert train("attention.k=1.5") == (2, error) and not lab.mark.exists()
     assert train()[0] == 0 and lab.mark.exists()

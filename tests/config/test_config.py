@@ -1,4 +1,4 @@
-"""A typo costs one line: every option file, and what is refused."""
+"""Every option file is valid, and a mistake on the command line gives one error line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ OPTIONS = [(group, name) for group in (*GROUPS, *DETECTION) for name in option_f
 EXPERIMENTS = option_files.names("experiment")
 
 
-def standing(attention: str) -> list[str]:
-    """A backbone that every attention can stand in."""
+def with_backbone(attention: str) -> list[str]:
+    """An attention in a backbone that fits every attention."""
     return ["backbone=resnet18", f"attention={attention}"]
 
 
@@ -47,8 +47,8 @@ def test_every_backbone_is_built_and_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", option_files.names("attention"))
-def test_every_attention_stands_in_its_usual_place(name: str) -> None:
-    model, sites = factory.sketch(composition.compose(standing(name)), 7)
+def test_every_attention_is_inserted_at_its_default_placement(name: str) -> None:
+    model, sites = factory.sketch(composition.compose(with_backbone(name)), 7)
     assert bool(sites) == (name != "none")
     assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 7)
 
@@ -75,7 +75,7 @@ def test_every_experiment_is_the_papers_setting(name: str) -> None:
     assert bool(detector) == bool(expected) and detector | expected == detector
 
 
-# batch, epochs, lr, weight decay, momentum, law, data options: the papers' own text
+# batch, epochs, lr, weight decay, momentum, law, data options: as the papers print them
 PAPERS = {
     "eca_imagenet": (256, 100, 0.1, 1e-4, 0.9, "step", {"resize": 256, "size": 224, "resize_mode": "shorter"}),
     "eca_imagenet_mobilenetv2": (96, 400, 0.045, 4e-5, 0.9, "exponential", {"resize_mode": "shorter"}),
@@ -85,7 +85,7 @@ PAPERS = {
     "eca_coco": (8, 12, 0.01, 1e-4, 0.9, "step", {"augment": "mirror", "keep_empty": False}),
 }
 
-# The same for what only detectors have.
+# The same for the options of detectors.
 DETECTORS: dict[str, dict[str, object]] = {
     "sb_voc": {"size": 300, "frozen_stages": 0, "norm": "trained"},
     "eca_coco": {"short_side": 800, "long_side": 1333, "frozen_stages": 1, "norm": "frozen"},
@@ -188,7 +188,7 @@ def test_what_the_backbone_lacks_is_refused_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-LINES = [  # the same options with other values, and without; each as Hydra alone composes it
+LINES = [  # the same options with and without values; each must be composed as Hydra alone composes it
     ["attention=eca", "attention.kernel_size=[3,5,7]", "seed=2"],
     ["attention=eca"],
     ["seed=3", "attention=eca", "attention.kernel_size=3", "attention.kernel_size=5"],
@@ -209,15 +209,15 @@ def test_lines_with_the_same_options_are_what_hydra_composes_of_each() -> None:
 
 
 def test_the_command_line_refuses_without_torch_and_makes_nothing(tmp_path: Path) -> None:
-    """From outside: exit 2, one line, no traceback, no torch, no folder."""
+    """In a process of its own: exit code 2, one line, no traceback, no torch, no folder."""
     program = (
         "import sys; sys.argv = ['train.py', *sys.argv[1:]]\n"
         "from attnbench.cli import main, train\n"
         "try: main.guarded(train.main)\n"
         "finally: print('torch' in sys.modules)"
     )
-    words = ["schedule.lrr=1", f"paths.outputs={tmp_path}/outputs"]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path)
+    overrides = ["schedule.lrr=1", f"paths.outputs={tmp_path}/outputs"]
+    done = subprocess.run([sys.executable, "-c", program, *overrides], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr == "error: unknown key (schedule.lrr); did you mean schedule.lr?\n"
     assert list(tmp_path.iterdir()) == []
@@ -226,10 +226,10 @@ def test_the_command_line_refuses_without_torch_and_makes_nothing(tmp_path: Path
 @settings(max_examples=60, deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-3, 400), st.integers(-3, 12))
 def test_values_are_taken_exactly_when_they_are_in_range(lr: float, epochs: int, k: int) -> None:
-    words = [f"schedule.lr={lr!r}", f"schedule.epochs={epochs}", "attention=eca", f"attention.kernel_size={k}"]
+    overrides = [f"schedule.lr={lr!r}", f"schedule.epochs={epochs}", "attention=eca", f"attention.kernel_size={k}"]
     valid = lr > 0 and epochs >= 1 and k >= 1 and k % 2 == 1
     try:
-        tree = composition.compose(words).tree
+        tree = composition.compose(overrides).tree
     except ConfigError:
         assert not valid
     else:
@@ -282,11 +282,11 @@ def test_a_changed_configuration_is_the_one_that_is_composed_so() -> None:
     changed = composition.compose(["attention=eca"]).updated({"attention": {"kernel_size": 5}, "schedule": {"lr": 1}})
     composed = composition.compose(["attention=eca", "attention.kernel_size=5", "schedule.lr=1"])
     assert changed == composed and changed.run_folder == composed.run_folder
-    assert isinstance(changed.tree["schedule"]["lr"], float)  # as its builder declares it
+    assert isinstance(changed.tree["schedule"]["lr"], float)  # the type that its builder declares
 
 
 NEUTRAL = ["seed=3", "resume=never", "debug=true", "paths.outputs=/x", "runtime.device=cpu", "runtime.workers=7"]
-TELLING = [
+DECIDING = [
     "schedule.lr=0.2",
     "batch_size=32",
     "runtime.precision=bf16",
@@ -302,7 +302,7 @@ def test_the_hash_leaves_out_what_does_not_change_a_result(override: str) -> Non
 
 
 def test_the_hash_tells_everything_else_apart() -> None:
-    hashes = [composition.compose([]).hash, *(composition.compose([o]).hash for o in TELLING)]
+    hashes = [composition.compose([]).hash, *(composition.compose([o]).hash for o in DECIDING)]
     assert len(set(hashes)) == len(hashes)
     assert all(a != b for a, b in pairwise(hashes))
 
@@ -312,7 +312,7 @@ def test_a_data_folder_may_move() -> None:
     assert here.hash == there.hash
 
 
-def test_the_run_folder_is_the_designs(compose: Callable[..., Config], tmp_path: Path) -> None:
+def test_the_run_folder_is_the_documented_one(compose: Callable[..., Config], tmp_path: Path) -> None:
     c = compose("experiment=sb_cifar10", "attention=sb", "seed=3")
     expected = tmp_path / "outputs/runs/cifar10/mobilenetv2_cifar" / f"sb-layer-{c.hash}" / "seed3"
     assert c.run_folder == expected
@@ -330,7 +330,7 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mylab.py").write_text(f"{head}\ndef plain(site, *, k: int = 1):\n    return site.trunk\n")
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "mylab.plain", "k": 2}
-    with pytest.raises(ConfigError, match="no builder that may be called"):
+    with pytest.raises(ConfigError, match="mylab.plain is not a builder of attnbench or of a package"):
         builders.build(node, "attention")
     monkeypatch.setenv("ATTNBENCH_TRUST", "mylab")
     builders.declaration.cache_clear()
@@ -339,7 +339,7 @@ def test_a_package_is_trusted_only_by_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_dataclass_declares_the_options_of_its_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that it has from another module by another name as well, and none of a base that is no dataclass."""
+    """Also of a base imported from another module under another name, but not of a base that is not a dataclass."""
     head = "from pydantic.dataclasses import dataclass\n"
     (tmp_path / "labs_parts.py").write_text(head + "@dataclass\nclass Wide:\n    a: int = 1\n    b: int = 1\n")
     (tmp_path / "labs_nets.py").write_text(

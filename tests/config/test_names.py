@@ -1,4 +1,4 @@
-"""Names of runs last: they depend on options and on what differs from them, never on where code lives."""
+"""Names of runs are stable: they depend on options and on values that differ from them, not on module paths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from attnbench.config.hydra_state import load_option, prepared
 from attnbench.config.naming import hash8
 from attnbench.runs import run
 from attnbench.runs.attempt import attempt
-from attnbench.runs.data import Look
+from attnbench.runs.data import DataCheck
 from attnbench.runs.evaluate import evaluate
 from attnbench.runs.export import export, load_exported
 from attnbench.runs.results import find
-from attnbench.runs.status import standing_of
+from attnbench.runs.status import run_status
 from tests.conftest import ROOT
 
 PINNED = yaml.safe_load((Path(__file__).parent / "pinned_names.yaml").read_text("utf-8"))
@@ -40,7 +41,7 @@ TINY = [
 
 
 def names(entry: dict[str, str]) -> list[str]:
-    """The folders of a pinned line's run, the present one first."""
+    """The folders of a pinned command line's run, the present one first."""
     return [
         str(path).removeprefix("outputs/runs/") for path in composition.compose(entry["line"].split()).group_folders
     ]
@@ -59,7 +60,7 @@ def test_many_lines_are_pinned_and_none_twice() -> None:
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of attnbench in which modules have other names and builders have further options with defaults."""
+    """A copy of attnbench with renamed modules, and with new options that have defaults."""
     copy = tmp_path_factory.mktemp("moved")
     shutil.copytree(ROOT / "attnbench", copy / "attnbench", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", copy / "configs")
@@ -88,14 +89,14 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _insert(path: Path, after: str, at: str, line: str) -> None:
-    """Put a line behind the first place of a text that follows another one."""
+    """Insert ``line`` after the first ``at`` that follows ``after``."""
     head, found, rest = path.read_text("utf-8").partition(after)
     before, place, tail = rest.partition(at)
     assert found and place, (path, after, at)
     path.write_text(head + found + before + place + line + tail, "utf-8")
 
 
-SAY = """
+PRINT_FOLDERS = """
 import sys, yaml, attnbench
 from attnbench.config import composition
 assert attnbench.__file__.startswith(sys.argv[1]), attnbench.__file__
@@ -108,7 +109,7 @@ print(*composition.compose(["attention=eca"]).group_folders)
 
 
 def test_neither_a_moved_module_nor_a_new_default_renames_a_run(moved: Path) -> None:
-    command = [sys.executable, "-c", SAY, str(moved), str(Path(__file__).parent / "pinned_names.yaml")]
+    command = [sys.executable, "-c", PRINT_FOLDERS, str(moved), str(Path(__file__).parent / "pinned_names.yaml")]
     environment = {key: value for key, value in os.environ.items() if key != "ATTNBENCH_OUTPUTS"}
     done = subprocess.run(
         command, cwd=moved, env={**environment, "PYTHONPATH": str(moved)}, capture_output=True, text=True, check=True
@@ -119,21 +120,21 @@ def test_neither_a_moved_module_nor_a_new_default_renames_a_run(moved: Path) -> 
         assert folders == [entry["folder"], *([entry["former"]] if "former" in entry else [])]
         assert clip == "None"
         assert leak == ("0.0" if "/eca-" in line else "None")
-    # A value that differs from the new default is another run, and one that 0.1.0 could not have made.
+    # With a value that differs from the new default, it is another run, which 0.1.0 could not have made.
     assert len(leaking.split()) == 1 and leaking != plain.split()[0]
     assert len(plain.split()) == 2
 
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    """Composes from a copy of the option files that a test may change."""
+    """Composes from a copy of the option files, which a test may change."""
     copied = Path(shutil.copytree(ROOT / "configs", tmp_path / "configs"))
     monkeypatch.setattr("attnbench.config.hydra_state.folder", lambda: copied)
 
-    def composed(*words: str, attention: str | None = None) -> Config:
+    def composed(*overrides: str, attention: str | None = None) -> Config:
         if attention is not None:
             (copied / "attention" / "eca.yaml").write_text(attention, "utf-8")
-        return composition.compose([*words, f"paths.outputs={tmp_path}/outputs"])
+        return composition.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
 
     return composed
 
@@ -143,7 +144,7 @@ def test_a_revised_option_names_another_run(options: Callable[..., Config]) -> N
     first = options("attention=eca")
     revised = options("attention=eca", attention=text.replace("gamma: 2.0", "gamma: 3.0") + "_revision_: 2\n")
     assert revised.tree["attention"]["gamma"] == 3.0 and "_revision_" not in revised.tree["attention"]
-    assert revised.hash != first.hash and len(revised.group_folders) == 1  # nothing of 0.1.0 is taken for it
+    assert revised.hash != first.hash and len(revised.group_folders) == 1  # no folder of 0.1.0 belongs to it
     assert revised.record()["revisions"] == {"attention": 2}
     assert options("attention=se").hash == composition.compose(["attention=se"]).hash
 
@@ -156,13 +157,13 @@ def test_a_default_that_is_written_out_is_no_other_run(options: Callable[..., Co
 
 
 def test_a_default_that_changed_without_a_revision_is_refused(options: Callable[..., Config]) -> None:
-    """Its runs have the same name: the old result is not shown as the new one's, and nothing is lost."""
+    """Old and new runs have the same name: the old result must not count as the new one, and must not be lost."""
     done = run.train(options(*TINY, "schedule.epochs=1"))
     text = (ROOT / "configs/attention/eca.yaml").read_text("utf-8").replace("gamma: 2.0", "gamma: 3.0")
     changed = options(*TINY, "schedule.epochs=1", attention=text)
     outcome = attempt(lambda: changed)
     assert outcome.state == "failed" and isinstance(outcome.failure, ConfigError)
-    assert "attention.gamma: 2.0 there, 3.0 here" in str(outcome.failure) and "_revision_" in str(outcome.failure)
+    assert "attention.gamma: 2.0 then, 3.0 now" in str(outcome.failure) and "_revision_" in str(outcome.failure)
     assert json.loads((changed.run_folder / "result.json").read_text()) == done
 
 
@@ -174,11 +175,11 @@ def test_an_option_inherits_what_another_one_declares(options: Callable[..., Con
 
 
 def test_a_run_of_a_renamed_key_and_option_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["attention=se_layer", "attention.hidden=2", f"paths.outputs={tmp_path}/outputs", "backbone=resnet20"]
-    before = composition.compose([*words, "schedule.warmup_epochs=0.5"])
+    common = ["attention=se_layer", "attention.hidden=2", f"paths.outputs={tmp_path}/outputs", "backbone=resnet20"]
+    before = composition.compose([*common, "schedule.warmup_epochs=0.5"])
     before.run_folder.mkdir(parents=True)
     (before.run_folder / "config.yaml").write_text(yaml.safe_dump(before.record()), "utf-8")
-    # As if the option had been called se_first and the key schedule.ramp when that run was made.
+    # As if the option was called se_first and the key schedule.ramp when the run was made.
     record = before.record()
     record["choices"]["attention"] = "se_first"
     record["schedule"]["ramp"] = record["schedule"].pop("warmup_epochs")
@@ -187,7 +188,7 @@ def test_a_run_of_a_renamed_key_and_option_is_found(tmp_path: Path, monkeypatch:
     expected = hash8(named, {"schedule.ramp": 0.5, "attention.hidden": 2}, {}, before.usual)
     monkeypatch.setitem(renamed.OPTIONS, "attention/se_layer", ("attention/se_first",))
     monkeypatch.setitem(renamed.KEYS, "schedule.warmup_epochs", ("schedule.ramp",))
-    now = composition.compose([*words, "schedule.warmup_epochs=0.5"])
+    now = composition.compose([*common, "schedule.warmup_epochs=0.5"])
     former = now.group_folder.parent / f"se_first-layer-{now.hash}"
     assert former in now.group_folders and now.hash == expected != before.hash
     (former / "seed0").mkdir(parents=True)
@@ -203,15 +204,15 @@ def test_a_run_of_a_renamed_key_and_option_is_found(tmp_path: Path, monkeypatch:
 
 
 def test_a_record_names_options_and_values_but_no_code(compose: Callable[..., Config]) -> None:
-    for words in (["attention=eca"], ["task=detection", "attention=sb"], ["backbone=timm/resnet18"]):
-        record = compose(*words).record()
+    for overrides in (["attention=eca"], ["task=detection", "attention=sb"], ["backbone=timm/resnet18"]):
+        record = compose(*overrides).record()
         text = yaml.safe_dump(record)
         assert record["format"] == 2 and "_target_" not in text and "attnbench." not in text
         again = stored.from_record(yaml.safe_load(text), Path("config.yaml"))
-        assert again.tree == compose(*words).tree and again.hash == compose(*words).hash
+        assert again.tree == compose(*overrides).tree and again.hash == compose(*overrides).hash
 
 
-def test_a_builder_of_ones_own_is_part_of_the_record(
+def test_a_users_own_builder_is_part_of_the_record(
     options: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTNBENCH_TRUST", "tests")
@@ -228,7 +229,7 @@ def test_a_builder_of_ones_own_is_part_of_the_record(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"format": 3}, "format 3, made by a later attnbench"),
         ({"format": "x"}, "format x"),
@@ -238,16 +239,38 @@ def test_a_builder_of_ones_own_is_part_of_the_record(
         ({"schedule": []}, "lacks schedule"),
         ({"paths": {}}, "lacks paths"),
         ({"revisions": {"attention": "two"}}, "revisions"),
-        ({"attention": {"_target_": "os.system"}}, "os.system is no builder of attention=eca"),
-        ({"attention": {"_target_": "attnbench.models.attention.se.se"}}, "is no builder of attention=eca"),
+        ({"attention": {"_target_": ["os.system"]}}, "the record names no builder"),
+        ({"attention": {"_target_": "os.system"}}, "os.system is not a builder"),
+        ({"attention": {"_target_": "attnbench.base.files.write"}}, "files.write is not a builder"),
+        ({"attention": {"_target_": "attnbench.storage.write"}}, "files.write is not a builder"),
     ],
 )
-def test_a_record_that_is_none_is_refused(change: dict[str, Any], said: str, compose: Callable[..., Config]) -> None:
-    with pytest.raises(StorageError, match=re.escape(said)):
-        stored.from_record(compose("attention=eca").record() | change, Path("config.yaml"))
+def test_an_invalid_record_is_refused(change: dict[str, Any], message: str, compose: Callable[..., Config]) -> None:
+    with pytest.raises(StorageError, match=re.escape(message)):
+        stored.checked(stored.from_record(compose("attention=eca").record() | change, Path("config.yaml")), Path())
 
 
-# Runs that release 0.1.0 has made.
+def test_an_exchanged_builder_is_another_run_and_is_recorded(
+    compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBENCH_TRUST", "tests")
+    plain = compose("attention=none")
+    other = compose("attention=none", "attention._target_=tests.faulty_attention.faulty", "+attention.member=3")
+    assert other.hash != plain.hash and plain.deviations == {}
+    record = other.record()
+    assert record["attention"]["_target_"] == "tests.faulty_attention.faulty"
+    again = stored.from_record(record, Path("config.yaml"))
+    assert again.tree == other.tree and again.hash == other.hash
+    assert "attention._target_" in stored.differences(other, plain.identity)
+    assert not stored.differences(other, again.identity)
+    # The other builder may lack all keys of the option's own builder.
+    tree = compose("attention=se").tree | {"attention": other.tree["attention"]}
+    bare = replace(compose("attention=se"), tree=tree)
+    read = stored.from_record(bare.record(), Path("config.yaml"))
+    assert read.tree == tree and not stored.differences(bare, read.identity)
+
+
+# Runs that release 0.1.0 made.
 
 
 @pytest.fixture
@@ -263,7 +286,7 @@ def test_a_run_of_the_first_release_is_skipped_evaluated_exported_and_compared(o
     assert config.run_folder == folder and config.group_folder != folder.parent
     outcome = attempt(lambda: config)
     assert (outcome.state, outcome.folder) == ("skipped", str(folder))
-    assert standing_of(config, Look()).state == "done"
+    assert run_status(config, DataCheck()).state == "done"
     assert evaluate(folder)["top1"] == pytest.approx(outcome.result["top1"] if outcome.result else None)
     assert evaluate(folder)["same_data"]
     written = export(folder)
@@ -289,16 +312,16 @@ def test_other_seeds_of_an_old_run_are_grouped_with_it(old_runs: Path) -> None:
     from attnbench.reports.comparison import compare
     from attnbench.reports.rows import seeds_there
 
-    words = [*TINY, "schedule.epochs=1", f"paths.outputs={old_runs}/outputs"]
-    run.train(composition.compose([*words, "seed=1"]))
-    assert seeds_there(composition.compose(words)) == [0, 1]
+    overrides = [*TINY, "schedule.epochs=1", f"paths.outputs={old_runs}/outputs"]
+    run.train(composition.compose([*overrides, "seed=1"]))
+    assert seeds_there(composition.compose(overrides)) == [0, 1]
     runs = [found for found in find([str(old_runs / "outputs")]) if found.values["schedule.epochs"] == 1]
     (group,) = compare(runs).groups
     assert sorted(group.scores) == [0, 1]
 
 
 def declared_now() -> dict[str, dict[str, Any]]:
-    """What every option declares, builders apart."""
+    """The values that every option declares, without builders."""
     groups = sorted(path.name for path in (ROOT / "configs").iterdir() if path.is_dir())
     with prepared():
         root = option_files.declared(load_option, {})
@@ -315,7 +338,7 @@ def declared_now() -> dict[str, dict[str, Any]]:
 
 
 def test_a_default_changes_only_with_a_revision() -> None:
-    """An option that declares something else under the same revision would give old results a new meaning."""
+    """If an option declared other values under the same revision, old results would count as new ones."""
     pinned = yaml.safe_load((Path(__file__).parent / "declared.yaml").read_text("utf-8"))
     found = declared_now()
     changed = {

@@ -1,4 +1,4 @@
-"""``attnbench data check``: what is wrong with a data set, a line each."""
+"""``attnbench data check`` prints a line for each problem in a data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def grained(seed: int, width: int = 60, height: int = 48) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(photo(seed, width, height)) + grain, 0, 255).astype(np.uint8))
 
 
-def test_a_good_folder_has_nothing_to_say(tmp_path: Path, check: Check) -> None:
+def test_a_good_folder_has_no_findings(tmp_path: Path, check: Check) -> None:
     code, lines = check(image_folder(tmp_path))
     assert (code, lines) == (0, ["image folder train/<class>/*.jpg: 16 images, 0 problems, 0 notes"])
 
@@ -84,15 +84,15 @@ PROBLEMS: dict[Callable[[Path], None], str] = {
     cut_off: "train/cat/1.jpg: this image cannot be read: ",
     no_image: "train/cat/1.jpg: this image cannot be read: cannot identify image file",
     sixteen_bits: "train/cat/wide.png: mode I;16: values above 255 would be clipped",
-    a_twin: "train/cat/1.jpg: the same name as 1.JPEG but for case or suffix",
+    a_twin: "train/cat/1.jpg: the same name as 1.JPEG except for case or suffix",
     leaked: "val/dog/0.jpg: the same bytes as train/cat/leaked.jpg",
     two_labels: "train/dog/0.jpg: the same bytes as train/cat/9.jpg",
     empty_class: "train/eel: this class has no image: it is empty",
     unknown_class: "val/eel: this class is not in train/",
-    nested: "train/cat/kittens: a folder inside a class: nothing in it is read",
+    nested: "train/cat/kittens: a folder inside a class folder: its files are not read",
     no_validation: "a run needs train/ and val/; it holds train, validation",
     a_link_to_nowhere: "train/cat/7.jpg: this image cannot be read: No such file or directory",
-    not_as_listed: "train/cat/1.jpg: its bytes are not those in SHA256SUMS",
+    not_as_listed: "train/cat/1.jpg: its SHA-256 is not the one in SHA256SUMS",
 }
 
 
@@ -104,13 +104,13 @@ def test_a_problem_is_one_line_with_its_file_and_exit_code_3(
     code, lines = check(tmp_path)
     assert code == 3
     assert [line for line in lines if PROBLEMS[spoil] in line and not line.startswith("note: ")], lines
-    expected = 2 if spoil is not_as_listed else 1  # the other one is a file that is listed and not there
+    expected = 2 if spoil is not_as_listed else 1  # the second one: a listed file does not exist
     assert f" {expected} problem" in lines[-1]
 
 
 @pytest.mark.skipif(jpeg.running() is None, reason="needs a C compiler")
 def test_damage_that_training_would_not_notice_is_found(tmp_path: Path, check: Check) -> None:
-    """Of images with ten bits flipped; Pillow alone finds about a fifth of them."""
+    """Half of the images have ten flipped bits; Pillow alone finds about a fifth of these."""
     root, draws = image_folder(tmp_path, per_class=1), random.Random(0)
     for k in range(60):
         file = io.BytesIO()
@@ -129,7 +129,7 @@ def test_damage_that_training_would_not_notice_is_found(tmp_path: Path, check: C
 def test_what_a_run_does_without_complaint_is_a_note(tmp_path: Path, check: Check) -> None:
     cat = image_folder(tmp_path) / "train" / "cat"
     grained(1).convert("CMYK").save(cat / "inks.jpg")
-    grained(2).convert("L").save(cat / "grey.jpg")  # nothing to note
+    grained(2).convert("L").save(cat / "grey.jpg")  # gives no note
     grained(3).save(cat / "disguise.jpg", format="PNG")
     grained(4).convert("RGBA").save(cat / "glass.png")
     (cat / "again.jpg").write_bytes((cat / "0.jpg").read_bytes())
@@ -141,8 +141,8 @@ def test_what_a_run_does_without_complaint_is_a_note(tmp_path: Path, check: Chec
         "note: train/cat/again.jpg: the same bytes as train/cat/0.jpg",
         "note: train/cat/disguise.jpg: a PNG image in a .jpg file",
         "note: train/cat/glass.png: mode RGBA with transparency, which is dropped",
-        "note: train/cat/inks.jpg: mode CMYK, converted to RGB as it is read",
-        "note: train/cat/notes.txt: not an image by its name: it is left out",
+        "note: train/cat/inks.jpg: mode CMYK, converted to RGB when it is read",
+        "note: train/cat/notes.txt: its name is not that of an image: it is ignored",
         "note: val/dog: this class has no folder here",
     ]
 
@@ -182,6 +182,6 @@ def test_shards_are_checked_record_by_record(tmp_path: Path, check: Check) -> No
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, check: Check) -> None:
-    with pytest.raises(DataError, match=r"no data set that is known: it is empty .*image folder"):
+    with pytest.raises(DataError, match=r"unknown data set layout: it is empty .*image folder"):
         recognise(tmp_path)
     assert check(tmp_path) == (3, [])

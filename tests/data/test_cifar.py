@@ -1,4 +1,4 @@
-"""CIFAR from official files and from image folders."""
+"""CIFAR, read from official files and from image folders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture
 def official(tmp_path: Path) -> Iterator[Path]:
-    """A generated folder, and its archive in ``../packed``, taken for the published ones."""
+    """A generated folder, and its archive in ``../packed``, whose hashes count as the published ones."""
     folder = write_batches(tmp_path)
     archive = tmp_path / "packed" / "cifar-10-python.tar.gz"
     archive.parent.mkdir()
@@ -62,7 +62,7 @@ def test_folder_itself_parent_and_archive_agree(official: Path) -> None:
 def test_pixels_and_labels(official: Path) -> None:
     data = cifar10(root=str(official), pad=4)
     with open(official / "data_batch_2", "rb") as file:
-        table = pickle.load(file, encoding="bytes")  # generated above
+        table = pickle.load(file, encoding="bytes")  # safe: generated above
     split = data.train
     assert isinstance(split, Resident) and (split.pad, split.flip) == (4, True)
     red_green_blue = torch.from_numpy(table[b"data"]).view(-1, 3, 32, 32)
@@ -92,7 +92,7 @@ def test_a_missing_file_is_named(official: Path) -> None:
         cifar10(root=str(official))
 
 
-def test_unverified_copies_say_so(tmp_path: Path) -> None:
+def test_unverified_copies_are_labelled(tmp_path: Path) -> None:
     folder = write_batches(tmp_path)
     with pytest.raises(DataError, match="SHA-256"):
         cifar10(root=str(folder))
@@ -107,7 +107,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
         cifar10(root=str(folder), verify=False)
     assert not trace.exists()
     pickle.loads(content)
-    assert trace.exists()  # the canary does sing where nothing holds it back
+    assert trace.exists()  # the pickle does run code when it is loaded without protection
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_digests_are_whole() -> None:
         assert all(len(bytes.fromhex(digest)) == 32 for digest in release.sha256.values())
 
 
-def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_missing_data_set_names_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     looked_for = r"holds pictures.*cifar-10-python.tar.gz, cifar-10-batches-py/ or train/<class>"
     with pytest.raises(DataError, match=looked_for):
@@ -192,7 +192,7 @@ def test_another_data_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_real_images(cifar_sample: Path, tmp_path: Path) -> None:
-    """The 10,000 test images, as both sides: reading the training images takes too long here."""
+    """Uses the 10,000 test images for both splits, because reading the training images takes too long."""
     for side in ("train", "test"):
         (tmp_path / side).symlink_to(cifar_sample / "test")
     data = cifar10(root=str(tmp_path), pad=0)

@@ -1,4 +1,4 @@
-"""Sampling, the loader, resident splits and the bundled digits."""
+"""Sampling, the loader, resident splits, and the digits that come with the package."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_ranks_partition_each_global_batch(samples: int, batch_size: int, world_
     split = numbered(samples, size=2)
     [whole] = loaders(split, 1, batch_size, train=True)
     shares = [list(x.epoch(1)) for x in loaders(split, world_size, batch_size, train=True)]
-    assert len({len(share) for share in shares}) == 1  # or DDP would wait for ever
+    assert len({len(share) for share in shares}) == 1  # otherwise DDP would wait for ever
     for batch, *parts in zip(whole.epoch(1), *shares, strict=False):
         _, targets = tensors(batch)
         assert sorted(targets.tolist()) == sorted(target for part in parts for target in tensors(part)[1].tolist())
@@ -112,7 +112,7 @@ def test_epochs_and_seeds_differ() -> None:
         loader = Loader(split, batch_size=32, seed=seed, train=True)
         [batch] = loader.epoch(epoch)
         images, targets = tensors(batch)
-        return images[targets.argsort()]  # in one order: what differs is augmentation
+        return images[targets.argsort()]  # in the same order, so that only the augmentation differs
 
     first = images(0, 0)
     assert torch.equal(first, images(0, 0))
@@ -144,7 +144,7 @@ def test_gather_equals_pad_then_crop_then_flip(flip: bool) -> None:
 @pytest.mark.parametrize("pad", [0, 3])
 @pytest.mark.parametrize("mirrored", ["none", "some", "all"])
 def test_both_ways_of_gathering_give_the_same_bytes(pad: int, mirrored: str) -> None:
-    """Rows of pixels, as on a CPU, and one by one, as on a GPU; at every corner of the first and the last image."""
+    """Gathering rows (CPU) and single pixels (GPU) agree, at every offset in the first and the last image."""
     split = numbered(9, size=5, pad=pad)
     top, left = (way.flatten() for way in torch.meshgrid(*[torch.arange(2 * pad + 1)] * 2, indexing="ij"))
     index = torch.arange(len(top)) % 2 * 8
@@ -224,7 +224,7 @@ def test_digits_at_their_own_size_are_the_published_values() -> None:
     assert val.labels[0] == 4
 
 
-def test_synthetic_images_are_the_same_everywhere_and_say_what_they_are() -> None:
+def test_synthetic_images_are_the_same_everywhere_and_are_labelled() -> None:
     data = synthetic(size=8, classes=3, train=10, val=4)
     assert data.source.startswith("SYNTHETIC: 10 + 4 images of noise, 8x8, 3 classes; accuracy means nothing")
     assert (len(data.train), len(data.val), data.size, data.classes) == (10, 4, 8, ("0", "1", "2"))
@@ -232,7 +232,7 @@ def test_synthetic_images_are_the_same_everywhere_and_say_what_they_are() -> Non
     assert isinstance(train, Resident) and isinstance(val, Resident)
     assert (train.pad, train.flip) == (0, False)
     assert train.labels.tolist() == [0, 1, 2] * 3 + [0]
-    assert train.images[0, 0, 0].tolist() == [87, 252, 204]  # as SHAKE-128 has them, now and always
+    assert train.images[0, 0, 0].tolist() == [87, 252, 204]  # SHAKE-128 defines them, so they never change
     assert not torch.equal(train.images[:4], val.images) and len(train.images.unique(dim=0)) == 10
     pixels = synthetic(size=32, train=64).train
     assert isinstance(pixels, Resident)

@@ -1,4 +1,4 @@
-"""VOC, COCO and canvases of digits: what is read from them, what is refused, what augmentation does."""
+"""VOC, COCO and canvases of digits: reading, refused errors in the data, and augmentation."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ BAD_VOC = [
     (voc_annotation((5, 5, 5, 9)), "without area", "1.xml: object 1"),
     (voc_annotation((9, 9, 4, 5)), "without area", "1.xml: object 1"),
     (voc_annotation((float("nan"), 1, 2, 2)), "without area|outside", "1.xml: object 1"),
-    (voc_annotation(name="unicorn"), "unicorn is no class", "1.xml: object 1"),
+    (voc_annotation(name="unicorn"), "unicorn is not a class", "1.xml: object 1"),
     (voc_annotation().replace("<xmin>1</xmin>", ""), "xmin is missing", "1.xml: object 1"),
-    (voc_annotation().replace("<xmin>1<", "<xmin>one<"), "'one', no number", "1.xml: object 1"),
+    (voc_annotation().replace("<xmin>1<", "<xmin>one<"), "'one', not a number", "1.xml: object 1"),
     (DOCTYPE + voc_annotation(), "DOCTYPE", "1.xml"),
     ((UTF16 + voc_annotation()).encode("utf-16"), "DOCTYPE", "1.xml"),
-    (voc_annotation()[:-20], "no XML", "1.xml"),
+    (voc_annotation()[:-20], "not XML", "1.xml"),
     (voc_annotation() + " " * (1 << 20), "more than 1048576 bytes", "1.xml"),
     (voc_annotation().replace("<width>60<", "<width>61<").replace("<xmax>60<", "<xmax>61<"), "60x40 pixels", "1.jpg"),
 ]  # fmt: skip
@@ -183,7 +183,7 @@ BAD_COCO = [
     (edit("segmentation", [[1, 2, 3]]), "fewer than three corners", "annotation 1"),
     (edit("segmentation", {"size": [4, 4], "counts": [16]}, at=1), "run lengths of", "annotation 2"),
     (edit("segmentation", {"size": [40, 60], "counts": [16]}, at=1), "do not fill", "annotation 2"),
-    (edit("bbox", None), "lacks something", "image 7"),
+    (edit("bbox", None), "is incomplete", "image 7"),
     (edit("file_name", "8.jpg", "images"), "image is missing", "8.jpg"),
     (edit("height", 41, "images", at=1), "60x40 pixels", "3.jpg"),
     (lambda content: content.pop("categories"), "no list of categories", "instances_val2017.json"),
@@ -200,15 +200,15 @@ def test_a_bad_annotation_of_coco_is_named(
     assert what in refused.value.what and refused.value.where.endswith(where)
     code, lines = check(root)
     assert code == 3 and len(lines) == 2
-    place, _, said = lines[0].partition(f"{where}: ")
-    assert place.startswith(("val2017/", "annotations/")) and what in said
+    place, _, finding = lines[0].partition(f"{where}: ")
+    assert place.startswith(("val2017/", "annotations/")) and what in finding
 
 
 def test_boxes_without_area_can_be_dropped_and_empty_splits_cannot(tmp_path: Path, check: Check) -> None:
     root = coco_folder(tmp_path / "thin", edit("bbox", [5, 5, 0, 10]))
     with pytest.raises(DataError, match="without_area=drop"):
         coco.coco(root=str(root))
-    with pytest.raises(DataError, match="no object to find"):  # the crowd is all that is left
+    with pytest.raises(DataError, match="no object to detect"):  # only the crowd is left
         coco.coco(root=str(root), without_area="drop")
     empty = coco_folder(tmp_path / "empty", lambda content: content.update(images=[], annotations=[]))
     with pytest.raises(DataError, match="validation split is empty"):
@@ -218,7 +218,7 @@ def test_boxes_without_area_can_be_dropped_and_empty_splits_cannot(tmp_path: Pat
     shutil.rmtree(empty / "train2017")
     code, lines = check(empty)
     assert code == 3 and len(lines) == 3
-    assert "train2017: the images cannot be listed: No such file" in lines[0] and "are no JSON" in lines[1]
+    assert "train2017: the images cannot be listed: No such file" in lines[0] and "are not JSON" in lines[1]
     for path in (empty / "annotations").iterdir():
         path.unlink()
     code, lines = check(empty)
@@ -234,7 +234,7 @@ def test_the_same_image_in_two_splits_is_found(tmp_path: Path, check: Check) -> 
 def test_a_detection_set_is_checked_from_the_command_line(
     tmp_path: Path, attnbench: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """Everything that is wrong, each with its file and record, and nothing but one line on stderr."""
+    """All problems are listed with their file and record; stderr has one line."""
     root = voc_folder(tmp_path / "voc", DOCTYPE + voc_annotation())
     (root / "VOC2007/Annotations/2.xml").write_text(voc_annotation((1, 1, 99, 40)))
     done = attnbench("data", "check", str(root), script="tests/attnbench_command.py")
@@ -339,7 +339,7 @@ def _area(box: np.ndarray) -> float:
 
 
 def test_a_resized_mask_is_the_rectangle_that_its_box_has_become() -> None:
-    """Just the pixels whose centres are in the box, wherever between pixels its edges are."""
+    """The mask has exactly the pixels whose centres are in the box, also if the box ends between pixels."""
     seen = set()
     for seed, size in itertools.product(range(40), (17, 48, 300)):
         image, objects = marked(120, 80)
@@ -354,7 +354,7 @@ def test_a_resized_mask_is_the_rectangle_that_its_box_has_become() -> None:
     assert {(True, False, size) for size in (17, 48, 300)} <= seen
 
 
-def test_masks_are_read_where_a_detector_learns_them_and_images_without_are_refused(
+def test_masks_are_read_for_detectors_that_learn_them_and_images_without_are_refused(
     tmp_path: Path, compose: Callable[..., Config]
 ) -> None:
     def given(detector: str, root: Path) -> tuple[Config, Dataset]:

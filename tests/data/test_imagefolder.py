@@ -1,4 +1,4 @@
-"""Image folders: listing, decoding, crops, and the stream through worker processes."""
+"""Image folders: listing, decoding, crops, and batches from worker processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORKERS = (0, 1, 2, 4)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of five images, of which one is grey, one a palette PNG and one CMYK."""
+    """Two classes of five images; one image is grey, one a palette PNG and one CMYK."""
     root = image_folder(tmp_path_factory.mktemp("images"), per_class=5)
     photo(90, 60, 48).convert("L").save(root / "train" / "cat" / "0.jpg")
     photo(91, 60, 48).convert("P").save(root / "train" / "cat" / "1.PNG")
@@ -171,7 +171,7 @@ def test_a_dead_worker_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch
         stream(folder, 2)
 
 
-def test_a_silent_worker_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_ends_in_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Files, "read", lambda *_: time.sleep(1.5))
     loader = Loader(small(folder).val, batch_size=1, seed=0, train=False, workers=1, timeout=1)
     with pytest.raises(DataError, match="timed out after 1 seconds"):
@@ -215,7 +215,7 @@ def test_a_crop_larger_than_the_resized_image_is_refused(tmp_path: Path) -> None
         imagenet(root=str(tmp_path), size=288)
 
 
-# The same pixels and the same distribution of crops as torchvision's transforms on PIL images.
+# Pixels and the distribution of crops are those of torchvision's transforms on PIL images.
 
 SIZES = [
     (500, 375),
@@ -226,8 +226,8 @@ SIZES = [
     (224, 300),
     (31, 900),
     (500, 357),
-    (343, 256),  # whose centre begins at 59.5
-    (256, 345),  # and at 60.5
+    (343, 256),  # its centre crop begins at 59.5
+    (256, 345),  # its centre crop begins at 60.5
 ]
 
 

@@ -1,4 +1,4 @@
-"""The fast route to JPEG images: Pillow's pixels bit by bit, and Pillow itself for whatever is not plain."""
+"""The fast JPEG decoder gives Pillow's pixels bit by bit, and leaves images of unusual kinds to Pillow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def encoded(image: Image.Image, **options: Any) -> bytes:
 
 
 def grained(seed: int, width: int, height: int) -> Image.Image:
-    """A photo with detail in every pixel and colour."""
+    """A photo with noise in every pixel and colour channel."""
     grain = np.random.default_rng(seed).integers(-40, 41, (height, width, 3))
     return Image.fromarray(np.clip(np.asarray(photo(seed, width, height)) + grain, 0, 255).astype(np.uint8))
 
@@ -50,7 +50,7 @@ def by_pillow(data: bytes, view: View) -> np.ndarray:
 
 
 def views(width: int, height: int, seed: int, count: int) -> Iterator[View]:
-    """Views of every kind: any part, made larger or smaller, taller or wider, any square of it."""
+    """Random views: any part of the image, resized to any size and aspect ratio, and any square of it."""
     draw = random.Random(seed).randint
     for _ in range(count):
         w, h = draw(1, width), draw(1, height)
@@ -100,14 +100,14 @@ def test_the_crops_of_imagenet_are_drawn_as_by_pillow(imagenet_images: Path) -> 
 
 
 def cut_tables(data: bytes) -> bytes:
-    """Without its first quantization table."""
+    """JPEG data without their first quantization table."""
     at = data.index(b"\xff\xdb")
     length = int.from_bytes(data[at + 2 : at + 4], "big")
     return data[:at] + data[at + 2 + length :]
 
 
 def damaged(data: bytes) -> bytes:
-    """With ones over some of its upper rows."""
+    """JPEG data with some bytes of the upper rows overwritten."""
     at = data.index(b"\xff\xda") + 40
     return data[:at] + b"\xff\x00" * 30 + data[at + 60 :]
 
@@ -149,12 +149,12 @@ def test_pillow_draws_what_is_not_plain(kind: str, tmp_path: Path) -> None:
     split = split_of(ODD[kind], tmp_path)
     assert jpeg.draw(ODD[kind], split.crops.evaluate) is None
     assert np.array_equal(split.read(0, None), by_pillow(ODD[kind], split.crops.evaluate(60, 48)))
-    cropped = split.crops.train(60, 48, sampling.stream("crop", 1, 2, 0))  # as if nobody had tried before
+    cropped = split.crops.train(60, 48, sampling.stream("crop", 1, 2, 0))  # the failed attempt drew no random numbers
     assert np.array_equal(split.read(0, (1, 2)), by_pillow(ODD[kind], cropped))
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_nobody_can_read_is_named(kind: str, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(kind: str, tmp_path: Path) -> None:
     split = split_of(BROKEN[kind], tmp_path)
     for draw in (None, (0, 0)):
         with pytest.raises(DataError, match="this image cannot be read: ") as caught:
@@ -173,7 +173,7 @@ def test_an_image_too_large_is_left_to_pillow_which_refuses_it(tmp_path: Path, m
 
 @needs_engine
 def test_damage_never_changes_pixels_silently() -> None:
-    """Bits flipped, parts zeroed, heads scrambled: drawn as Pillow does, or left to it."""
+    """Images with random damage are drawn as Pillow draws them, or left to Pillow."""
     draws, drawn_at_all = random.Random(0), 0
     whole = [encoded(grained(k, 61, 53), quality=80, subsampling=k % 3, progressive=k == 3) for k in range(4)]
     for case in range(400):
@@ -182,7 +182,7 @@ def test_damage_never_changes_pixels_silently() -> None:
             at = draws.randrange(len(data) if case % 2 else 300)
             data[at : at + draws.choice([1, 1, 30])] = draws.randbytes(1)
 
-        def choose(width: int, height: int, case: int = case) -> View:  # damage may be in the size
+        def choose(width: int, height: int, case: int = case) -> View:  # the damage may change the image's size
             return next(views(width, height, case, 1))
 
         drawn = jpeg.draw(bytes(data), choose)
@@ -191,22 +191,22 @@ def test_damage_never_changes_pixels_silently() -> None:
         drawn_at_all += 1
         try:
             image = pillow.read_rgb(bytes(data), "x")
-        except DataError:  # damage below the view, where the fast route does not look
+        except DataError:  # damage below the view, which the fast decoder does not read
             continue
         assert np.array_equal(drawn, pillow.draw(image, choose(*image.size)))
     assert drawn_at_all > 50
 
 
 @needs_engine
-def test_the_decoder_is_heard_where_pillow_keeps_silent() -> None:
+def test_damage_that_pillow_ignores_is_reported() -> None:
     spoilt = damaged(encoded(PICTURE))
     assert jpeg.inspect(encoded(PICTURE)) == ""
     assert "Corrupt JPEG data" in str(jpeg.inspect(spoilt))
-    pillow.read_rgb(spoilt, "x")  # no complaint
+    pillow.read_rgb(spoilt, "x")  # no error
     assert jpeg.inspect(ODD["CMYK"]) is None
 
 
-def test_without_a_compiler_pillow_draws_the_same_and_one_line_says_so(tmp_path: Path) -> None:
+def test_without_a_compiler_pillow_draws_the_same_and_one_line_is_logged(tmp_path: Path) -> None:
     split = split_of(encoded(PICTURE), tmp_path)
     code = f"""
 import logging, sys
@@ -227,14 +227,14 @@ sys.stdout.buffer.write(data.train.read(0, (1, 2)).tobytes())
 def test_other_pixels_than_pillows_are_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of a Pillow that resizes in another way."""
+    """A future Pillow may resize differently."""
     draw = pillow.draw
     monkeypatch.setattr(pillow, "draw", lambda image, view: draw(image, view) ^ 1)
     jpeg.running.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert jpeg.running() is None
-        assert "would not be those of Pillow" in caplog.text
+        assert "would differ from those of Pillow" in caplog.text
     finally:
         jpeg.running.cache_clear()
 

@@ -1,4 +1,4 @@
-"""Shards of image folders: the same data set in a few files, whatever happens while they are written."""
+"""Shards hold the same data set as their image folder, also if writing them is interrupted."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from tests.data_fixtures import image_folder, photo, same_batches
 
 PIECE = 6_000  # bytes of a shard: two or three images
 
-Say = Callable[..., str]
+DataCommand = Callable[..., str]
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    """What ``attnbench data`` prints, in this process."""
+def data_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> DataCommand:
+    """Runs ``attnbench data`` in this process and returns what it prints."""
 
-    def call(*words: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["attnbench data", *map(str, words)])
+    def call(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench data", *map(str, arguments)])
         capsys.readouterr()
         main.command("data")()
         return capsys.readouterr().out
@@ -47,7 +47,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of six images, one of which is a PNG and one in capitals."""
+    """Two classes of six images; one is a PNG, and one has its suffix in capitals."""
     root = image_folder(tmp_path_factory.mktemp("images"), classes=("cat", "größe"), per_class=6)
     (root / "train" / "cat" / "0.jpg").rename(root / "train" / "cat" / "0.JPEG")
     photo(90, 60, 48).save(root / "train" / "cat" / "1.png")
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, target: Path, resizing: Resizing | None = None) -> list[Path]:
-    """Shards of a few images each; returns them."""
+    """Write shards of a few images each; returns their paths."""
     target.mkdir(exist_ok=True)
     classes, planned = sharding.plan(folder, target, resizing, PIECE)
     for one in planned:
@@ -111,7 +111,7 @@ def test_a_run_may_move_from_the_folder_to_its_shards_in_mid_epoch(folder: Path,
     assert same_batches(stream(tmp_path, start=2), stream(folder)[2:])
 
 
-def test_resized_shards_are_labelled_and_told_apart(folder: Path, tmp_path: Path) -> None:
+def test_resized_shards_are_labelled_and_have_another_fingerprint(folder: Path, tmp_path: Path) -> None:
     write(folder, tmp_path, Resizing(36, 80))
     data = small(tmp_path)
     assert "changed protocol: resized to shorter side 36 (Lanczos), JPEG quality 80" in data.source
@@ -124,22 +124,20 @@ def test_an_image_that_is_small_enough_keeps_its_bytes(folder: Path, tmp_path: P
     data = (folder / "train" / "cat" / "1.png").read_bytes()
     assert Resizing(48, 80).apply(data, folder) is data
     assert Resizing(47, 80).apply(data, folder) != data
-    write(
-        folder, tmp_path, Resizing(48, 80)
-    )  # the same bytes, and yet another setting than a run that had no such option
+    write(folder, tmp_path, Resizing(48, 80))  # the bytes are the same, but the protocol is another one
     assert "changed protocol" in small(tmp_path).source and small(tmp_path).fingerprint != small(folder).fingerprint
 
 
-# Whatever happens while they are written
+# Interruptions
 
 
 def kept(target: Path) -> dict[str, tuple[int, int]]:
-    """The shards that are there, each with its inode and the time of its last change."""
+    """The inode and the time of the last change of each shard that exists."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in target.glob("*.shard")}
 
 
 def killed(folder: Path, target: Path, reads: int) -> bool:
-    """Write shards in a process that kills itself after so many images were read; whether it came to that."""
+    """Write shards in a process that kills itself after ``reads`` images; returns whether it was killed."""
     child = os.fork()
     if not child:
         try:
@@ -158,7 +156,7 @@ def killed(folder: Path, target: Path, reads: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def test_kills_cost_the_shard_they_hit_and_no_other(folder: Path, tmp_path: Path) -> None:
+def test_a_kill_loses_only_the_shard_that_is_being_written(folder: Path, tmp_path: Path) -> None:
     target, kills, resumed = tmp_path / "shards", 0, 0
     target.mkdir()
     before = kept(target)
@@ -168,7 +166,7 @@ def test_kills_cost_the_shard_they_hit_and_no_other(folder: Path, tmp_path: Path
         assert before.items() <= after.items()  # nothing was written again
         resumed += bool(before) and len(after) > len(before)
         assert not (target / shards.INDEX).exists()
-        with pytest.raises(DataError, match=r"unfinished .*; run the same attnbench data shard again"):
+        with pytest.raises(DataError, match=r"unfinished .*; run the same attnbench data shard command again"):
             small(target)
         before = after
     assert kills > 5 and resumed > 3
@@ -181,7 +179,7 @@ def test_kills_cost_the_shard_they_hit_and_no_other(folder: Path, tmp_path: Path
 
 
 def test_a_kill_of_the_command_itself(tmp_path: Path) -> None:
-    """From outside, while a shard is under way; then the same command again."""
+    """Kill the command while it writes a shard, then run the same command again."""
     root = image_folder(tmp_path / "images", per_class=40, size=(500, 400))
     target = tmp_path / "shards"
     command = [sys.executable, "-m", "attnbench", "data", "shard", str(root), str(target)]
@@ -203,17 +201,17 @@ def test_a_kill_of_the_command_itself(tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_in_one_line_and_the_same_command_continues(
-    folder: Path, tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, data_command: DataCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(sharding, "finish", interrupted)
-        with pytest.raises(Stopped, match="the same command continues"):
-            say("shard", folder, tmp_path / "out")
+        with pytest.raises(Stopped, match="run the same command to continue"):
+            data_command("shard", folder, tmp_path / "out")
     before = kept(tmp_path / "out")
-    assert "25 images, 2 classes, 2 shards" in say("shard", folder, tmp_path / "out")
+    assert "25 images, 2 classes, 2 shards" in data_command("shard", folder, tmp_path / "out")
     assert kept(tmp_path / "out") == before and len(before) == 2
 
 
@@ -229,15 +227,15 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_at_once_are_refused(folder: Path, tmp_path: Path, say: Say) -> None:
+def test_two_at_once_are_refused(folder: Path, tmp_path: Path, data_command: DataCommand) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )  # fmt: skip
     assert holder.stdout and holder.stdout.readline() == "held\n"
     with pytest.raises(BusyError, match="another process writes shards here"):
-        say("shard", folder, tmp_path)
+        data_command("shard", folder, tmp_path)
     holder.communicate("go\n")
-    assert "25 images" in say("shard", folder, tmp_path)
+    assert "25 images" in data_command("shard", folder, tmp_path)
 
 
 HOLD = """
@@ -251,26 +249,28 @@ with RunFolder(Path(sys.argv[1])).hold():
 
 
 @pytest.mark.parametrize("change", ["options", "images"])
-def test_shards_of_something_else_are_not_mixed_with_these(change: str, folder: Path, tmp_path: Path, say: Say) -> None:
+def test_shards_of_other_data_are_not_mixed_with_these(
+    change: str, folder: Path, tmp_path: Path, data_command: DataCommand
+) -> None:
     root = image_folder(tmp_path / "images")
-    say("shard", root, tmp_path / "out")
+    data_command("shard", root, tmp_path / "out")
     before = kept(tmp_path / "out")
     if change == "images":
         photo(50, 70, 48).save(root / "train" / "cat" / "5.jpg")
-    words = ["--short-side", "20"] if change == "options" else []
-    with pytest.raises(StorageError, match=r"made of other images, or with other options .*empty folder"):
-        say("shard", root, tmp_path / "out", *words)
+    options = ["--short-side", "20"] if change == "options" else []
+    with pytest.raises(StorageError, match=r"made from other images or with other options .*empty folder"):
+        data_command("shard", root, tmp_path / "out", *options)
     assert kept(tmp_path / "out") == before
 
 
-def test_impossible_words_are_refused(folder: Path, tmp_path: Path, say: Say) -> None:
-    for words in (["--quality", "80"], ["--short-side", "9", "--quality", "101"], ["--short-side", "0"]):
+def test_invalid_options_are_refused(folder: Path, tmp_path: Path, data_command: DataCommand) -> None:
+    for options in (["--quality", "80"], ["--short-side", "9", "--quality", "101"], ["--short-side", "0"]):
         with pytest.raises(ConfigError):
-            say("shard", folder, tmp_path / "out", *words)
+            data_command("shard", folder, tmp_path / "out", *options)
     with pytest.raises(ConfigError, match="an image folder lies there"):
-        say("shard", folder, folder)
+        data_command("shard", folder, folder)
     with pytest.raises(ConfigError, match="did you mean shard"):
-        say("shards", folder, tmp_path)
+        data_command("shards", folder, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -299,15 +299,15 @@ def test_a_run_on_damaged_shards_ends_with_exit_code_3(
     root = image_folder(tmp_path / "images", per_class=8)
     train, _ = write_one(root, tmp_path / "shards")
     spoil(train, 100)
-    words = ("dataset.size=32", "dataset.resize=36", "batch_size=4", "schedule.epochs=1")
-    done = attnbench("dataset=imagenet", f"dataset.root={tmp_path}/shards", *words)
+    overrides = ("dataset.size=32", "dataset.resize=36", "batch_size=4", "schedule.epochs=1")
+    done = attnbench("dataset=imagenet", f"dataset.root={tmp_path}/shards", *overrides)
     assert done.returncode == 3
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "train-00000.shard, record 0: cat/0.jpg" in line and "write it again" in line
 
 
 def write_one(root: Path, target: Path) -> list[Path]:
-    """A shard for each side."""
+    """Write one shard for each split; returns their paths."""
     target.mkdir()
     classes, planned = sharding.plan(root, target, None, 2**30)
     for one in planned:
@@ -317,20 +317,22 @@ def write_one(root: Path, target: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("index", "the index of this shard is damaged"),
         ("footer", "cut off or damaged"),
         ("cut", "cut off or damaged"),
         ("empty", "cut off or damaged"),
         ("missing", "cannot be read: No such file"),
-        ("exchanged", "another one than the index names"),
+        ("exchanged", "not the shard that the index names"),
         ("no index", "these shards are unfinished"),
-        ("other index", "this is no index of attnbench shards 1"),
+        ("other index", "this is not an index of attnbench shards 1"),
         ("half an index", "this index is damaged: KeyError"),
     ],
 )
-def test_a_damaged_data_set_is_refused_before_it_is_used(damage: str, said: str, folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_data_set_is_refused_before_it_is_used(
+    damage: str, message: str, folder: Path, tmp_path: Path
+) -> None:
     first, second, *_ = write(folder, tmp_path)
     data = first.read_bytes()
     if damage == "index":
@@ -351,7 +353,7 @@ def test_a_damaged_data_set_is_refused_before_it_is_used(damage: str, said: str,
         (tmp_path / shards.INDEX).write_text(json.dumps({"format": "attnbench shards 2"}))
     else:
         (tmp_path / shards.INDEX).write_text(json.dumps({"format": shards.FORMAT, "classes": []}))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         small(tmp_path)
 
 

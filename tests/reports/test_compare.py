@@ -29,13 +29,13 @@ SCORES = {  # kernel size: top-1 by seed
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run folders as a sweep leaves them, with scores that were made up; one of them never finished."""
+    """Run folders like those of a sweep, with invented scores; one run is unfinished."""
     outputs = tmp_path_factory.mktemp("outputs")
     with hydra_state.prepared():
         for k, scores in SCORES.items():
             for seed in range(3):
-                words = ["attention=eca", f"attention.kernel_size={k}", f"seed={seed}", f"paths.outputs={outputs}"]
-                leave(composition.compose(words), scores.get(seed))
+                overrides = ["attention=eca", f"attention.kernel_size={k}", f"seed={seed}", f"paths.outputs={outputs}"]
+                leave(composition.compose(overrides), scores.get(seed))
     return outputs
 
 
@@ -55,7 +55,7 @@ def leave(composed: configuration.Config, top1: float | None) -> None:
 
 @pytest.fixture
 def command(attnbench: Command) -> Command:
-    return lambda *words: attnbench("compare", *words, script="tests/attnbench_command.py")
+    return lambda *arguments: attnbench("compare", *arguments, script="tests/attnbench_command.py")
 
 
 def test_groups_seeds_and_differences_are_those_of_a_hand_computation(
@@ -78,7 +78,7 @@ def test_groups_seeds_and_differences_are_those_of_a_hand_computation(
         assert found == pytest.approx([mean(ours) - mean(base), interval.low, interval.high])
 
 
-def test_what_differs_is_found_and_what_did_not_finish_is_said(command: Command, runs: Path, tmp_path: Path) -> None:
+def test_what_differs_is_found_and_unfinished_runs_are_named(command: Command, runs: Path, tmp_path: Path) -> None:
     done = command(str(runs), "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "nan" in done.stdout
@@ -90,37 +90,37 @@ def test_what_differs_is_found_and_what_did_not_finish_is_said(command: Command,
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("arguments", "hint"),
     [(["/nowhere"], "/nowhere"), (["{runs}", "--by", "attention.gamma"], "attention.kernel_size"), ([], "--help")],
 )
-def test_bad_words_are_one_line(command: Command, runs: Path, words: list[str], hint: str) -> None:
-    done = command(*(word.replace("{runs}", str(runs)) for word in words))
+def test_bad_arguments_give_one_line(command: Command, runs: Path, arguments: list[str], hint: str) -> None:
+    done = command(*(argument.replace("{runs}", str(runs)) for argument in arguments))
     assert done.returncode in (2, 3)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert hint in done.stderr
 
 
-def test_a_network_without_attention_has_no_placement_to_be_compared_by(tmp_path: Path) -> None:
+def test_a_network_without_attention_is_compared_with_every_placement(tmp_path: Path) -> None:
     with hydra_state.prepared():
-        for words in (
+        for overrides in (
             ["attention=none"],
             *(["attention=sb", f"placement.wrap={wrap}"] for wrap in ("conv", "conv_norm")),
         ):
-            leave(composition.compose([*words, f"paths.outputs={tmp_path}"]), 50.0)
+            leave(composition.compose([*overrides, f"paths.outputs={tmp_path}"]), 50.0)
     found = compare(results.find([str(tmp_path)]), by="placement.wrap")
     assert [group.label for group in found.groups] == ["none", "sb wrap=conv", "sb wrap=conv_norm"]
     assert [group.baseline for group in found.groups] == ["", "none", "none"]
-    assert list(axis_places(found)) == ["conv", "conv_norm"]  # the plain one is a line across
+    assert list(axis_places(found)) == ["conv", "conv_norm"]  # the plain network is a horizontal line
 
 
 def test_the_plain_network_is_the_baseline_and_first_whatever_its_name(tmp_path: Path) -> None:
-    """``eca`` and ``cbam`` come before ``none`` in the alphabet, and the runs are found in that order."""
+    """``eca`` and ``cbam`` come before ``none`` in the alphabet, in which order the runs are found."""
     scores = {"cbam": 51.0, "eca": 52.0, "none": 50.0, "se": 53.0}
     with hydra_state.prepared():
         for attention, top1 in scores.items():
             for seed in (0, 1):
-                words = [f"attention={attention}", f"seed={seed}", f"paths.outputs={tmp_path}"]
-                leave(composition.compose(words), top1 + seed)
+                overrides = [f"attention={attention}", f"seed={seed}", f"paths.outputs={tmp_path}"]
+                leave(composition.compose(overrides), top1 + seed)
     found = compare(results.find([str(tmp_path)]))
     assert [group.label.split()[0] for group in found.groups] == ["none", "cbam", "eca", "se"]
     assert [group.baseline for group in found.groups] == ["", "none", "none", "none"]
@@ -133,7 +133,7 @@ def test_without_a_plain_network_the_first_configuration_is_the_baseline(runs: P
     assert [group.baseline for group in found.groups] == ["", "kernel_size=3", "kernel_size=3"]
 
 
-def test_a_baseline_that_is_asked_for_is_the_one(runs: Path) -> None:
+def test_a_given_baseline_is_used(runs: Path) -> None:
     found = compare(results.find([str(runs)]), baseline="attention.kernel_size=5")
     assert [group.baseline for group in found.groups] == ["kernel_size=5", "", "kernel_size=5"]
     assert found.groups[0].against is not None and found.groups[0].against.mean == pytest.approx(91.5 - 278.5 / 3)

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the tables print and the runs left, and what is missing is seen to be missing."""
+"""Figures: they draw the numbers of tables and runs, and show which values are missing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from attnbench.config import composition, hydra_state, option_files
 from attnbench.models import factory
 from attnbench.reports.figures import drawing, paper_figures, saving
 from attnbench.reports.figures.canvas import PRINTED
-from tests.figure_fixtures import Draw, Leave, legend, words
+from tests.figure_fixtures import Draw, Leave, legend, shown_text
 
 LAMBDAS = ["0.01", "0.05", "0.1", "0.5", "1.0"]
 
 
 def curve(axes: Axes, number: int) -> tuple[list[float], list[float], list[float]]:
-    """The x, the means and the deviations of the n-th curve with error bars."""
+    """x, means and deviations of the n-th curve with error bars."""
     line, _, (bars,) = error_bars(axes, number).lines
     assert isinstance(bars, LineCollection)
     halves = [(segment[1][1] - segment[0][1]) / 2 for segment in bars.get_segments() if len(segment)]
@@ -144,8 +144,8 @@ def test_curves_are_the_printed_cells_and_our_means(draw: Draw, leave: Leave) ->
     blue = to_hex(error_bars(here, 0).lines[0].get_color())
     assert [at for colour, at in crosses(here) if colour == blue] == pytest.approx([0.05, 0.5], rel=0.08)
     assert len(crosses(here)) == 2 + 3 * 5
-    for said in ("5 done of 40", "1 of 2 seeds: 0; not run (seed 1)", "failed: the loss became nan", "made up"):
-        assert said in words(picture)
+    for note in ("5 done of 40", "1 of 2 seeds: 0; not run (seed 1)", "failed: the loss became nan", "made up"):
+        assert note in shown_text(picture)
     assert legend(picture) == ["x0.35", "x0.5", "x0.75", "x1.0", "no result of ours"]
 
 
@@ -153,7 +153,7 @@ def test_a_changed_protocol_is_in_the_title_and_on_a_scale_of_its_own(draw: Draw
     leave(SB, 0, 50.0)
     picture, title = draw("sb/hidden", *SCALE, seeds=[0])
     warning = "CHANGED PROTOCOL: dataset=digits, schedule.epochs=2; not the paper's setting"
-    assert title.endswith(warning) and warning in words(picture)
+    assert title.endswith(warning) and warning in shown_text(picture)
     printed, ours = picture.axes
     assert printed.get_ylim()[0] > 80 > ours.get_ylim()[1]
     grounds = {to_hex(axes.get_facecolor()): axes.get_title() for axes in picture.axes}
@@ -166,7 +166,7 @@ def test_a_changed_protocol_is_in_the_title_and_on_a_scale_of_its_own(draw: Draw
 def test_the_papers_setting_is_on_one_scale_without_a_warning(draw: Draw, leave: Leave) -> None:
     leave(["experiment=sb_cifar10", "backbone.width=0.35", "attention=sb", "attention.hidden=2"], 0, 90.5)
     picture, title = draw("sb/hidden")
-    assert "CHANGED" not in title + words(picture)
+    assert "CHANGED" not in title + shown_text(picture)
     printed, ours = picture.axes
     assert printed.get_ylim() == ours.get_ylim()
     assert curve(ours, 0)[:2] == ([1.0], [90.5])
@@ -174,8 +174,8 @@ def test_the_papers_setting_is_on_one_scale_without_a_warning(draw: Draw, leave:
 
 def test_what_is_not_run_at_all_says_so(draw: Draw) -> None:
     picture, _ = draw("eca/4")
-    said = {axes.get_title(): [text.get_text() for text in axes.texts] for axes in picture.axes}
-    assert said["ours: ResNet-50"] == ["not run"] and said["printed in the paper: ResNet-50"] == []
+    placeholders = {axes.get_title(): [text.get_text() for text in axes.texts] for axes in picture.axes}
+    assert placeholders["ours: ResNet-50"] == ["not run"] and placeholders["printed in the paper: ResNet-50"] == []
     assert len(crosses(picture.axes[2])) == 5  # k = 3, 5, 7, 9, adaptive
     heights = [np.asarray(line.get_ydata()) for line in picture.axes[1].lines]
     lines = [ys[0] for ys in heights if len(set(ys)) == 1]
@@ -194,7 +194,7 @@ def circles(axes: Axes, number: int) -> PathCollection:
     return collection
 
 
-def test_circles_stand_at_parameters_and_are_as_large_as_operations(draw: Draw, leave: Leave) -> None:
+def test_circles_are_at_parameters_and_are_as_large_as_operations(draw: Draw, leave: Leave) -> None:
     leave(["experiment=eca_imagenet", "backbone=resnet50", "attention=none", "dataset=digits"], 0, 80.0)
     figure = paper_figures.load("eca/1")
     plain, quoted = (figure.series[i] for i in (0, 3))  # ResNet and A2-Nets, without the slowest to count
@@ -229,8 +229,8 @@ def test_given_runs_are_matched_by_what_tells_the_rows_apart(draw: Draw, leave: 
     assert [x for _, x in crosses(picture.axes[1])] == [2.0]
     changed = title.partition("CHANGED PROTOCOL: ")[2].partition(";")[0].split(", ")
     assert {"dataset=digits", "schedule.epochs=2", "batch_size=64"} <= set(changed)
-    assert not any(word.startswith("attention.hidden") for word in changed)
-    assert "seeds 3" in words(picture) and "not run: SB hidden x3" in words(picture)
+    assert not any(override.startswith("attention.hidden") for override in changed)
+    assert "seeds 3" in shown_text(picture) and "not run: SB hidden x3" in shown_text(picture)
 
 
 def test_given_runs_of_the_papers_setting_are_not_called_changed(draw: Draw, leave: Leave) -> None:
@@ -240,10 +240,10 @@ def test_given_runs_of_the_papers_setting_are_not_called_changed(draw: Draw, lea
 
 def test_runs_that_do_not_fit_are_refused(draw: Draw, leave: Leave) -> None:
     plain = leave(["attention=none"], 0, 60.0)
-    with pytest.raises(ConfigError, match=r"none of 1 runs fits a row of sb/hidden .*told apart by attention.hidden"):
+    with pytest.raises(ConfigError, match=r"none of 1 runs matches a row of sb/hidden .*differ by attention.hidden"):
         draw("sb/hidden", runs=[plain])
     two = [leave([*SB, f"batch_size={batch}"], 0, 60.0) for batch in (32, 64)]
-    with pytest.raises(ConfigError, match="SB hidden x1 fits several configurations .*batch_size"):
+    with pytest.raises(ConfigError, match="several configurations match SB hidden x1 .*batch_size"):
         draw("sb/hidden", runs=two)
     moved = two[0].rename(two[0].parent.parent / "elsewhere")
     with pytest.raises(Failure, match="not named after its configuration"):
@@ -274,8 +274,10 @@ def curve_at(axes: Axes, number: int) -> tuple[float, float]:
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """What ``attnbench figure`` prints, in this process."""
+def run_figure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., str]:
+    """Runs ``attnbench figure`` in this process and returns what it prints."""
 
     def call(*given: str) -> str:
         monkeypatch.setattr(sys, "argv", ["attnbench figure", *given, "--outputs", str(tmp_path / "outputs")])
@@ -287,11 +289,11 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_the_command_writes_png_pdf_and_an_image_for_tensorboard(
-    say: Callable[..., str], leave: Leave, tmp_path: Path
+    run_figure: Callable[..., str], leave: Leave, tmp_path: Path
 ) -> None:
     leave(SB, 0, 50.0)
-    for _ in range(2):  # drawn again, it takes the place of the first one
-        printed = say("sb/hidden", "--scale", *SCALE, "--seeds", "1", "--output", str(tmp_path / "out"))
+    for _ in range(2):  # the second call replaces the first picture
+        printed = run_figure("sb/hidden", "--scale", *SCALE, "--seeds", "1", "--output", str(tmp_path / "out"))
     png, pdf = tmp_path / "out" / "sb-hidden.png", tmp_path / "out" / "sb-hidden.pdf"
     assert printed.split() == [str(png), str(pdf)]
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -304,13 +306,13 @@ def test_the_command_writes_png_pdf_and_an_image_for_tensorboard(
 
 
 def test_the_list_has_the_state_of_each_figure(
-    say: Callable[..., str], leave: Leave, monkeypatch: pytest.MonkeyPatch
+    run_figure: Callable[..., str], leave: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         paper_figures, "ids", lambda: ["eca/7", "sb/hidden", "runs/plane"]
     )  # all of them take their time
     leave(SB, 0, 50.0)
-    listed = json.loads(say("--json", "--seeds", "1", "--scale", *SCALE))
+    listed = json.loads(run_figure("--json", "--seeds", "1", "--scale", *SCALE))
     assert "dataset=digits" in listed["changed_protocol"]
     by_id = {one["id"]: one for one in listed["figures"]}
     assert [by_id["sb/hidden"][key] for key in ("cells_run", "cells", "runs_done", "runs")] == [1, 4, 1, 4]
@@ -324,13 +326,13 @@ def test_a_narrowed_figure_has_only_the_panels_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "said"),
+    ("given", "code", "message"),
     [
         (["eca/44"], 2, "there is no figure eca/44 .*did you mean eca/4"),
         (["eca/7", "--runs", "nowhere"], 3, "no run here .nowhere"),
         (["eca/7"], 3, "eca/7 has no run to show"),
         (["sb/learned_lambda"], 3, "has no run to show"),
-        (["runs/plane"], 2, "runs/plane of which runs"),
+        (["runs/plane"], 2, "runs/plane needs runs"),
         (["sb/gate", "--panels", "x9"], 2, "has no panel x9"),
         (["sb/gate", "--scale", "epohcs=2"], 2, "epohcs"),
         (["sb/gate", "--seeds", "0"], 2, "neither a number of seeds"),
@@ -338,17 +340,17 @@ def test_a_narrowed_figure_has_only_the_panels_asked_for() -> None:
         (["sb/hidden", "--runs", "{run}", "--seeds", "5,7"], 3, "no run of these seeds .*there are 0"),
     ],
 )
-def test_bad_words_are_one_line_and_a_code(
-    say: Callable[..., str], leave: Leave, tmp_path: Path, given: list[str], code: int, said: str
+def test_bad_arguments_give_one_line_and_an_exit_code(
+    run_figure: Callable[..., str], leave: Leave, tmp_path: Path, given: list[str], code: int, message: str
 ) -> None:
     folder = str(leave(SB, 0, 50.0)) if "{run}" in given else ""
-    with pytest.raises(Failure, match=said) as raised:
-        say(*(word.replace("{run}", folder) for word in given))
+    with pytest.raises(Failure, match=message) as raised:
+        run_figure(*(argument.replace("{run}", folder) for argument in given))
     assert raised.value.code == code and "\n" not in str(raised.value)
     assert not (tmp_path / "outputs" / "figures").exists()
 
 
-def test_words_are_told_apart_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_overrides_and_option_values_may_come_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sys, "argv", ["figure", "--runs", "a/k=3/*", "b", "dataset.root=/d", "eca/7", "--blocks", "2_1", "eca/6"]
     )

@@ -1,4 +1,4 @@
-"""Figures of the inside of networks: what hooks hear, and what is drawn of it."""
+"""Figures of the inside of networks: what hooks record, and what is drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnbench.config.configuration import Config
 from attnbench.reports.figures import channels, hooks, lambdas
 from attnbench.runs import results, run
 from attnbench.runs.load import load_run, ready
-from tests.figure_fixtures import Draw, Leave, legend, words
+from tests.figure_fixtures import Draw, Leave, legend, shown_text
 
 TINY = ("runtime.device=cpu", "backbone=resnet20", "dataset.size=4", "batch_size=512", "schedule.epochs=1")
 
@@ -35,7 +35,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     return made
 
 
-def test_hooks_hear_what_a_hand_computation_gives(ran: dict[str, Config]) -> None:
+def test_hooks_record_what_a_hand_computation_gives(ran: dict[str, Config]) -> None:
     trained = load_run(ran["eca"].run_folder)
     model: Any = trained.model.double()
     images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -113,12 +113,12 @@ def test_figure_7_has_se_above_eca_and_figure_6_a_row_for_each_image(draw: Draw,
     picture, _ = draw("eca/6", runs=folders[:1], images=[5, 17, 200])
     assert sum(bool(axes.images) for axes in picture.axes) == 3
     assert sum(len(axes.lines) for axes in picture.axes) == 3 * 3  # GAP 2_3, 3_2 and 4_3: resnet20 has no more
-    assert "resnet20 has no attention at 3_4, 4_6, 5_3" in words(picture)
+    assert "resnet20 has no attention at 3_4, 4_6, 5_3" in shown_text(picture)
 
 
-def test_the_likeness_of_images_is_their_mean_correlation() -> None:
+def test_the_similarity_of_images_is_their_mean_correlation() -> None:
     values = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 4.0], [2.0, 1.0, 0.0]])
-    assert channels.alike(values) == pytest.approx((1 - 1 - 1) / 3)
+    assert channels.similarity(values) == pytest.approx((1 - 1 - 1) / 3)
 
 
 def test_a_row_that_is_not_run_is_seen_to_be_missing(draw: Draw, ran: dict[str, Config]) -> None:
@@ -145,7 +145,7 @@ def test_learned_lambda_is_what_the_run_recorded(draw: Draw, ran: dict[str, Conf
     assert (place.role, place.depth) == ("conv1", 1)
     assert place.last["mean"] == pytest.approx(float(weights.mean()), abs=1e-6)
     assert place.last["max"] == pytest.approx(float(weights.max()), abs=1e-6)
-    assert len(set(place.means)) == 3  # it moved
+    assert len(set(place.means)) == 3  # it changes
     assert "backbone=resnet20" in title
 
 
@@ -164,31 +164,31 @@ def test_learned_lambda_is_a_mean_over_seeds_as_far_as_all_of_them_have_come(lea
     (learned,) = lambdas.learned(results.find(folders))
     assert learned.seeds == [0, 1] and len(learned.places) == 6
     for place in learned.places:
-        assert place.means == pytest.approx([0.5, 6.0, 7.0])  # what it was set to, then (1 + 11) / 2, (2 + 12) / 2
+        assert place.means == pytest.approx([0.5, 6.0, 7.0])  # the initial value, then (1 + 11) / 2, (2 + 12) / 2
         assert place.last == pytest.approx({"mean": 7.0, "std": 7.1, "min": 7.2, "max": 7.3})
 
 
 @pytest.mark.parametrize(
-    ("name", "attention", "error", "said"),
+    ("name", "attention", "error", "message"),
     [
-        ("eca/7", "none", ConfigError, "none of 1 runs fits a row of eca/7"),
+        ("eca/7", "none", ConfigError, "none of 1 runs matches a row of eca/7"),
         ("eca/6", "none", ConfigError, "no attention in this network"),
-        ("sb/learned_lambda", "eca", DataError, "none of 1 runs has recorded a lambda"),
+        ("sb/learned_lambda", "eca", DataError, "none of 1 runs recorded a lambda"),
     ],
 )
 def test_a_run_without_what_a_figure_shows_is_refused(
-    draw: Draw, ran: dict[str, Config], name: str, attention: str, error: type[Failure], said: str
+    draw: Draw, ran: dict[str, Config], name: str, attention: str, error: type[Failure], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         draw(name, runs=[ran[attention].run_folder])
 
 
 def test_blocks_images_and_classes_that_are_not_there_are_named(draw: Draw, ran: dict[str, Config]) -> None:
     folder = [ran["eca"].run_folder]
-    for name, options, said in (
+    for name, options, message in (
         ("eca/6", {"blocks": ["9_9"]}, "no attention at block 9_9 .*2_1, 2_2"),
         ("eca/6", {"images": [359]}, "there is no image 359 .*use 0 to 358"),
-        ("eca/7", {"classes": ["cat"]}, "there is no class cat .*there are 0, 1"),
+        ("eca/7", {"classes": ["cat"]}, "unknown class cat .*choose from classes such as 0, 1"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             draw(name, runs=folder, **options)

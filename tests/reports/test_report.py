@@ -1,4 +1,4 @@
-"""A report's cells and traces against the results that runs have left."""
+"""A report's cells and traces agree with the results of the runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.figure_fixtures import Leave
 
 
 def reported(name: str, label: str, outputs: Path) -> Report:
-    """One row of a table as far as it is run, its counts left out."""
+    """A report of one row of a table, without its counts."""
     table = paper_tables.load(name)
     rows = [row for row in table.rows if row.label == label]
     return report(choose(table, rows, [0], Composer([f"paths.outputs={outputs}"])), lambda row: {}, {})
@@ -25,7 +25,7 @@ def overrides(name: str, label: str) -> list[str]:
     return row.overrides
 
 
-# Every measure that a run of detection leaves, each with a value of its own.
+# Every measure of a detection run, each with a different value.
 MEASURES = {"mAP": 41.0, "best_mAP": 42.0, "AP": 21.0, "best_AP": 22.0, "AP50": 31.0}
 
 

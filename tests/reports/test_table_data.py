@@ -1,4 +1,4 @@
-"""Both papers' tables as data: every printed cell, every count behind one, every row's run."""
+"""Both papers' tables as data: every printed cell, the counts behind them, and the run of every row."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_run_printed_twice_is_printed_alike_or_noted() -> None:
         assert len(prints[key]) == 1 or noted, (row["label"], key[1], prints[key])
 
 
-# Against the papers' tables, where they lie beside the checkout
+# Comparison with the papers' tables, if they are available beside the checkout
 
 LABELS: dict[str, Callable[..., str]] = {  # the paper's columns that name a row, as our label; the others are cells
     "eca/1": lambda method, attention: method,
@@ -197,7 +197,7 @@ def our_column(column: str) -> str:
 
 
 def paper_table(name: str) -> Table:
-    """A table of the paper's file, all of its values as the text that stands there."""
+    """A table of the paper's file, with all values as text."""
     paper, number = name.split("/")
     loaded = yaml.load((PAPERS / f"{paper}.yaml").read_text("utf-8"), yaml.BaseLoader)
     return next(table for table in loaded["tables"] if table["id"] == f"T{number}")
@@ -230,7 +230,7 @@ def paper_cells(name: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def our_cells(name: str) -> list[tuple[str, dict[str, str]]]:
-    """The same of our file. The ECA paper's cells of operations end in their unit there, G or M."""
+    """Label and printed cells of our rows. Cells of operations of the ECA paper end in their unit, G or M."""
     table = TABLES[name]
     units = name in ("eca/2", "eca/3")
 
@@ -298,8 +298,10 @@ def test_every_row_composes_to_what_its_label_says(name: str) -> None:
     for row in rows(name):
         if row["overrides"]:
             made = run(row)
-            said = {key: convert(match[1]) for pattern, key, convert in WORDS if (match := pattern(row["label"]))}
-            assert {key: value_at(made, key) for key in said} == said, row["label"]
+            expected = {
+                key: convert(match[1]) for pattern, key, convert in LABEL_PARTS if (match := pattern(row["label"]))
+            }
+            assert {key: value_at(made, key) for key in expected} == expected, row["label"]
             assert made.choices["attention"] == attention_of(name, row["label"]), row["label"]
             assert made.choices["experiment"] == experiment_of(name, row["label"]), row["label"]
 
@@ -312,19 +314,19 @@ def roles(text: str) -> list[str]:
     return ["layer"] if text == "C1+C2+C3" else text.split("+")
 
 
-WORDS: list[tuple[Callable[[str], re.Match[str] | None], str, Callable[[str], Any]]] = [
+LABEL_PARTS: list[tuple[Callable[[str], re.Match[str] | None], str, Callable[[str], Any]]] = [
     (searcher(r" x(\d\.\d+)"), "backbone.width", float),
     (searcher(r"lambda (\S+)"), "attention.lambda_init", float),
     (searcher(r"hidden x(\d)"), "attention.hidden", int),
     (searcher(r"(tanh|sigmoid|softmax|relu)$"), "attention.gate", str),
     (searcher(r"(no) gate$"), "attention.gate", lambda _: "none"),
-    (searcher(r"(with|without) dropout"), "attention.dropout", lambda word: 0.2 if word == "with" else 0.0),
+    (searcher(r"(with|without) dropout"), "attention.dropout", lambda part: 0.2 if part == "with" else 0.0),
     (searcher(r" (C1[C+\d]*)"), "placement.roles", roles),
     (searcher(r"(pointwise)$"), "placement.roles", lambda _: ["C1", "C3"]),
     (searcher(r"(pointwise and depthwise)$"), "placement.roles", lambda _: ["layer"]),
     (searcher(r"(?:ResNet-|SENet-|^ECA-Net)(\d+)"), "backbone.depth", int),
     (searcher(r"(ShuffleNetV2|MnasNet)"), "choice.backbone", str.lower),
-    (searcher(r"(ResNeXt-101|DenseNet-264)"), "choice.backbone", lambda word: word.lower().replace("-", "")),
+    (searcher(r"(ResNeXt-101|DenseNet-264)"), "choice.backbone", lambda part: part.lower().replace("-", "")),
 ]
 
 ATTENTIONS = {
@@ -359,7 +361,7 @@ def value_at(made: Config, key: str) -> Any:
 
 @every_runnable_table
 def test_no_override_repeats_a_default(name: str) -> None:
-    """Width, backbone and attention are written always; other options only where they differ."""
+    """Width, backbone and attention are always written, other options only if they differ from the default."""
     for row in rows(name):
         for override in row["overrides"] or []:
             key, text = override.split("=", 1)

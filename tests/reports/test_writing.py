@@ -1,4 +1,4 @@
-"""Text that comes from outside is text in every format, whatever is in it."""
+"""Text from outside is escaped in every format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ every_hostile_text = pytest.mark.parametrize("text", HOSTILE)
 
 
 class Cells(HTMLParser):
-    """The texts of a page's elements, by their tags."""
+    """The text of each element of a page, with its tag."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_a_markdown_row_has_as_many_cells_as_it_was_given(text: str) -> None:
 
 
 @every_hostile_text
-def test_a_latex_row_obeys_nothing_that_is_in_it(text: str) -> None:
+def test_a_latex_row_contains_no_command_of_the_text(text: str) -> None:
     table = "\n".join(writing.latex_table(text, [text], [[text]], [text]))
     assert "\\input" not in table
     assert not re.search(r"(?<!\\)[%#_]", table)

@@ -51,7 +51,7 @@ VALIDATION = 359  # images: two processes cannot share them evenly
 
 @pytest.fixture(scope="session")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of SMALL in two processes, uninterrupted; once for all pytest-xdist workers."""
+    """The outputs of an uninterrupted run of SMALL in two processes; made once for all pytest-xdist workers."""
     base = tmp_path_factory.getbasetemp()
     outputs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two-processes"
     with FileLock(f"{outputs}.lock"):
@@ -74,7 +74,7 @@ def test_two_processes_write_one_folder_and_one_log(two_processes: Path) -> None
 
 
 def test_two_processes_evaluate_every_sample_once(two_processes: Path, compose: Callable[..., Config]) -> None:
-    """The weights that they left score the same in one process, to the last sample."""
+    """One process evaluates the saved weights to the same values, to the last sample."""
     config = compose(*SMALL)
     saved = torch.load(folder(two_processes) / "checkpoints" / "last.pt", weights_only=True)
     data = config.build("dataset")
@@ -102,7 +102,7 @@ def test_two_processes_that_are_stopped_and_killed_end_as_if_they_had_not_been(
         launcher.terminate()
         end = ended(launcher)
         assert status()["status"] == "stopped", end.stderr
-        assert end.errors == ["error: stopped by a signal; the same command continues"]
+        assert end.errors == ["error: stopped by a signal; run the same command to continue"]
     with running(tmp_path, processes=2) as launcher:
         os.kill(status()["pid"], signal.SIGKILL)
         began = time.monotonic()
@@ -118,13 +118,13 @@ def test_two_processes_that_are_stopped_and_killed_end_as_if_they_had_not_been(
 
 
 def test_one_process_finishes_what_two_began(two_processes: Path, forks: ForkServer, tmp_path: Path) -> None:
-    """What dropout draws is not the same then, and a line says so."""
+    """Dropout then draws other numbers, and a warning says so."""
     shutil.copytree(two_processes / "runs", tmp_path / "runs")
     (folder(tmp_path) / "result.json").unlink()
     (folder(tmp_path) / "checkpoints" / "last.pt").unlink()  # the one before it is from the end of epoch 2
     end = forks.run(tmp_path)
     assert end.code == 0, end.stderr
-    assert "the checkpoint is of 2 processes, this is 1" in end.stderr
+    assert "the checkpoint is from 2 processes and this run has 1" in end.stderr
     assert result(tmp_path)["resumed_from_step"] == 2 * STEPS
     assert result(tmp_path)["world_size"] == 1
 
@@ -140,7 +140,7 @@ def test_what_the_machine_cannot_do_is_refused_before_anything_is_made(
 
 
 class Plain(nn.Module):
-    """A small network without batch norm, in float64: what it learns does not depend on who computes which sample."""
+    """A small network without batch norm, in float64. It learns the same whichever process computes a sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Plain(nn.Module):
 
 
 class Fitted(NamedTuple):
-    """What an epoch leaves: weights, the mean loss, and how often the processes have added up gradients."""
+    """The outcome of an epoch: weights, the mean loss, and how many times gradients were exchanged."""
 
     weights: dict[str, Tensor]
     loss: float
@@ -160,7 +160,7 @@ class Fitted(NamedTuple):
 
 
 def fitted(accumulate: int = 1, batch_size: int = 63) -> Fitted:
-    """An epoch of digits in this process."""
+    """Train for an epoch of digits in this process."""
     with Runtime(device="cpu").start() as process:
         return fitted_in(process, accumulate, batch_size)
 
@@ -194,13 +194,13 @@ def fitted_in(process: Process, accumulate: int, batch_size: int) -> Fitted:
 
 
 def _exchange(exchanged: list[object], bucket: Any) -> torch.futures.Future[Tensor]:
-    """Add up gradients over the processes as ever, and keep count."""
+    """Add up gradients over the processes as usual, and count the exchanges."""
     exchanged.append(bucket)
     return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
 
 class Recording:
-    """Keeps an epoch's metrics instead of saving."""
+    """A saver that keeps an epoch's metrics instead of saving."""
 
     def __init__(self, metrics: dict[str, float]) -> None:
         self.metrics = metrics
@@ -217,14 +217,14 @@ def assert_close(ours: Fitted, theirs: Fitted) -> None:
         torch.testing.assert_close(tensor, theirs.weights[name], rtol=0, atol=1e-12)
 
 
-# The parts and the size of batches. Of 67 samples the processes have 34 and 33, of the last batch 16 and 15.
-# Where a batch has 717, the last one has 4.
+# Pairs of parts and batch size. Of 67 samples, the processes get 34 and 33; of the last batch, 16 and 15.
+# With batches of 717, the last one has 4.
 DIVIDED = [(1, 63), (16, 67), (33, 67), (5, 717)]
 
 
 @pytest.fixture(scope="module")
 def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Fitted]:
-    """An epoch in two processes, with batches divided in each of these ways."""
+    """The outcome of an epoch in two processes, for each entry of DIVIDED."""
     path = tmp_path_factory.mktemp("two") / "fitted.pt"
     command = [sys.executable, *torchrun(2), "-m", "tests.runs.test_ddp", str(path)]
     with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
@@ -242,7 +242,7 @@ def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int
 def test_two_processes_learn_what_one_learns_of_whole_batches(
     in_two_processes: dict[tuple[int, int], Fitted], accumulate: int, batch_size: int
 ) -> None:
-    """However many parts, and with a last batch that has fewer samples than parts; gradients travel once a step."""
+    """With any number of parts, and a last batch with fewer samples than parts. Gradients are exchanged once a step."""
     ours = in_two_processes[accumulate, batch_size]
     assert_close(ours, fitted(batch_size=batch_size))
     assert ours.exchanges == -(-IMAGES // batch_size)
@@ -254,7 +254,7 @@ def test_a_batch_in_parts_makes_the_update_of_the_whole(parts: int) -> None:
 
 
 def test_another_batch_size_makes_another_update() -> None:
-    """The control: what the two tests above compare can differ."""
+    """A control: the outcomes that the two tests above compare can differ."""
     with pytest.raises(AssertionError):
         assert_close(fitted(batch_size=62), fitted())
 

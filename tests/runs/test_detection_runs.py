@@ -1,4 +1,4 @@
-"""Detectors through the whole program: a run, its resume, its folder, two processes, pictures, tables."""
+"""Detectors in the whole program: a run, its resume, its folder, two processes, pictures, tables."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from attnbench.reports import counts, paper_tables
 from attnbench.runs import run
 from attnbench.training import engine, setup
 from attnbench.training.engine import Saver
-from attnbench.training.metrics.titles import headline, in_words
+from attnbench.training.metrics.titles import headline, headline_text
 from attnbench.training.state import TrainState
 from tests.small_runs import ENVIRONMENT, ROOT, folder, result, torchrun
 
-# 8 steps of a small detector with attention, dropout in it, sampling and masks.
+# 8 steps of a small detector with attention that has dropout, with sampling and masks.
 TINY = [
     *("task=detection", "detector=mask_rcnn_small", "backbone=resnet20", "attention=sb", "attention.dropout=0.2"),
     *("dataset.train_images=16", "dataset.val_images=5", "dataset.size=48", "batch_size=4", "schedule.epochs=2"),
@@ -49,7 +49,7 @@ def test_a_run_leaves_its_measures(finished: Config) -> None:
     assert {"AP", "AP50", "AP75", "mask_AP", "mask_AP50", "best_AP", "best_epoch"} <= set(left)
     assert "top1" not in left and "mAP" not in left
     assert left["macs"] > left["params"] > 100_000
-    (events,) = (finished.run_folder / "tb").iterdir()  # a folder named by what was changed
+    (events,) = (finished.run_folder / "tb").iterdir()  # a folder named after the changed values
     names = EventAccumulator(str(events)).Reload().Tags()
     assert {"val/AP", "val/mask_AP50", "train/loss"} <= set(names["scalars"])
     assert names["images"] == [f"val/image{n}" for n in range(4)]
@@ -58,19 +58,19 @@ def test_a_run_leaves_its_measures(finished: Config) -> None:
 def test_eval_gives_what_the_run_wrote_down(
     finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["attnbench eval", str(finished.run_folder), *words])
+    def run_eval(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench eval", str(finished.run_folder), *arguments])
         capsys.readouterr()
         main.command("eval")()
         return capsys.readouterr().out
 
     left = json.loads((finished.run_folder / "result.json").read_text())
-    found = json.loads(said("--json"))
+    found = json.loads(run_eval("--json"))
     measures = [name for name in found if name.startswith(("AP", "mask_AP"))]
     assert {"AP", "AP50", "mask_AP", "mask_AP50"} <= set(measures)
     assert [found[name] for name in measures] == pytest.approx([left[name] for name in measures], abs=1e-5)
     assert found["images"] == 5 and found["same_data"] is True and found["changed"] == []
-    other = said("dataset.val_images=4")
+    other = run_eval("dataset.val_images=4")
     assert "mask_AP50" in other and "CHANGED PROTOCOL: dataset.val_images=4" in other and "not the data" in other
 
 
@@ -101,13 +101,13 @@ def test_a_run_that_is_killed_in_mid_epoch_ends_as_if_it_had_not_been(
 
 
 def test_two_processes_evaluate_every_image_once(tmp_path: Path, compose: Callable[..., Config]) -> None:
-    """Five images, which two processes cannot share evenly: what they report is what one process finds."""
-    words = [*TINY, "schedule.epochs=1", f"paths.outputs={tmp_path}"]
-    command = [sys.executable, *torchrun(2), "train.py", *words]
+    """Two processes cannot share five images evenly, but report the same values as one process."""
+    overrides = [*TINY, "schedule.epochs=1", f"paths.outputs={tmp_path}"]
+    command = [sys.executable, *torchrun(2), "train.py", *overrides]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert result(tmp_path)["world_size"] == 2
-    composition = compose(*words)
+    composition = compose(*overrides)
     saved = torch.load(folder(tmp_path) / "checkpoints" / "last.pt", weights_only=True)
     scenes = composition.build("dataset")
     task = composition.build("task", class_names=scenes.classes)
@@ -133,15 +133,15 @@ def test_every_detector_and_attention_takes_a_step(compose: Callable[..., Config
 
 
 def test_masks_are_learned_from_what_ssds_augmentation_leaves(compose: Callable[..., Config]) -> None:
-    words = [*TINY, "dataset.augment=ssd", "dataset.train_images=4", "dataset.val_images=2", "schedule.epochs=1"]
-    left = run.train(compose(*words))
+    overrides = [*TINY, "dataset.augment=ssd", "dataset.train_images=4", "dataset.val_images=2", "schedule.epochs=1"]
+    left = run.train(compose(*overrides))
     assert "mask_AP" in left and left["epochs"] == 1
 
 
 def test_the_headline_of_a_result() -> None:
     assert headline({"AP": 1.0, "top1": None}) == ("AP", 1.0)
-    assert in_words({"mAP": 45.409, "AP": 20.0}) == "mAP 45.41"
-    assert in_words({"top1": 91.2}) == "top-1 91.20" and in_words(None) == in_words({}) == ""
+    assert headline_text({"mAP": 45.409, "AP": 20.0}) == "mAP 45.41"
+    assert headline_text({"top1": 91.2}) == "top-1 91.20" and headline_text(None) == headline_text({}) == ""
 
 
 def test_table_4_of_the_eca_paper_is_counted_exactly() -> None:
@@ -164,9 +164,9 @@ def test_a_picture_frames_what_was_to_be_found_and_on_it_what_was() -> None:
     }
     truth = torch.tensor([[8.0, 8.0, 24.0, 24.0], [8.0, 40.0, 24.0, 56.0]])
     picture = drawn(torch.zeros(3, 320, 320), answer, ["a", "b"], truth=truth)
-    assert tuple(picture[23, 16]) == colour(1)  # the first one's lower edge, over the white of its truth
-    assert tuple(picture[55, 16]) == (255, 255, 255)  # missed
-    assert not picture[8:24, 100:116].any()  # not sure enough
+    assert tuple(picture[23, 16]) == colour(1)  # the lower edge of the first detection, over the white of its true box
+    assert tuple(picture[55, 16]) == (255, 255, 255)  # an object that was not detected
+    assert not picture[8:24, 100:116].any()  # the score is too low
     assert not drawn(torch.zeros(3, 320, 320), answer, ["a", "b"])[40:].any()
 
 

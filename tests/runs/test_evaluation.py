@@ -1,4 +1,4 @@
-"""``attnbench eval``: a run's weights give what the run wrote down, and other data are said to be others."""
+"""``attnbench eval``: a run's weights give the values of its result.json, and other data are reported as such."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from attnbench.training.tasks.classification import Classification
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def call(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["attnbench eval", *map(str, words)])
+def run_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench eval", *map(str, arguments)])
         capsys.readouterr()
         main.command("eval")()
         return capsys.readouterr().out
@@ -34,9 +34,9 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def test_it_gives_what_the_run_wrote_down(trained: Config, say: Callable[..., str]) -> None:
+def test_it_gives_what_the_run_wrote_down(trained: Config, run_eval: Callable[..., str]) -> None:
     result = json.loads((trained.run_folder / "result.json").read_text())
-    found = json.loads(say(trained.run_folder, "--json"))
+    found = json.loads(run_eval(trained.run_folder, "--json"))
     assert [found["top1"], found["top5"]] == pytest.approx([result["top1"], result["top5"]], abs=1e-6)
     assert found["val_loss"] == pytest.approx(
         read_metrics(trained.run_folder / "metrics.jsonl")[-1]["val_loss"], rel=1e-5
@@ -44,7 +44,7 @@ def test_it_gives_what_the_run_wrote_down(trained: Config, say: Callable[..., st
     assert found["images"] == 359 and found["epoch"] == 1 and found["which"] == "last"
     assert found["data"]["fingerprint"] == result["data"]["fingerprint"] and found["same_data"] is True
     assert found["changed"] == []
-    assert f"{result['top1']:.3f}" in say(trained.run_folder)
+    assert f"{result['top1']:.3f}" in run_eval(trained.run_folder)
 
 
 def test_a_long_evaluation_says_how_far_it_is(
@@ -61,7 +61,7 @@ def test_best_weights_are_evaluated_when_asked_for(trained: Config, tmp_path: Pa
     nothing = {key: torch.zeros_like(value) for key, value in load_run(folder).model.state_dict().items()}
     Checkpoints(folder / "checkpoints", trained.identity).save_best(nothing, {"top1": 99.0, "epoch": 1})
     best, last = evaluate(folder, "best"), evaluate(folder, "last")
-    assert best["val_loss"] == pytest.approx(torch.log(torch.tensor(10.0)).item())  # it prefers no class
+    assert best["val_loss"] == pytest.approx(torch.log(torch.tensor(10.0)).item())  # all logits are equal
     assert last["val_loss"] != best["val_loss"]
 
 
@@ -74,16 +74,16 @@ def test_the_precision_is_the_one_that_is_asked_for(trained: Config, monkeypatch
 
     plain = Classification.evaluate
     monkeypatch.setattr(Classification, "evaluate", measure)
-    full, half = (evaluate(trained.run_folder, words=[f"runtime.precision={name}"]) for name in ("fp32", "bf16"))
+    full, half = (evaluate(trained.run_folder, overrides=[f"runtime.precision={name}"]) for name in ("fp32", "bf16"))
     assert asked == [(False, False, False), (True, False, False)]
     assert full["val_loss"] != half["val_loss"] == pytest.approx(full["val_loss"], rel=0.05)
 
 
-def test_other_data_are_said_to_be_others(trained: Config, say: Callable[..., str]) -> None:
-    found = evaluate(trained.run_folder, words=["dataset.size=12", "runtime.workers=0"])
+def test_other_data_are_reported(trained: Config, run_eval: Callable[..., str]) -> None:
+    found = evaluate(trained.run_folder, overrides=["dataset.size=12", "runtime.workers=0"])
     assert found["same_data"] is False and found["changed"] == ["dataset.size=12"]
-    said = say(trained.run_folder, "dataset.size=12")
-    assert "CHANGED PROTOCOL: dataset.size=12" in said and "not the data" in said
+    output = run_eval(trained.run_folder, "dataset.size=12")
+    assert "CHANGED PROTOCOL: dataset.size=12" in output and "not the data" in output
 
 
 def test_data_of_other_classes_are_refused(trained: Config) -> None:
@@ -94,7 +94,7 @@ def test_data_of_other_classes_are_refused(trained: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["{run}", "schedule.lr=1"], 2, "schedule.lr=1 cannot be changed after the training"),
         (["{run}", "dataset=cifar10"], 2, "dataset=cifar10 cannot be changed"),
@@ -104,9 +104,9 @@ def test_data_of_other_classes_are_refused(trained: Config) -> None:
         ([], 2, "RUN"),
     ],
 )
-def test_bad_words_are_one_line_and_a_code(
-    trained: Config, say: Callable[..., str], words: list[str], code: int, said: str
+def test_bad_arguments_give_one_line_and_an_exit_code(
+    trained: Config, run_eval: Callable[..., str], arguments: list[str], code: int, message: str
 ) -> None:
-    with pytest.raises(Failure, match=said) as raised:
-        say(*(word.replace("{run}", str(trained.run_folder)) for word in words))
+    with pytest.raises(Failure, match=message) as raised:
+        run_eval(*(argument.replace("{run}", str(trained.run_folder)) for argument in arguments))
     assert raised.value.code == code and "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""``attnbench export``: what it writes computes what the run evaluated, and carries where it is from."""
+"""``attnbench export``: its files compute what the run evaluated, and say which run they come from."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def top1(model: nn.Module, done: Config) -> float:
-    """Percent of the validation images, without anything of the engine."""
+    """The accuracy in percent on the validation images, computed without the engine."""
     data = done.build("dataset")
     steps = [torch.arange(len(data.val))]
     ((images, targets),) = data.val.to("cpu").batches(steps, None, workers=0, timeout=60)
@@ -103,7 +103,7 @@ def test_best_is_the_best_epochs(trained: Config, folder: Path) -> None:
     assert not same(export.load_exported(export.export(folder, which="last")).state_dict(), weights)
 
 
-def test_an_unfinished_run_is_exported_and_said_to_be(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unfinished_run_is_exported_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "result.json").unlink()
     with caplog.at_level(logging.WARNING, "attnbench"):
         path = export.export(folder)
@@ -121,7 +121,7 @@ def test_a_save_that_was_cut_short_leaves_its_checkpoint_exportable(folder: Path
         assert same(load_run(other).model.state_dict(), expected)
 
 
-def test_what_is_no_runs_folder_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_named(folder: Path, tmp_path: Path) -> None:
     refused(lambda: export.export(tmp_path / "nothing"), StorageError, "no config.yaml", str(tmp_path / "nothing"))
     refused(lambda: export.export(folder.parent), StorageError, f"did you mean {folder}?")
 
@@ -156,8 +156,8 @@ def edited(folder: Path, group: str, key: str, value: object) -> Path:
         ("schedule", "lr", 0.3, "schedule.lr: 0.3 here"),
         ("attention", "kernel_size", 4, "must be odd"),
         ("attention", "kernal_size", 3, "unknown key"),
-        ("attention", "_target_", "os.system", "os.system is no builder"),
-        ("backbone", "_target_", "attnbench.base.files.make_folder", "is no builder"),
+        ("attention", "_target_", "os.system", "os.system is not a builder"),
+        ("backbone", "_target_", "attnbench.base.files.make_folder", "is not a builder"),
     ],
 )
 def test_a_configuration_that_was_edited_is_refused(
@@ -169,13 +169,13 @@ def test_a_configuration_that_was_edited_is_refused(
 @pytest.mark.parametrize(
     "text", ["", "choices: 3", "[1, 2]", "choices: {}\nseed: 0", "a: [", "a: !!python/name:os.system"]
 )
-def test_a_config_yaml_that_is_none_is_refused(folder: Path, text: str) -> None:
+def test_a_malformed_config_yaml_is_refused(folder: Path, text: str) -> None:
     (folder / "config.yaml").write_text(text)
     refused(lambda: export.export(folder), StorageError, "config.yaml")
 
 
 def with_metadata(path: Path, **changes: str) -> Path:
-    """The file again, with other metadata."""
+    """Rewrite a file with changed metadata."""
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         kept = file.metadata()
@@ -190,11 +190,11 @@ def test_a_safetensors_file_calls_no_builder_but_attnbenchs(folder: Path, monkey
     record = json.loads(metadata(path)["config"])
     record["attention"] = {"_target_": "os.system", "command": "echo"}
     with_metadata(path, config=json.dumps(record))
-    refused(lambda: export.load_exported(path), StorageError, "os.system is no builder", str(path))
+    refused(lambda: export.load_exported(path), StorageError, "os.system is not a builder", str(path))
     assert not called
 
 
-def test_files_that_are_no_export_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_exports_are_refused(folder: Path, tmp_path: Path) -> None:
     path, bare, text = export.export(folder), tmp_path / "bare.safetensors", tmp_path / "text.safetensors"
     save_file({"a": torch.zeros(1)}, bare)
     text.write_text("no tensors")
@@ -203,8 +203,8 @@ def test_files_that_are_no_export_are_refused(folder: Path, tmp_path: Path) -> N
     with_metadata(path, config=json.dumps(record))
     for file, what in (
         (bare, "no configuration"),
-        (text, "no safetensors file"),
-        (tmp_path / "missing.safetensors", "no safetensors file"),
+        (text, "cannot be read as safetensors"),
+        (tmp_path / "missing.safetensors", "cannot be read as safetensors"),
         (path, "wrong shape layer1.0.bn2.attention.conv.weight 1x1x3 for 1x1x5"),
     ):
         refused(functools.partial(export.load_exported, file), StorageError, what, str(file))
@@ -225,7 +225,7 @@ def test_the_number_of_classes_is_the_weights_and_stock_weights_are_not_fetched(
 
 def test_a_name_of_another_format_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     call = functools.partial(export.export, tmp_path, "safetensors", tmp_path / "model.onnx")
-    refused(call, ConfigError, "model.onnx is no name for safetensors", "--format onnx")
+    refused(call, ConfigError, "model.onnx has the suffix of onnx, not of safetensors", "--format onnx")
 
 
 def test_onnx_without_its_packages_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,8 +233,8 @@ def test_onnx_without_its_packages_says_what_to_install(folder: Path, monkeypatc
     refused(lambda: export.export(folder, "onnx"), ConfigError, "onnx and onnxscript", "pip install 'attnbench[onnx]'")
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["attnbench export", *words])
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["attnbench export", *arguments])
     main.command("export")()
 
 
@@ -248,7 +248,7 @@ def test_the_command_writes_and_prints_the_file(
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("arguments", "what"),
     [
         ([], "RUN"),
         (["RUN", "--format", "onx"], "onx"),
@@ -256,11 +256,11 @@ def test_the_command_writes_and_prints_the_file(
         (["RUN", "attention=eca"], "attention=eca"),
     ],
 )
-def test_wrong_words_are_one_line_and_exit_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], what: str
+def test_wrong_arguments_give_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], what: str
 ) -> None:
     refused(
-        lambda: command(monkeypatch, *words),
+        lambda: command(monkeypatch, *arguments),
         ConfigError,
         what,
         "(command line); attnbench export --help shows what there is",
@@ -280,11 +280,11 @@ def onnx_logits(path: Path, images: Tensor) -> Tensor:
 
 
 def lively(model: nn.Module, size: int) -> nn.Module:
-    """Batch norm with statistics and shifts of its own, as after training, so that logits tell images apart."""
+    """Give batch norms non-trivial statistics and shifts, as after training, so that logits differ between images."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.momentum = None  # the statistics of the batches that follow
+            module.momentum = None  # average over all batches that follow
             nn.init.normal_(module.bias, std=0.2, generator=generator)
     with torch.no_grad():
         model.train()(torch.randn(32, 3, size, size, generator=generator))
@@ -309,7 +309,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
         with torch.no_grad():
             expected = model(images)
         assert 0.1 < expected.abs().max() < 100
-        assert number == 1 or expected.std(0).mean() > 0.05  # the logits are not all of one image
+        assert number == 1 or expected.std(0).mean() > 0.05  # the logits differ between images
         assert (onnx_logits(path, images) - expected).abs().max() < 1e-4
 
 

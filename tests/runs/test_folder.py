@@ -1,4 +1,4 @@
-"""A run's folder belongs to one process at a time."""
+"""Only one process at a time holds a run's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.small_runs import ForkServer, ended, folder, result, running, start
 
 
 def held_elsewhere(path: Path, *, with_worker: bool = False) -> tuple[int, int]:
-    """A process that holds a folder, and a data worker of its that outlives it; their ids."""
+    """Start a process that holds a folder, and a data worker that outlives it; return their ids."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -57,7 +57,7 @@ def test_a_data_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: 
     pid, worker = held_elsewhere(tmp_path / "run", with_worker=True)
     killed(pid)
     try:
-        os.kill(worker, 0)  # it is there
+        os.kill(worker, 0)  # the worker is alive
         with RunFolder(tmp_path / "run").hold():
             pass
     finally:
@@ -65,7 +65,7 @@ def test_a_data_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: 
 
 
 def test_only_the_main_process_of_a_run_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under torchrun the others would find the folder held by their own main process."""
+    """Under torchrun, the other processes would find the folder held by their own main process."""
     pid, _ = held_elsewhere(tmp_path / "run")
     monkeypatch.setenv("RANK", "1")
     RunFolder(tmp_path / "run").refuse_busy()
@@ -113,11 +113,11 @@ def test_a_second_start_of_a_run_exits_7_within_seconds_and_writes_nothing(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path
 ) -> None:
     with running(tmp_path) as first:
-        first.send_signal(signal.SIGSTOP)  # so that whatever changes is the second one's work
+        first.send_signal(signal.SIGSTOP)  # so that any change comes from the second one
         before = contents(tmp_path)
-        for words in ((), ("resume=never",)):
+        for overrides in ((), ("resume=never",)):
             began = time.monotonic()
-            second = ended(start(tmp_path, *words))
+            second = ended(start(tmp_path, *overrides))
             assert time.monotonic() - began < 5
             assert second.code == 7, second.stderr
             assert second.errors and f" {first.pid} " in second.errors[0].replace(" (", " (")
@@ -125,7 +125,7 @@ def test_a_second_start_of_a_run_exits_7_within_seconds_and_writes_nothing(
         assert contents(tmp_path) == before
         first.kill()
         first.wait()
-    assert forks.run(tmp_path).code == 0  # takes the dead one's lock over
+    assert forks.run(tmp_path).code == 0  # takes over the lock of the killed run
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
     assert result(tmp_path)["resumed_from_step"] > 0
     assert folder(tmp_path).joinpath(".lock").exists()

@@ -1,4 +1,4 @@
-"""Runs that are trained at once are the runs that they are alone."""
+"""Runs that are trained in a pack are equal to the same runs alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.conftest import ROOT
 from tests.small_runs import SMALL, ForkServer, killed_at, wait_for
 from tests.sweeps import Sweep
 
-SHORT = [*SMALL, "batch_size=256"]  # 12 steps, the sixth and the last of fewer images
+SHORT = [*SMALL, "batch_size=256"]  # 12 steps; the sixth and the last have fewer images
 SEEDS = (0, 1, 2)
 LISTED = ",".join(map(str, SEEDS))
 
@@ -45,43 +46,43 @@ def runs(outputs: Path, name: str = "result.json") -> dict[int, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def alone(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of three runs of SHORT, each by itself."""
+    """The outputs of three runs of SHORT, each trained alone."""
     outputs = tmp_path_factory.mktemp("alone")
     for seed in SEEDS:
         assert forks.run(outputs, "batch_size=256", f"seed={seed}").code == 0
     return outputs
 
 
-def configs(outputs: Path, *words: str) -> list[Config]:
-    """One of SHORT for each seed."""
-    one = composition.compose([*SHORT, f"paths.outputs={outputs}", *words])
+def configs(outputs: Path, *overrides: str) -> list[Config]:
+    """A configuration of SHORT for each seed."""
+    one = composition.compose([*SHORT, f"paths.outputs={outputs}", *overrides])
     return [seeded(one, seed) for seed in SEEDS]
 
 
 def train(some: Sequence[Config]) -> list[Outcome]:
-    """Train them at once, here."""
+    """Train them at once, in this process."""
     outcomes: dict[int, Outcome] = {}
     packed.train_pack(some, outcomes.__setitem__)
     return [outcomes[number] for number in range(len(some))]
 
 
 def in_a_pack(outputs: Path, dies: Callable[[], None] = int) -> None:  # type: ignore[assignment]
-    """In a forked process: train the three at once instead of what was asked for."""
+    """In a forked process: train the three runs at once instead of the run that was requested."""
     dies()
     os._exit(max(outcome.failure.code if outcome.failure else 0 for outcome in train(configs(outputs))))
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    """Of packs on one core, as the runs that it is compared with had one thread."""
+    """A sweep in packs on one core, since the runs that it is compared with had one thread."""
     one = Sweep(tmp_path, "hydra/launcher=pool", "hydra.launcher.pack=auto")
     one.environment["ATTNBENCH_CORES"] = "1"
     return one
 
 
 def test_a_pack_that_is_killed_goes_on_in_halves_and_leaves_what_single_runs_leave(sweep: Sweep, alone: Path) -> None:
-    outputs, words = sweep.folder / "outputs", [*SHORT, f"seed={LISTED}"]
-    process = sweep.start(*words)
+    outputs, overrides = sweep.folder / "outputs", [*SHORT, f"seed={LISTED}"]
+    process = sweep.start(*overrides)
     wait_for(lambda: len(list(outputs.rglob("last.pt"))) == 3 or process.poll() is not None)
     os.kill(sweep.statuses()[0]["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=240)
@@ -98,7 +99,7 @@ def test_a_pack_that_is_killed_goes_on_in_halves_and_leaves_what_single_runs_lea
         assert text.count("3 runs take turns at each step: one network keeps a cpu busy") == 1
         assert text.count("epoch 2/2 loss") == 1
     before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.name != "multirun.yaml"}
-    code, out, err = sweep.run(*words)
+    code, out, err = sweep.run(*overrides)
     assert code == 0 and "0 done, 3 skipped, 0 failed" in out, err
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -107,21 +108,21 @@ SAME = ("top1", "best_top1", "epochs", "params", "config_hash", "data", "state_s
 
 
 def assert_equal(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> None:
-    """Results of runs packed and alone, to the last bit."""
+    """Compare results of packed runs and of single runs, to the last bit."""
     assert {s: [one[key] for key in SAME] for s, one in ours.items()} == {
         s: [one[key] for key in SAME] for s, one in theirs.items()
     }
 
 
 def lasting(outputs: Path) -> list[Path]:
-    """The files of runs, but for TensorBoard's, whose names hold the time."""
+    """The files of runs, without TensorBoard's, whose names contain the time."""
     return [path for path in (outputs / "runs").rglob("*") if path.is_file() and "tb" not in path.parts]
 
 
-def test_runs_that_stand_at_different_steps_are_packed_and_killed_and_packed_again(
+def test_runs_at_different_steps_are_packed_and_killed_and_packed_again(
     forks: ForkServer, alone: Path, tmp_path: Path
 ) -> None:
-    """Run 1 is three steps ahead, so that its last batch of an epoch, a smaller one, comes at another time."""
+    """Run 1 is three steps ahead, so its smaller last batch of an epoch comes at another step."""
     assert forks.run(tmp_path, "batch_size=256", "seed=1", before=partial(killed_at, 0, 4)).code == -signal.SIGKILL
     dies = partial(killed_at, 1, 2)
     assert forks.run(tmp_path, before=partial(in_a_pack, tmp_path, dies)).code == -signal.SIGKILL
@@ -137,7 +138,7 @@ def test_a_pack_that_is_stopped_is_continued_by_single_runs(forks: ForkServer, a
     statuses = runs(tmp_path, "status.json")
     assert [statuses[seed]["status"] for seed in SEEDS] == ["stopped"] * 3
     steps = [torch.load(path, weights_only=True)["step"] for path in tmp_path.rglob("last.pt")]
-    assert len(set(steps)) == 1  # all after the same one
+    assert len(set(steps)) == 1  # all stopped after the same step
     for seed in SEEDS:
         assert forks.run(tmp_path, "batch_size=256", f"seed={seed}").code == 0
     assert_equal(runs(tmp_path), runs(alone))
@@ -145,7 +146,7 @@ def test_a_pack_that_is_stopped_is_continued_by_single_runs(forks: ForkServer, a
 
 
 def stopped_after_a_while() -> None:
-    """In a forked process: SIGTERM comes while the second run is in its fourth step."""
+    """In a forked process: SIGTERM arrives while the second run is in its fourth step."""
     plain, calls = Saver.after_step, 0
 
     def after_step(self: Saver, state: Any) -> None:
@@ -163,7 +164,7 @@ def stopped_after_a_while() -> None:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks and images in float64, networks stacked as on a GPU."""
+    """Make networks and images float64, and stack networks as on a GPU."""
     network, normalised = factory.network, Feed.normalised
 
     def in_double(*arguments: Any) -> tuple[nn.Module, list[Site]]:
@@ -186,9 +187,9 @@ POISON = ["seed=3", "schedule.lr=1e200"]
 
 
 def test_runs_that_differ_in_values_are_what_they_are_alone(exact: None, tmp_path: Path) -> None:
-    """Three steps, the last of another size, and six of the run that goes on when the others are done."""
+    """Three steps, the last with another batch size; one run goes on for six when the others are done."""
     together, apart = (
-        [composition.compose([*TINY, *words, f"paths.outputs={tmp_path / where}"]) for words in (*VARIED, POISON)]
+        [composition.compose([*TINY, *one, f"paths.outputs={tmp_path / where}"]) for one in (*VARIED, POISON)]
         for where in ("packed", "alone")
     )
     assert len(packs([Member(str(c.seed), c) for c in together], 1, None)) == 1
@@ -203,7 +204,7 @@ def test_runs_that_differ_in_values_are_what_they_are_alone(exact: None, tmp_pat
         for name, value in tensors[0].items():
             torch.testing.assert_close(value, tensors[1][name], rtol=0, atol=1e-10, msg=name)
         sizes = [(Path(o.folder) / "checkpoints/last.pt").stat().st_size for o in (ours, theirs)]
-        assert sizes[0] < 1.01 * sizes[1]  # its own slices, and not what they are slices of
+        assert sizes[0] < 1.01 * sizes[1]  # slices are saved, and not the whole stacked tensors
 
 
 def named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -217,9 +218,9 @@ def named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from named(item, f"{name}.{i}")
 
 
-# After its second step, the run of a seed meets its end.
+# How the run of a seed ends after its second step.
 ENDS = {
-    "seed3": ZeroDivisionError("its own mistake"),
+    "seed3": ZeroDivisionError("an error of this run"),
     "seed4": SystemExit(3),
     "seed5": torch.OutOfMemoryError("no more"),
 }
@@ -240,35 +241,35 @@ def test_what_goes_wrong_in_a_run_ends_no_other(alone: Path, tmp_path: Path, mon
     reasons = ["", "the loss became nan", "", "unexpected ZeroDivisionError", "ended by SystemExit", "out of memory"]
     for outcome, reason in zip(outcomes, reasons, strict=True):
         assert outcome.state == ("failed" if reason else "done") and reason in str(outcome.failure or "")
-        said = files.read_json(Path(outcome.folder) / "status.json")
-        assert said["status"] == outcome.state and said.get("error", "") == str(outcome.failure or "")
+        status = files.read_json(Path(outcome.folder) / "status.json")
+        assert status["status"] == outcome.state and status.get("error", "") == str(outcome.failure or "")
         log = (Path(outcome.folder) / "train.log").read_text()
         assert log.count("Traceback (most recent call last)") == bool(reason)
-    assert [outcome.shared for outcome in outcomes] == [False] * 5 + [True]  # alone it may have enough
+    assert [outcome.shared for outcome in outcomes] == [False] * 5 + [True]  # alone, memory may suffice
     assert_equal(runs(tmp_path), {seed: result for seed, result in runs(alone).items() if seed != 1})
 
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Outcome]]:
-    """Three runs with a fault of tests/faulty_attention.py, packed and stacked."""
+    """Trains three runs with a fault of tests/faulty_attention.py, packed and stacked."""
     monkeypatch.setenv("ATTNBENCH_TRUST", "tests")
     monkeypatch.setenv("ATTNBENCH_FAULTS", str(ROOT))
     monkeypatch.setattr(packed, "IN_TURNS", set())
 
     def trained(member: int, seeds: Sequence[int] = SEEDS) -> list[Outcome]:
-        words = [*TINY[:-3], "batch_size=128", f"paths.outputs={tmp_path}"]
-        one = composition.compose([*words, "attention=se"])
+        overrides = [*TINY[:-3], "batch_size=128", f"paths.outputs={tmp_path}"]
+        one = composition.compose([*overrides, "attention=se"])
         node = {"_target_": "tests.faulty_attention.faulty", "member": member}
-        return train([seeded(Config(one.tree | {"attention": node}, one.choices), seed) for seed in seeds])
+        return train([seeded(replace(one, tree=one.tree | {"attention": node}), seed) for seed in seeds])
 
     return trained
 
 
 @pytest.mark.parametrize(("member", "code"), [(51, 6), (52, 1)])
-def test_what_ends_a_step_of_all_runs_is_no_failure_of_theirs(
+def test_an_error_in_a_shared_step_is_a_shared_failure(
     faulty: Callable[..., list[Outcome]], member: int, code: int
 ) -> None:
-    """Too little memory for three at once, or a mistake that more than two bring about; then two go on."""
+    """Too little memory for three runs, or an error that needs more than two; afterwards, two at once succeed."""
     outcomes = faulty(member)
     assert [(o.failure and o.failure.code, o.shared) for o in outcomes] == [(code, True)] * 3
     assert [(o.state, o.shared) for o in faulty(member, seeds=(0, 1))] == [("done", False)] * 2
@@ -282,12 +283,12 @@ def test_a_network_that_mixes_samples_is_not_stacked(
     with caplog.at_level(logging.INFO, "attnbench"):
         outcomes = faulty(53)
     assert [outcome.state for outcome in outcomes] == ["done"] * 3
-    why = "3 runs take turns at each step: stacked they are not what they are alone (its outputs differ)"
+    why = "3 runs take turns at each step: stacked networks give other results (its outputs differ)"
     assert caplog.messages.count(why) == 1
 
 
 def members(*some: str) -> list[Member]:
-    return [Member(words, composition.compose([*SMALL, *words.split()])) for words in some]
+    return [Member(overrides, composition.compose([*SMALL, *overrides.split()])) for overrides in some]
 
 
 def names(some: list[list[Member]]) -> list[list[str]]:
@@ -300,7 +301,7 @@ def test_what_is_packed_with_what() -> None:
     some = members("seed=0", *shapes, *free)
     assert names(packs(some, 1, None)) == [["seed=0", *free], *([shape] for shape in shapes)]
     twins = members("seed=0", "seed=1", "seed=0")
-    assert names(packs(twins, 1, None)) == [["seed=0", "seed=1"], ["seed=0"]]  # a folder is held by one run
+    assert names(packs(twins, 1, None)) == [["seed=0", "seed=1"], ["seed=0"]]  # only one run can hold a folder
     five = members(*(f"seed={seed}" for seed in range(5)))
     assert [len(one) for one in packs(five, 1, 2)] == [2, 2, 1]
     assert [len(one) for one in packs(five, 2, None)] == [3, 2]
@@ -313,7 +314,7 @@ def test_what_is_packed_with_what() -> None:
     assert packs([], 2, None) == []
 
 
-def test_what_is_never_packed_is_told_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_are_never_packed_are_reported_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     detect = [seeded(composition.compose(["task=detection", "detector=ssd"]), seed) for seed in SEEDS]
     shared = configs(Path("outputs"), "runtime.processes=2")
     some = [Member(str(one.seed), one) for one in (*detect, *shared, *configs(Path("outputs")))]

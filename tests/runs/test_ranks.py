@@ -1,4 +1,4 @@
-"""``runtime.processes``: a run, or a member of a sweep, in several processes that it starts itself."""
+"""``runtime.processes``: a run, or a member of a sweep, starts several processes and trains in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What result.json says of a run against the lines that the run wrote, epoch by epoch."""
+"""A run's result.json, compared with the lines that the run wrote for each epoch."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         automatic[id(site)] += 1
         return auto(site, x)
 
-    words = ["runtime.device=cpu", "dataset.size=4", "batch_size=512", "backbone=resnet20", "backbone.depth=8"]
-    words += ["attention=eca", f"schedule.epochs={EPOCHS}"]
-    config = composition.compose([*words, f"paths.outputs={tmp_path_factory.mktemp('outputs')}"])
+    overrides = ["runtime.device=cpu", "dataset.size=4", "batch_size=512", "backbone=resnet20", "backbone.depth=8"]
+    overrides += ["attention=eca", f"schedule.epochs={EPOCHS}"]
+    config = composition.compose([*overrides, f"paths.outputs={tmp_path_factory.mktemp('outputs')}"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(fused.BACKENDS, "auto", counted)
         result = run.train(config)

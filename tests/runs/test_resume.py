@@ -1,4 +1,4 @@
-"""A run that is killed, anywhere, continues as if nothing had happened."""
+"""A run that is killed at any point continues as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_twenty_kills_at_random_moments_leave_no_trace(
     resumed, killed, training = [], 0, reference["training"]
     for attempt in range(2 * KILLS):
         outputs = tmp_path / str(attempt)
-        anywhere = attempt % 7 == 6  # during start-up too; else between the first checkpoint and the end
+        anywhere = attempt % 7 == 6  # including start-up; otherwise between the first checkpoint and the end
         end = forks.run(outputs, kill=Kill(draw.random() * training, after_checkpoint=not anywhere))
         if end.code == 0:
-            training = end.seconds  # the machine is less busy now than it was: draw from what is left
+            training = end.seconds  # the run was faster than expected: draw from a shorter time
             continue
         killed += end.code == -signal.SIGKILL
         end = forks.run(outputs)
@@ -71,7 +71,7 @@ def test_twenty_kills_at_random_moments_leave_no_trace(
 
 
 def test_a_kill_in_the_last_save_leaves_no_trace(forks: ForkServer, reference: dict[str, Any], tmp_path: Path) -> None:
-    """After the new checkpoint is listed, before it is in its place."""
+    """The kill comes after the new checkpoint is listed and before it is renamed."""
     assert forks.run(tmp_path).code == 0
     checkpoints = folder(tmp_path) / "checkpoints"
     os.replace(checkpoints / "last.pt", checkpoints / "next.pt")
@@ -83,10 +83,10 @@ def test_a_kill_in_the_last_save_leaves_no_trace(forks: ForkServer, reference: d
     assert sorted(path.name for path in checkpoints.glob("*.pt")) == ["best.pt", "last.pt", "previous.pt"]
 
 
-def test_without_its_random_state_a_resumed_run_is_another_one(
+def test_without_its_random_state_a_resumed_run_ends_differently(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The control: what the campaign compares can differ."""
+    """A control: the digests that the kills are judged by can differ."""
     assert forks.run(tmp_path, before=partial(killed_at, 0, 5)).code == -signal.SIGKILL
     assert forks.run(tmp_path, before=forgetting_rng).code == 0
     assert result(tmp_path)["resumed_from_step"] == 3
@@ -138,7 +138,7 @@ def test_two_kills_through_the_command_line_leave_no_trace(
 
 @pytest.fixture(scope="module")
 def checkpointed(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of a run that was killed after step 8 of the first epoch; its last checkpoint is of step 6."""
+    """The outputs of a run that was killed after step 8 of the first epoch; its last checkpoint is from step 6."""
     outputs = tmp_path_factory.mktemp("checkpointed")
     assert forks.run(outputs, before=partial(killed_at, 0, 8)).code == -signal.SIGKILL
     return outputs
@@ -146,7 +146,7 @@ def checkpointed(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def mutated(checkpointed: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
-    """Copies of that run whose only checkpoint was changed, and its hash with it."""
+    """Makes copies of that run in which the only checkpoint is changed, together with its hash."""
 
     def mutate(change: Callable[[dict[str, Any]], object]) -> Path:
         outputs = tmp_path / "outputs"
@@ -226,7 +226,7 @@ def _other_shape(state: dict[str, Any]) -> None:
 
 
 def test_a_checkpoint_of_another_network_is_refused(forks: ForkServer, mutated: Mutated) -> None:
-    assert_refused(forks.run(mutated(_other_shape)), "of another network")
+    assert_refused(forks.run(mutated(_other_shape)), "belongs to another network")
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_the_keys_that_differ(
@@ -237,7 +237,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_keys_that_dif
     for path in (folder(checkpointed) / "checkpoints").iterdir():
         shutil.copy(path, folder(tmp_path) / "checkpoints")
     end = forks.run(tmp_path, *other)
-    assert_refused(end, "attention.dropout: 0.2 there, 0.1 here, schedule.lr: 0.1 there, 0.05 here")
+    assert_refused(end, "attention.dropout: 0.2 in the checkpoint, 0.1 now")
+    assert_refused(end, "schedule.lr: 0.1 in the checkpoint, 0.05 now")
     assert forks.run(tmp_path, *other, "resume=never").code == 0
     assert result(tmp_path)["resumed_from_step"] == 0
 
@@ -263,10 +264,10 @@ def test_a_finished_run_is_skipped_and_repeated_with_resume_never(
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_resume_in_low_precision_is_exact(forks: ForkServer, tmp_path: Path, precision: str) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
-    words = (f"runtime.precision={precision}", "schedule.epochs=1")
-    assert forks.run(once, *words).code == 0
-    assert forks.run(twice, *words, before=partial(killed_at, 0, 8)).code == -signal.SIGKILL
-    assert forks.run(twice, *words).code == 0
+    overrides = (f"runtime.precision={precision}", "schedule.epochs=1")
+    assert forks.run(once, *overrides).code == 0
+    assert forks.run(twice, *overrides, before=partial(killed_at, 0, 8)).code == -signal.SIGKILL
+    assert forks.run(twice, *overrides).code == 0
     assert result(twice)["resumed_from_step"] == 6
     assert result(twice)["state_sha256"] == result(once)["state_sha256"]
     ends = [torch.load(folder(path) / "checkpoints" / "last.pt", weights_only=True) for path in (once, twice)]
@@ -274,13 +275,13 @@ def test_a_resume_in_low_precision_is_exact(forks: ForkServer, tmp_path: Path, p
     assert bool(ends[0]["scaler"]) == (precision == "fp16")
 
 
-def test_what_anneals_stands_after_a_resume_where_it_stood(forks: ForkServer, tmp_path: Path) -> None:
-    """DyConv's temperature is no part of the state; killed between the last step and the evaluation."""
+def test_annealing_continues_at_the_same_point_after_a_resume(forks: ForkServer, tmp_path: Path) -> None:
+    """DyConv's temperature is not saved; the run is killed between the last step and the evaluation."""
     once, twice = tmp_path / "once", tmp_path / "twice"
-    words = ("attention=dyconv", "attention.annealing_epochs=2.0", "schedule.epochs=1")
-    assert forks.run(once, *words).code == 0
-    assert forks.run(twice, *words, before=partial(killed_at, 0, STEPS)).code == -signal.SIGKILL
-    assert forks.run(twice, *words).code == 0
+    overrides = ("attention=dyconv", "attention.annealing_epochs=2.0", "schedule.epochs=1")
+    assert forks.run(once, *overrides).code == 0
+    assert forks.run(twice, *overrides, before=partial(killed_at, 0, STEPS)).code == -signal.SIGKILL
+    assert forks.run(twice, *overrides).code == 0
     assert result(twice)["resumed_from_step"] == STEPS
     assert validation_losses(twice) == validation_losses(once)
 
@@ -311,23 +312,23 @@ def validation_losses(outputs: Path) -> list[float]:
 
 def test_any_number_of_workers_makes_one_run_and_may_change_in_its_middle(forks: ForkServer, tmp_path: Path) -> None:
     image_folder(tmp_path / "images", per_class=16, size=(48, 40))
-    words = ("dataset=imagenet", f"dataset.root={tmp_path / 'images'}", "dataset.size=32", "dataset.resize=36")
+    overrides = ("dataset=imagenet", f"dataset.root={tmp_path / 'images'}", "dataset.size=32", "dataset.resize=36")
     hashes = set()
     for workers in (0, 1, 2, 4):
         outputs = tmp_path / str(workers)
-        assert forks.run(outputs, *words, "batch_size=8", f"runtime.workers={workers}").code == 0
+        assert forks.run(outputs, *overrides, "batch_size=8", f"runtime.workers={workers}").code == 0
         hashes.add(result(outputs)["state_sha256"])
     outputs = tmp_path / "killed"
-    killed = forks.run(outputs, *words, "batch_size=8", "runtime.workers=2", before=partial(killed_at, 1, 3))
+    killed = forks.run(outputs, *overrides, "batch_size=8", "runtime.workers=2", before=partial(killed_at, 1, 3))
     assert killed.code == -signal.SIGKILL
-    assert forks.run(outputs, *words, "batch_size=8", "runtime.workers=1").code == 0
+    assert forks.run(outputs, *overrides, "batch_size=8", "runtime.workers=1").code == 0
     assert result(outputs)["resumed_from_step"] == 7
     hashes.add(result(outputs)["state_sha256"])
     assert len(hashes) == 1
 
 
 def assert_refused(end: Ended, why: str) -> None:
-    """Exit 5 and one line that says why."""
+    """The run has exited with 5 and one line that says why."""
     assert end.code == 5, end.stderr
     assert len(end.errors) == 1 and why in end.errors[0], end.stderr
     assert "Traceback" not in end.stderr

@@ -1,4 +1,4 @@
-"""A finished run is skipped only if the data that would be opened are those that it was made of."""
+"""A finished run is skipped only if it was trained on the data that would be opened."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from attnbench.reports import paper_tables
 from attnbench.reports.rows import Composer
 from attnbench.runs import data
 from attnbench.runs.attempt import Outcome, attempt
-from attnbench.runs.data import Look
-from attnbench.runs.status import standing_of
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import run_status
 from tests.data_fixtures import coco_folder, image_folder, voc_folder
 from tests.sweeps import Sweep
 
@@ -35,8 +35,8 @@ Composed = Callable[..., Config]
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Composed:
-    def call(*words: str) -> Config:
-        return composition.compose([*TINY, f"paths.outputs={tmp_path}/outputs", *words])
+    def call(*overrides: str) -> Config:
+        return composition.compose([*TINY, f"paths.outputs={tmp_path}/outputs", *overrides])
 
     return call
 
@@ -55,11 +55,11 @@ def run(config: Config) -> Outcome:
     return attempt(lambda: config)
 
 
-def refused(outcome: Outcome, *said: str) -> None:
-    """An outcome that names other data, says what to do, and never what would erase the other run."""
+def refused(outcome: Outcome, *parts: str) -> None:
+    """The outcome is an error about other data; its advice would not erase the other run."""
     assert outcome.state == "failed" and isinstance(outcome.failure, OtherData), outcome
     line = str(outcome.failure)
-    assert all(word in line for word in said), line
+    assert all(part in line for part in parts), line
     assert "resume=never" not in line and "\n" not in line
 
 
@@ -69,7 +69,7 @@ def kept(config: Config) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in files}
 
 
-def test_other_data_under_the_same_words_are_refused_and_the_run_is_left_as_it_is(
+def test_other_data_under_the_same_options_are_refused_and_the_run_is_unchanged(
     composed: Composed, birds: Path, animals: Path
 ) -> None:
     config = composed("dataset=imagenet", f"dataset.root={birds}")
@@ -91,7 +91,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_data(composed: Composed, bi
     before = kept(config)
     refused(run(composed("dataset=imagenet", f"dataset.root={animals}")), "dataset.name=animals")
     assert kept(config) == before
-    (config.run_folder / "data.json").unlink()  # as a run of release 0.1.0 is
+    (config.run_folder / "data.json").unlink()  # like a run of release 0.1.0
     refused(run(composed("dataset=imagenet", f"dataset.root={animals}")), "dataset.name=animals")
     assert run(config).state == "done"
 
@@ -114,7 +114,7 @@ def test_nothing_is_opened_where_nothing_has_changed(
 
 
 def repaint(path: Path) -> None:
-    """Change a picture's pixels, but neither its name nor its size nor its date."""
+    """Change an image's content, but not its name, size or date."""
     about, size = path.stat(), path.stat().st_size
     content = bytearray(path.read_bytes())
     content[size // 2] ^= 1
@@ -147,10 +147,10 @@ def test_data_changed_in_place_are_other_data(composed: Composed, birds: Path, c
         (birds / "val/dog").rename(birds / "val/dog_")
     CHANGES[change](birds)
     refused(run(config), "other data", f"dataset.root={birds}", "dataset.name=birds-2")
-    assert standing_of(config, Look()).state == "other data"
+    assert run_status(config, DataCheck()).state == "other data"
 
 
-def test_a_date_alone_is_no_change(composed: Composed, birds: Path) -> None:
+def test_a_new_date_alone_is_not_a_change(composed: Composed, birds: Path) -> None:
     config = composed("dataset=folder", f"dataset.root={birds}")
     run(config)
     for path in birds.rglob("*.jpg"):
@@ -186,24 +186,24 @@ def test_own_pictures_need_a_folder() -> None:
         composition.compose(["dataset=folder"])
 
 
-def test_a_plan_and_a_report_say_where_they_could_not_look(composed: Composed, birds: Path) -> None:
+def test_a_plan_and_a_report_say_which_data_they_could_not_check(composed: Composed, birds: Path) -> None:
     config = composed("dataset=imagenet", f"dataset.root={birds}")
     run(config)
     birds.rename(birds.parent / "away")
-    stands = standing_of(config, Look())
-    assert stands.state == "done" and "data of imagenet not compared" in stands.unseen and str(birds) in stands.unseen
-    outcome = run(config)  # which would have to open them
+    status = run_status(config, DataCheck())
+    assert status.state == "done" and "data of imagenet not compared" in status.unseen and str(birds) in status.unseen
+    outcome = run(config)  # it would have to open them
     assert outcome.state == "failed" and isinstance(outcome.failure, DataError)
 
 
-def test_a_table_counts_no_run_of_other_data_and_says_where_it_could_not_look(
+def test_a_table_leaves_out_runs_of_other_data_and_says_which_data_it_could_not_check(
     birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scale = ["dataset=folder", f"dataset.root={birds}", "dataset.size=32", "epochs=1"]
 
-    def table(*words: str) -> str:
-        asked = ["sb/5", "--rows", "SB x0.35 C1", "--seeds", "1", "--outputs", str(tmp_path), *words, "--scale", *scale]
-        monkeypatch.setattr(sys, "argv", ["attnbench table", *asked])
+    def table(*arguments: str) -> str:
+        chosen = ["sb/5", "--rows", "SB x0.35 C1", "--seeds", "1", "--outputs", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["attnbench table", *chosen, *arguments, "--scale", *scale])
         main.command("table")()
         return capsys.readouterr().out
 
@@ -233,12 +233,12 @@ def test_a_sweep_over_two_folders_trains_one_and_refuses_the_other(birds: Path, 
         place = tmp_path / ("pool" if launcher else "basic")
         place.mkdir()
         sweep = Sweep(place, *launcher)
-        words = [*TINY, "dataset=imagenet", f"dataset.root={birds},{animals}"]
-        code, out, err = sweep.run(*words)
+        overrides = [*TINY, "dataset=imagenet", f"dataset.root={birds},{animals}"]
+        code, out, err = sweep.run(*overrides)
         assert code == 1 and "1 done, 0 skipped, 1 failed" in out, out + err
-        assert "made of other data" in out + err
+        assert "trained on other data" in out + err
         (result,) = sweep.finished()
-        code, out, err = sweep.run(*words)
+        code, out, err = sweep.run(*overrides)
         assert code == 1 and "0 done, 1 skipped, 1 failed" in out, out + err
         assert sweep.finished() == [result]
 
@@ -254,9 +254,9 @@ DETECTION = ["task=detection", "backbone=resnet20", "runtime.device=cpu", "batch
 
 
 def detection(root: Path, tmp_path: Path, dataset: str) -> Config:
-    words = [f"dataset={dataset}", f"dataset.root={root}", "detector.size=64", "dataset.augment=none"]
-    words += ["dataset.train=[VOC2007/trainval]"] if dataset == "voc" else []
-    return composition.compose([*DETECTION, *words, f"paths.outputs={tmp_path}/outputs"])
+    overrides = [f"dataset={dataset}", f"dataset.root={root}", "detector.size=64", "dataset.augment=none"]
+    overrides += ["dataset.train=[VOC2007/trainval]"] if dataset == "voc" else []
+    return composition.compose([*DETECTION, *overrides, f"paths.outputs={tmp_path}/outputs"])
 
 
 def test_annotations_repaired_in_place_are_other_data(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_picture_of_annotated_data_changed_in_place_is_other_data(tmp_path: Pa
 
 
 def finish(config: Config) -> None:
-    """Leave what a finished run leaves, without training."""
+    """Write the files of a finished run, without training."""
     folder = config.run_folder
     folder.mkdir(parents=True)
     record = data.record(config, config.build("dataset")).as_dict()

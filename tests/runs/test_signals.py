@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the step is finished, the run saved, and the same command continues it."""
+"""SIGTERM and SIGINT: the run finishes the step and saves, and the same command continues it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVALUATE = "attnbench.training.tasks.classification:tally"
 
 
 def assert_stopped(end: Ended) -> None:
-    """Exit 143 as a shell sees it, and one line."""
+    """The run has exited with 143, as a shell sees it, and at most one error line."""
     assert end.code in (143, -signal.SIGTERM), end.stderr
     assert "Traceback" not in end.stderr
     assert len(end.errors) <= 1
@@ -72,7 +72,7 @@ def test_a_signal_loses_no_step(
 ) -> None:
     end = forks.run(tmp_path, before=partial(interrupted_in, where, call, kind))
     assert end.code == 143, end.stderr
-    assert end.errors == ["error: stopped by a signal; the same command continues"]
+    assert end.errors == ["error: stopped by a signal; run the same command to continue"]
     assert '"status": "stopped"' in (folder(tmp_path) / "status.json").read_text()
     assert_saved_at(tmp_path, epoch, step)
     assert forks.run(tmp_path).code == 0
@@ -91,7 +91,7 @@ def interrupted_twice() -> None:
     interrupted_in(LOSS, 8, signal.SIGTERM)
 
 
-def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stands(
+def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path
 ) -> None:
     stubborn = partial(interrupted_in, LOSS, 8, signal.SIGINT, then=1.2, again=True)
@@ -132,7 +132,7 @@ def test_signals_through_the_command_line_stop_within_seconds(
             end = ended(process)
             assert time.monotonic() - began < 10
             assert end.code == 143, end.stderr
-            assert end.errors == ["error: stopped by a signal; the same command continues"]
+            assert end.errors == ["error: stopped by a signal; run the same command to continue"]
             assert "Traceback" not in end.stderr
     assert forks.run(tmp_path).code == 0
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
@@ -156,7 +156,7 @@ def test_a_signal_while_the_command_starts_exits_143(tmp_path: Path, moment: str
 IMPORTING = """
 import importlib, signal, sys
 from attnbench.cli.main import guarded
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where nobody hears it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run with SIGINT ignored
 sys.path.insert(0, sys.argv[1])
 guarded(lambda: importlib.import_module("brittle"))
 """
@@ -177,6 +177,6 @@ def test_a_signal_in_an_import_stops_whatever_the_module_makes_of_it(kind: signa
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "importing\n"
     process.send_signal(kind)
-    _, said = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert said == "error: stopped before the first step; the same command begins again\n"
+    assert stderr == "error: stopped before the first step; run the same command to start again\n"

@@ -1,4 +1,4 @@
-"""Both average precisions against references: pycocotools on real ground truth, arithmetic by hand, brute force."""
+"""Both average precisions against references: pycocotools on real ground truth, values by hand, brute force."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dataset(coco_images: Path) -> Dataset:
 
 
 def guesses(target: Target, generator: torch.Generator, classes: int) -> dict[str, torch.Tensor]:
-    """True objects moved about, some with another label, and boxes anywhere; scores with ties."""
+    """Detections: the true objects, shifted and some with wrong labels, and random boxes; some scores are equal."""
     count = len(target["boxes"])
     height, width = target["masks"].shape[-2:]
     moved = target["boxes"] + torch.randn(count, 4, generator=generator) * 6
@@ -53,7 +53,7 @@ def guesses(target: Target, generator: torch.Generator, classes: int) -> dict[st
 def reference(
     path: Path, records: Sequence[Any], answers: list[dict[str, torch.Tensor]], kind: str
 ) -> dict[str, float]:
-    """What pycocotools says of the same detections, reading the annotations from their own file."""
+    """The values of pycocotools for the same detections, with annotations read from their original file."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         names = {image["file_name"]: number for number, image in truth.imgs.items()}
@@ -91,7 +91,7 @@ def test_coco_ap_is_pycocotools_on_random_detections(dataset: Dataset, coco_imag
 
 
 def perfect(target: Target) -> dict[str, torch.Tensor]:
-    """The ground truth as an answer; nothing need be said of crowds and difficult objects."""
+    """The ground truth as detections, without crowds and difficult objects, which need not be detected."""
     asked = ~(target["crowd"] | target["difficult"])
     answer = {
         "boxes": target["boxes"][asked],
@@ -113,7 +113,7 @@ def test_ground_truth_against_itself_gives_100(dataset: Dataset) -> None:
 def scene(
     answer: list[tuple[list[float], int, float]], truth: list[tuple[list[float], int, bool]], n: int = 0
 ) -> Found:
-    """An image with boxes as lists: what was found with its score, what is there and whether it is difficult."""
+    """An image from lists of detections (box, label, score) and true objects (box, label, difficult)."""
     boxes = np.array([box for box, _, _ in answer], dtype=float).reshape(-1, 4)
     there = np.array([box for box, _, _ in truth], dtype=float).reshape(-1, 4)
     difficult = np.array([flag for _, _, flag in truth], dtype=bool)
@@ -131,7 +131,7 @@ def scene(
 
 
 def test_a_case_by_hand() -> None:
-    """Two objects and one difficult one; in order of scores: right, on the difficult one, found before, right."""
+    """Two objects and a difficult one. By score, the detections are: right, ignored, a duplicate, right."""
     a, b, hard = [0.0, 0, 10, 10], [20.0, 0, 30, 10], [40.0, 0, 50, 10]
     answer = [(a, 1, 0.9), (hard, 1, 0.8), ([0.0, 0, 10, 9], 1, 0.7), (b, 1, 0.6)]
     one = scene(answer, [(a, 1, False), (b, 1, False), (hard, 1, True)])
@@ -140,13 +140,13 @@ def test_a_case_by_hand() -> None:
 
 
 def test_what_is_found_in_a_crowd_counts_for_nothing_and_a_crowd_need_not_be_found() -> None:
-    """One object is found; two detections in a crowd come before it, in the order of scores."""
+    """One object is detected; two detections in a crowd have higher scores."""
     a, crowd = [0.0, 0, 10, 10], [20.0, 0, 60, 40]
     answer = [(crowd, 1, 0.9), ([20.0, 0, 60, 36], 1, 0.8), (a, 1, 0.7)]
     image = scene(answer, [(a, 1, False), (crowd, 1, False)])
     crowded = replace(image, crowd=np.array([False, True]))
     assert voc_ap([crowded], 1) == {"mAP": 100.0, "mAP_area": 100.0}
-    # As an object it would be found by the first detection; the second would be wrong, and recall 1 reached at 2/3.
+    # If the crowd were an object, the second detection would be wrong, and recall 1 be reached at precision 2/3.
     assert voc_ap([image], 1)["mAP_area"] == pytest.approx(100 * (0.5 + 0.5 * 2 / 3))
     only = scene([(crowd, 1, 0.9)], [(crowd, 1, False)])
     assert voc_ap([replace(only, crowd=np.array([True]))], 1)["mAP"] == 0.0  # a class without an object to find
@@ -169,7 +169,7 @@ def test_overlap_at_the_threshold_is_enough() -> None:
 
 
 def brute_force(images: list[Found], label: int, rule: str) -> float | None:  # noqa: C901 - plain on purpose
-    """The definition, followed word by word: for each threshold of the score everything is matched anew."""
+    """The definition, followed literally: everything is matched again for each threshold of the score."""
     total = sum(int(((i.true_labels == label) & ~i.difficult).sum()) for i in images)
     scores = sorted({float(s) for i in images for s in i.scores[i.labels == label]}, reverse=True)
     points = []
@@ -218,7 +218,7 @@ def test_voc_ap_is_brute_force(seed: int) -> None:
     for n in range(8):
         truth = [(box, int(random.integers(1, 4)), bool(random.random() < 0.3)) for box in some(4)]
         near = [[c + float(random.integers(-2, 3)) for c in box] for box, _, _ in truth]
-        scores = random.permutation(1000)[:9] / 1000  # distinct, so that the order is one
+        scores = random.permutation(1000)[:9] / 1000  # distinct, so that their order is unique
         labels = [label for _, label, _ in truth] + random.integers(1, 4, 5).tolist()
         images.append(scene(list(zip(near + some(5), labels, scores + n / 1e4, strict=True)), truth, n))
     expected = {

@@ -1,4 +1,4 @@
-"""``fit`` by what it does: the order of events, the rate of each step, what is measured, saved and continued."""
+"""The behaviour of ``fit``: the order of events, the rate of each step, and what is measured, saved and resumed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from attnbench.training.runtime import Process, Runtime
 from attnbench.training.state import TrainState, load_weights, set_rng_state
 
 SAMPLES, BATCH, STEPS = 22, 8, 3  # the last batch of an epoch has six samples
-READING, COMPUTING, EVALUATING = 0.25, 0.75, 100.0  # seconds by the tests' own clock
+READING, COMPUTING, EVALUATING = 0.25, 0.75, 100.0  # seconds on the tests' own clock
 
 MEAN = (0.5, 0.5, 0.5)
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that moves only when a test moves it."""
 
     now = 0.0
 
@@ -46,7 +46,7 @@ class Annealed(nn.Linear):
 
 
 class Slow(Loader):
-    """A loader whose every batch takes a moment."""
+    """A loader that takes time for every batch, on the tests' own clock."""
 
     clock: Clock
 
@@ -57,19 +57,20 @@ class Slow(Loader):
 
 
 class Trial:
-    """A small run with everything that happens in it, in order; it is the task and the recorder itself.
+    """A small run that records everything that happens in it. It is also the run's task and its recorder.
 
     Args:
         scores: the metric after each epoch.
         checkpoint_steps: when to save inside an epoch.
 
     Attributes:
-        events: what has happened.
-        losses, rates, progress: of each update; ``weights`` are those after it.
-        modes: whether the network was in training mode, at each loss; ``precisions`` are those of its answers.
-        lines: what the recorder was given of each epoch.
+        events: what has happened, in order.
+        losses, rates, progress: one entry for each update; ``weights`` are the weights after it.
+        modes: for each loss, whether the network was in training mode.
+        precisions: the dtypes of the network's outputs.
+        lines: the metrics that the recorder received for each epoch.
         stop_after: the update after which a signal arrives.
-        bad_loss: the update whose loss is not a number.
+        bad_loss: the update whose loss is NaN.
     """
 
     metric = "top1"
@@ -98,7 +99,7 @@ class Trial:
         torch.manual_seed(0)
         self.annealed = Annealed(12, 8)
         self.model = nn.Sequential(nn.Flatten(), self.annealed, nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
-        self.network = nn.Sequential(self.model)  # as a compiled or distributed network is a wrapper of the model
+        self.network = nn.Sequential(self.model)  # a wrapper, like a compiled or distributed network
         self.schedule = Schedule(**{"law": "cosine", "per": "step", "epochs": 2, "lr": 0.1, **schedule})
         self.state = setup.train_state(self.model, self.schedule, process)
         self.state.optimizer.register_step_pre_hook(self._before_update)
@@ -125,7 +126,7 @@ class Trial:
         )
 
     def continued(self, saved: dict[str, Any]) -> None:
-        """Stand where a checkpoint stood."""
+        """Restore the state of a checkpoint."""
         load_weights(self.model, saved["model"])
         self.state.load_state_dict(saved)
         set_rng_state(saved["rng"][0])
@@ -141,7 +142,7 @@ class Trial:
     def _evaluated(self) -> dict[str, float]:
         self.events.append("evaluate")
         self.clock.now += EVALUATING
-        self.network.eval()  # as evaluation leaves a network that cannot be folded
+        self.network.eval()  # as the evaluation of a network that cannot be folded does
         return {"top1": next(self.scores)}
 
     # The task
@@ -162,7 +163,7 @@ class Trial:
         return loss
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
-        raise AssertionError("fit evaluates by what it is given")
+        raise AssertionError("fit must evaluate with the function that it is given")
 
     def pictures(self) -> Mapping[str, np.ndarray]:
         return {}
@@ -217,7 +218,7 @@ def process() -> Iterator[Process]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The only clock that training sees."""
+    """The only clock that training reads."""
     clock = Clock()
     for name in ("perf_counter", "monotonic"):
         monkeypatch.setattr(time, name, lambda: clock.now)
@@ -229,12 +230,12 @@ Begin = Callable[..., Trial]
 
 @pytest.fixture
 def begin(tmp_path: Path, process: Process, clock: Clock) -> Begin:
-    """Begins a trial; its checkpoints are those of any other trial of the test."""
+    """Makes trials; all trials of a test use the same folder of checkpoints."""
     return lambda **options: Trial(tmp_path / "checkpoints", process, clock, **options)
 
 
 def an_epoch(number: int, first: int = 1) -> list[str]:
-    """What happens in an epoch, from a step on."""
+    """The events of an epoch, beginning with a given step."""
     steps = [event for step in range(first, STEPS + 1) for event in ("loss", "update", f"step {step}", "after step")]
     return [
         f"begin {number} of 2 at {first - 1} of {STEPS}",
@@ -421,11 +422,11 @@ def test_a_checkpoint_that_is_due_is_not_written_of_weights_that_are_not_numbers
     assert saved is not None and (saved["epoch"], saved["step"]) == (0, 1)
 
 
-# The evaluation that a run gives to fit
+# The evaluation that a run passes to fit
 
 
 class Asked:
-    """A task that answers with how it was asked."""
+    """A task whose metrics describe how its evaluation was called."""
 
     metric = "top1"
     results: tuple[str, ...] = ("top1",)

@@ -1,4 +1,4 @@
-"""The learning-rate laws by hand, and what the optimizer moves."""
+"""The learning-rate laws against values by hand, and the parameters that the optimizer updates."""
 
 from __future__ import annotations
 

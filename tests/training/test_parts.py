@@ -1,4 +1,4 @@
-"""Parts of a batch: as many in every process, none too small for batch norm, and what is refused or advised."""
+"""Parts of a batch: the same number in every process, none too small for batch norm; refusals and advice."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class OneWeight(nn.Module):
 
 
 def shares(batch_size: int, processes: int) -> list[Batch]:
-    """What each process has of a batch, as ``Loader`` shares it out."""
+    """The share of a batch that ``Loader`` gives to each process."""
     each = [torch.arange(batch_size)[rank::processes] for rank in range(processes)]
     return [Batch(mine, mine, len(mine) * processes / batch_size) for mine in each]
 
 
 @pytest.fixture
 def sizes() -> Iterator[Callable[[nn.Module, Batch, int], list[int]]]:
-    """The sizes of the parts that an update shows to a model."""
+    """Computes the sizes of the parts in which an update passes a batch to a model."""
     with Runtime(device="cpu").start() as process:
 
         def parts(model: nn.Module, batch: Batch, count: int) -> list[int]:
@@ -80,7 +80,7 @@ def test_only_batch_norms_that_train_need_two_samples() -> None:
 
 @pytest.mark.parametrize("attention", ["sb", "none"])
 def test_the_short_last_batch_of_an_epoch_trains_in_parts(attention: str) -> None:
-    """Five samples in four parts: the batch norm inside SB refused a part of one."""
+    """Five samples in four parts: a part of one sample would fail in the batch norm inside SB."""
     with Runtime(device="cpu").start() as process:
         model = process.place(create_model("resnet20", attention, num_classes=3))
         state = setup.train_state(model, Schedule(law="cosine", epochs=1, lr=0.1), process)
@@ -90,23 +90,23 @@ def test_the_short_last_batch_of_an_epoch_trains_in_parts(attention: str) -> Non
 
 DETECTS = ["task=detection", "dataset.train_images=4", "dataset.val_images=2", "detector=mask_rcnn_small"]
 TOO_MANY = [
-    (["batch_size=3", "schedule.accumulate=2"], 1, "3 samples cannot be 2 parts: batch norm needs 2 in each part"),
-    (["batch_size=64", "schedule.accumulate=33"], 32, "64 samples cannot be 33 parts"),
+    (["batch_size=3", "schedule.accumulate=2"], 1, "3 samples cannot be split into 2 parts: batch norm needs 2"),
+    (["batch_size=64", "schedule.accumulate=33"], 32, "64 samples cannot be split into 33 parts"),
     (["batch_size=67", "schedule.accumulate=17", "runtime.processes=2"], 16, "33 samples in each of 2 processes"),
     ([*DETECTS, "batch_size=4", "schedule.accumulate=3"], 2, "batch norm needs 2 in each part"),
     ([*DETECTS, "detector.norm=frozen", "batch_size=4", "schedule.accumulate=5"], 4, "each part needs one"),
 ]
 
 
-@pytest.mark.parametrize(("words", "most", "what"), TOO_MANY)
+@pytest.mark.parametrize(("overrides", "most", "what"), TOO_MANY)
 def test_parts_that_no_full_batch_has_are_refused_and_the_most_are_not(
-    words: list[str], most: int, what: str, compose: Callable[..., Config]
+    overrides: list[str], most: int, what: str, compose: Callable[..., Config]
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        run.refuse(compose("runtime.device=cpu", "attention=sb", *words))
+        run.refuse(compose("runtime.device=cpu", "attention=sb", *overrides))
     assert what in refused.value.what and refused.value.where == "schedule.accumulate"
     assert refused.value.todo == f"use at most {most}"
-    run.refuse(compose("runtime.device=cpu", "attention=sb", *words, f"schedule.accumulate={most}"))
+    run.refuse(compose("runtime.device=cpu", "attention=sb", *overrides, f"schedule.accumulate={most}"))
 
 
 def test_a_batch_too_small_for_its_processes_is_refused_before_they_start(compose: Callable[..., Config]) -> None:

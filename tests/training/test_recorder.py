@@ -1,4 +1,4 @@
-"""What a run writes down: a line an epoch, what attention learned, and how far it is."""
+"""What a run records: a line for each epoch, what the attention has learned, and the progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS, SAMPLES = 10, 200  # of an epoch
 
 @dataclass
 class At:
-    """What a recorder reads of the training state."""
+    """The part of the training state that a recorder reads."""
 
     step: int
     lr: float = 0.1
@@ -34,7 +34,7 @@ class At:
 
 
 class Learning(nn.Module):
-    """A module that shows what it has learned."""
+    """A module with gauges."""
 
     def __init__(self, values: list[float]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ Record = Callable[..., FolderRecorder]
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
-    """A recorder of a run in the test's own folder, off the terminal."""
+    """Makes recorders in the test's own folder, without a terminal."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
 
     def made(epoch: int = 0, step: int = 0, shown: Mapping[str, Any] | None = None) -> FolderRecorder:
@@ -63,7 +63,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
 
 @pytest.fixture
 def tick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the only clock that the recorder sees."""
+    """Moves the only clock that the recorder reads."""
     now = 1000.0
 
     def moved(seconds: float) -> None:
@@ -75,7 +75,7 @@ def tick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """The lines that the recorder has logged."""
     logger = logging.getLogger("attnbench")
     monkeypatch.setattr(logger, "propagate", True)
@@ -88,7 +88,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_gauges_are_the_channels_mean_spread_and_ends() -> None:
-    """The channels are all that there are, not a sample: their spread is the root of the mean square."""
+    """The standard deviation is that of a population, not of a sample: it divides by the number of channels."""
     model = nn.Sequential(Learning([1.0, 3.0]), nn.Linear(2, 2), Learning([-1.0, 0.0, 0.0, 1.0]))
     assert gauges(model) == {
         "lambda": {
@@ -127,27 +127,27 @@ def test_a_run_that_goes_on_drops_the_epochs_that_it_repeats_and_no_other(record
 
 
 def test_a_line_inside_a_long_epoch_has_its_speed_and_the_time_left(
-    record: Record, tick: Callable[[float], None], said: Callable[[], list[str]]
+    record: Record, tick: Callable[[float], None], logged: Callable[[], list[str]]
 ) -> None:
     recorder = record()
     recorder.begin(0, 3, 0, STEPS)
     tick(LINE_SECONDS - 1)
     recorder.step(At(1))
-    assert said() == []  # not yet
+    assert logged() == []  # not yet
     tick(6.0)
     recorder.step(At(4))
     # 4 of 10 steps with 200 images took 20 s: 4 images/s; 26 steps are left in three epochs, of 5 s each
-    assert said() == ["epoch 1/3 step 4/10 loss 0.500 4 images/s 0:02:10 left"]
+    assert logged() == ["epoch 1/3 step 4/10 loss 0.500 4 images/s 0:02:10 left"]
 
 
 def test_the_speed_of_a_continued_epoch_is_of_the_steps_that_were_done_since(
-    record: Record, tick: Callable[[float], None], said: Callable[[], list[str]]
+    record: Record, tick: Callable[[float], None], logged: Callable[[], list[str]]
 ) -> None:
     recorder = record(epoch=2, step=6)
     recorder.begin(2, 3, 6, STEPS)
     tick(20.0)
     recorder.step(At(8))
-    assert said() == ["epoch 3/3 step 8/10 loss 0.500 2 images/s 0:00:20 left"]
+    assert logged() == ["epoch 3/3 step 8/10 loss 0.500 2 images/s 0:00:20 left"]
 
 
 def test_a_terminal_has_a_bar_over_the_whole_run_with_the_same_speed(
@@ -170,10 +170,10 @@ def test_a_terminal_has_a_bar_over_the_whole_run_with_the_same_speed(
     assert bars == [("epoch 2/3", STEPS + 4, 3 * STEPS, "loss 0.500  2 images/s", pytest.approx(160))]
 
 
-def test_an_epoch_in_words(record: Record, said: Callable[[], list[str]]) -> None:
+def test_the_line_of_an_epoch(record: Record, logged: Callable[[], list[str]]) -> None:
     recorder = record()
     recorder.begin(0, 2, 0, STEPS)
     recorder.epoch(0, {"train_loss": 0.5, "top1": 91.234, "images_per_s": 1234.5, "lr": 0.1})
-    assert said() == ["epoch 1/2 loss 0.500  top-1 91.23 %  1234 images/s"]
+    assert logged() == ["epoch 1/2 loss 0.500  top-1 91.23 %  1234 images/s"]
     assert describe({"mAP": 12.5, "AP": 9.0}) == "mAP 12.50 %  AP 9.00 %"
     assert [clock(seconds) for seconds in (0, 59.6, 3723)] == ["0:00:00", "0:01:00", "1:02:03"]

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, never silently another one; and the state that they hold."""
+"""Checkpoints are complete or absent, and never silently exchanged; and the state that they hold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IDENTITY = {"schedule.lr": 0.1, "batch_size": 64}
 
 
 def content(number: int, **changed: Any) -> dict[str, Any]:
-    """What a checkpoint holds, told from others by its number of steps."""
+    """The content of a checkpoint; its number of steps distinguishes it from others."""
     weights = {"weight": torch.full((64, 8), float(number)), "running_mean": torch.zeros(8)}
     plain = {"model": weights, "average": None, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(8)}}}}
     numbers = {"epoch": 0, "step": number, "seconds": 1.0, "best": {}}
@@ -43,7 +43,7 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """The messages that attnbench has logged since the last look."""
+    """Returns the messages that attnbench has logged since the last call."""
     monkeypatch.setattr(logging.getLogger("attnbench"), "propagate", True)
 
     def take() -> list[str]:
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
     (warning,) = warnings()
     assert str(checkpoints.last) in warning and str(checkpoints.previous) in warning
     damage(kind, checkpoints.previous, random.Random(f"{kind}{seed}"))
-    with pytest.raises(StorageError, match="no checkpoint is whole"):
+    with pytest.raises(StorageError, match="no intact checkpoint"):
         checkpoints.load()
     assert warnings() == []
 
@@ -157,7 +157,7 @@ def test_without_their_hashes_no_checkpoint_is_trusted(two_saves: Path, checkpoi
     (checkpoints.folder / "SHA256SUMS").unlink()
     if sums is not None:
         (checkpoints.folder / "SHA256SUMS").write_bytes(sums)
-    with pytest.raises(StorageError, match="no checkpoint is whole"):
+    with pytest.raises(StorageError, match="no intact checkpoint"):
         checkpoints.load()
 
 
@@ -205,15 +205,15 @@ def test_a_pickle_that_calls_something_is_refused_and_not_run(checkpoints: Check
     assert not (tmp_path / "canary").exists()
 
 
-# A kill between any two operations
+# Kills between any two operations
 
 
 class Killed(BaseException):
-    """Nothing catches it, and afterwards no file changes any more."""
+    """A kill: nothing catches it, and after it no file changes."""
 
 
 def killed_at(operation: int, act: Callable[[], object]) -> bool:
-    """Act, but die before a file operation or write, counted from 0; whether there were so many."""
+    """Act, but die before the given file operation or write, counted from 0. Return whether there were so many."""
     count = 0
 
     def dying(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -227,7 +227,7 @@ def killed_at(operation: int, act: Callable[[], object]) -> bool:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", dying(lambda descriptor: None))  # it costs time, and a kill does not need it
+        patch.setattr("os.fsync", dying(lambda descriptor: None))  # slow, and not needed to survive a kill
         for name in ("os.replace", "os.unlink", "builtins.open", "attnbench.base.files._Hashing.write"):
             patch.setattr(name, dying(pydoc.locate(name)))  # type: ignore[arg-type]
         try:
@@ -238,7 +238,7 @@ def killed_at(operation: int, act: Callable[[], object]) -> bool:
 
 
 def operations(act: Callable[[], object]) -> Iterator[int]:
-    """Every operation of an action that a kill can come before, and one more, after the last."""
+    """The number of every operation before which a kill can come, and one more, for a kill after the last."""
     for operation in itertools.count():
         alive = not killed_at(operation, act)
         yield operation
@@ -266,10 +266,10 @@ def test_a_kill_at_any_operation_of_the_first_save_leaves_nothing_or_a_whole_che
 def test_two_kills_at_any_operations_leave_a_whole_checkpoint_and_an_older_one_to_fall_back_on(
     checkpoints: Checkpoints, two_saves: Path, tmp_path: Path
 ) -> None:
-    """The second kill meets what the first one left, at every pair of moments that differ in what is there."""
+    """The second kill finds what the first one left, for every pair of moments that leave different files."""
 
     def after(folder: Path, moment: int, number: int) -> Path:
-        """What a kill in the saving of another checkpoint makes of a folder."""
+        """Copy a folder, and kill the saving of another checkpoint in the copy."""
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         shutil.copytree(folder, checkpoints.folder)
         killed_at(moment, lambda: checkpoints.save(content(number)))
@@ -277,7 +277,7 @@ def test_two_kills_at_any_operations_leave_a_whole_checkpoint_and_an_older_one_t
 
     after(two_saves, 0, 3)
     every = list(operations(lambda: checkpoints.save(content(3))))
-    moments = [every[1], every[30], *every[-19:]]  # the many in between write one file
+    moments = [every[1], every[30], *every[-19:]]  # the operations in between all write to one file
     for first in moments:
         once = Path(shutil.copytree(after(two_saves, first, 3), tmp_path / f"once{first}"))
         reached = loaded(checkpoints)

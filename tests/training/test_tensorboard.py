@@ -1,4 +1,4 @@
-"""What a sweep is in TensorBoard: one table of hparams, the same few tags, and names that a reader can tell apart."""
+"""A sweep in TensorBoard: one table of hparams, the same few tags, and names that readers can distinguish."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Groups = list[tuple[list[str], int]]
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of 2 x 2: an attention that has a kernel size and one that has none, two seeds; none comes first."""
+    """A sweep of 2 x 2: no attention, an attention with a kernel size; two seeds each."""
     outputs = tmp_path_factory.mktemp("outputs")
-    for words in (["attention=none"], ["attention=eca", "attention.kernel_size=3"]):
+    for overrides in (["attention=none"], ["attention=eca", "attention.kernel_size=3"]):
         for seed in range(2):
-            run.train(composition.compose([*TINY, *words, f"seed={seed}", f"paths.outputs={outputs}"]))
+            run.train(composition.compose([*TINY, *overrides, f"seed={seed}", f"paths.outputs={outputs}"]))
     return outputs
 
 
@@ -44,11 +44,11 @@ def shown(swept: Path) -> tuple[EventMultiplexer, backend_context.Context]:
 
 
 def table(shown: backend_context.Context) -> tuple[Any, Any]:
-    """The HParams tab: its columns, and its lines."""
+    """The columns and the lines of the HParams tab."""
     request = context.RequestContext()
-    told = shown.hparams_metadata(request, "")
+    metadata = shown.hparams_metadata(request, "")
     given = shown.hparams_from_data_provider(request, "", None)
-    columns = shown.experiment_from_metadata(request, "", True, told, given)
+    columns = shown.experiment_from_metadata(request, "", True, metadata, given)
     asked = api_pb2.ListSessionGroupsRequest(
         start_index=0,
         slice_size=100,
@@ -96,7 +96,7 @@ def test_runs_are_named_by_what_differs_and_have_the_same_few_tags(
 GROUPS = ("schedule", "runtime", "task")
 
 
-def test_options_that_nobody_changed_are_no_deviation() -> None:
+def test_unchanged_options_are_not_listed_as_changes() -> None:
     with hydra_state.prepared():
         for group in GROUPS:
             for option in option_files.names(group):
@@ -109,9 +109,10 @@ def test_options_that_nobody_changed_are_no_deviation() -> None:
             assert composition.compose(["task=detection", f"detector={option}"]).changes == {}, option
 
 
-def test_what_a_command_line_changes_is_a_deviation() -> None:
-    words = ["experiment=sb_cifar10", "attention=sb", "attention.gate=relu", "placement.roles=[C1]", "batch_size=64"]
+def test_options_that_a_command_line_changes_are_listed() -> None:
+    overrides = ["experiment=sb_cifar10", "attention=sb", "attention.gate=relu", "placement.roles=[C1]"]
+    overrides += ["batch_size=64"]
     neutral = ["seed=3", "dataset.root=/data", "runtime.device=cpu"]
-    changed = composition.compose([*words, *neutral]).changes
+    changed = composition.compose([*overrides, *neutral]).changes
     assert list(changed.items()) == [("placement.roles", ["C1"]), ("attention.gate", "relu"), ("batch_size", 64)]
     assert composition.compose(["backbone=timm/resnet18"]).changes == {}

@@ -1,4 +1,4 @@
-"""An update recorded as a CUDA graph against one that runs operation by operation."""
+"""An update recorded as a CUDA graph, compared with one that runs operation by operation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def batches(process: Process, sizes: list[int]) -> list[Batch]:
     return made
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: only there is a CUDA graph")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_a_recorded_update_gives_the_weights_of_one_that_is_not() -> None:
     with Runtime(device="cuda", deterministic=True).start() as process:
         ends = []
@@ -69,7 +69,7 @@ def test_where_a_step_cannot_be_recorded_it_runs_as_it_is_and_says_why(caplog: p
     with Runtime(device="cpu").start() as process, caplog.at_level(logging.INFO, "attnbench"):
         _, update = prepared(process)
         assert recorded(update, "epoch") is update
-    assert "runtime.graph: updates run operation by operation, as there is no CUDA device" in caplog.text
+    assert "runtime.graph: updates run operation by operation, because there is no CUDA device" in caplog.text
 
 
 def test_what_changes_between_two_steps_is_not_recorded() -> None:
@@ -94,7 +94,7 @@ def test_parts_of_a_batch_add_up_to_one_update() -> None:
         ends = []
         for parts in (1, 3):
             state, update = prepared(process, "none")
-            state.model.eval()  # batch norm would see the parts
+            state.model.eval()  # in training mode, batch norm would depend on the parts
             update.parts = parts
             losses = [float(update(batch)) for batch in batches(process, [7, 6])]
             ends.append((losses, [p.detach() for p in state.model.parameters()]))

@@ -1,1 +1,1 @@
-"""Data sets of images with boxes and masks: VOC, COCO, digits on canvases."""
+"""Data sets of images with boxes and masks: VOC, COCO and digits on canvases."""

@@ -1,4 +1,4 @@
-"""Images in files with an annotation of each: what data sets such as VOC's and COCO's have in common."""
+"""Image files with annotations: the code that VOC and COCO share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnbench.data.images.pillow import load_rgb, other_size, read_file
 
 @dataclass(frozen=True)
 class Record:
-    """An image's file and what its annotation says: its size and the objects in it."""
+    """An image's file, and the size and objects that its annotation gives."""
 
     image: Path
     width: int
@@ -28,7 +28,7 @@ class Record:
 
 
 class Annotated:
-    """Image files with records of what is in them."""
+    """Image files with records of the objects in them."""
 
     in_memory = False
 
@@ -39,28 +39,28 @@ class Annotated:
         return len(self.records)
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3), grey images as RGB.
+        """An image, uint8 (H, W, 3); grey images are converted to RGB.
 
         Raises:
-            DataError: the file cannot be read, or has another size than its annotation says.
+            DataError: the file cannot be read, or its size differs from the annotation's.
         """
         record = self.records[index]
-        image, said = load_rgb(record.image), (record.width, record.height)
-        if image.size != said:
-            raise DataError(other_size(image.size, said), record.image, "restore the file")
+        image, annotated = load_rgb(record.image), (record.width, record.height)
+        if image.size != annotated:
+            raise DataError(other_size(image.size, annotated), record.image, "restore the file")
         return np.array(image)
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        """What the annotation says; see ``Source``."""
+        """The annotated objects; see ``Source``."""
         return self.records[index].objects
 
     def unmasked(self) -> Path | None:
-        """The first image: boxes are all that there is."""
+        """The first image, since these annotations have no masks."""
         return self.records[0].image
 
 
 def pictures_digest(sides: Sequence[Annotated]) -> str:
-    """What the image files of some splits contain; see ``Dataset.contents``.
+    """A hash over the contents of the image files of some splits; see ``Dataset.contents``.
 
     Raises:
         DataError: a file cannot be read.
@@ -73,10 +73,10 @@ Known = TypeVar("Known", bound=Record)
 
 
 def sound(items: Iterable[Known | DataError]) -> list[Known]:
-    """The records of a split.
+    """The records of a split without problems.
 
     Raises:
-        DataError: the first thing that is wrong in it.
+        DataError: the first problem, if there is one.
     """
     records = []
     for item in items:
@@ -89,8 +89,8 @@ def sound(items: Iterable[Known | DataError]) -> list[Known]:
 def findings(
     root: Path, splits: Mapping[str, Iterable[Record | DataError]], seen: Seen, threads: int
 ) -> Iterator[Finding]:
-    """What is wrong in splits: first their records, then the image files, each once in however many splits it is."""
-    said: set[Finding] = set()
+    """The problems of splits: first those of records, then those of image files, each reported once over all splits."""
+    reported: set[Finding] = set()
     kept: dict[Path, tuple[str, Record]] = {}
     for split, items in splits.items():
         empty = True
@@ -98,8 +98,8 @@ def findings(
             empty = False
             if isinstance(item, Record):
                 kept.setdefault(item.image, (split, item))
-            elif (found := _finding(root, item)) not in said:
-                said.add(found)
+            elif (found := _finding(root, item)) not in reported:
+                reported.add(found)
                 yield found
         if empty:
             yield Finding(split, "this split is empty")

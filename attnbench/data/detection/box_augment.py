@@ -1,8 +1,8 @@
-"""What training does to an image with boxes: the mirror, and SSD's augmentation.
+"""Augmentation of images with boxes: mirroring, or all that SSD does.
 
-SSD's (Liu et al., arXiv:1512.02325) as the pytorch-ssd project runs it: photometric distortion, expansion, random
-sample crop, mirror, then one size. Each is a pure function of the random stream it is given. Masks, where objects have
-them, move with the pixels. A crop keeps an object by its box, and may leave nothing of its mask.
+SSD (Liu et al., arXiv:1512.02325) augments as in the pytorch-ssd project: photometric distortion, expansion, random
+crop, mirroring, resizing to a fixed size. Each step is a pure function of its random stream. If objects have masks, the
+masks move with the pixels. A crop keeps or drops an object by its box, so nothing of its mask may remain.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from PIL import Image
 
 from attnbench.data.detection.scenes import Augment, Objects
 
-FILL = 127  # of an expanded image's margin
+FILL = 127  # grey value around an expanded image
 LEAST_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))  # None: the whole image; the last: any crop
-CROPS = 50  # tries for each overlap
+CROPS = 50  # attempts for each overlap
 
 
 def augmentation(kind: Literal["ssd", "mirror", "none"], size: int) -> Augment | None:
-    """The augmentation of a name; ``size`` is the side of SSD's images."""
+    """The augmentation with this name, or None for ``none``; ``size`` is the side of images after ``ssd``."""
     steps: dict[str, list[Augment]] = {
         "ssd": [distort, expand, sample_crop, mirror, partial(resize, size=size)],
         "mirror": [mirror],
@@ -34,20 +34,20 @@ def augmentation(kind: Literal["ssd", "mirror", "none"], size: int) -> Augment |
 
 
 class Chain:
-    """Augmentations one after the other."""
+    """Augmentations that are applied one after the other."""
 
     def __init__(self, steps: list[Augment]) -> None:
         self.steps = steps
 
     def __call__(self, image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
-        """The changed image, uint8 (H, W, 3), and what is left of its objects; all of them draw from ``random``."""
+        """The changed image, uint8 (H, W, 3), and its remaining objects; all steps draw from ``random``."""
         for step in self.steps:
             image, objects = step(image, objects, random)
         return image, objects
 
 
 def mirror(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
-    """Half of the time left becomes right."""
+    """Mirror left to right, with probability 1/2."""
     if random.random() < 0.5:
         return image, objects
     boxes = objects.boxes.copy()
@@ -56,7 +56,7 @@ def mirror(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndar
 
 
 def distort(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
-    """Brightness, contrast, saturation and hue, each half of the time; contrast before or after the colours."""
+    """Change brightness, contrast, saturation and hue, each with probability 1/2; contrast first or last."""
     pixels = image.astype(np.float32)
     if _half(random):
         pixels += 64 * random.random() - 32
@@ -74,7 +74,7 @@ def _contrast(pixels: np.ndarray, random: Random) -> np.ndarray:
 
 
 def _colours(pixels: np.ndarray, random: Random) -> np.ndarray:
-    """Saturation times 0.5 to 1.5 and hue turned by up to 18 degrees."""
+    """Multiply saturation by 0.5 to 1.5 and rotate hue by up to 18 degrees, each with probability 1/2."""
     saturation = 0.5 + random.random() if _half(random) else 1.0
     hue = 36 * random.random() - 18 if _half(random) else 0.0
     if saturation == 1.0 and hue == 0.0:
@@ -86,7 +86,7 @@ def _colours(pixels: np.ndarray, random: Random) -> np.ndarray:
 
 
 def expand(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
-    """Half of the time the image is put somewhere on a grey canvas of up to four times its sides."""
+    """Place the image on a grey canvas with sides up to four times as long, with probability 1/2."""
     if not _half(random):
         return image, objects
     height, width = image.shape[:2]
@@ -105,9 +105,10 @@ def expand(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndar
 
 
 def sample_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
-    """A crop with sides of 0.3 to 1 and an aspect of 1/2 to 2 that overlaps some object enough, or the whole image.
+    """Crop the image so that the crop overlaps some object enough, or keep the whole image.
 
-    Objects whose centre is in the crop stay, their boxes clipped to it.
+    A crop's sides are 0.3 to 1 times the image's, and its aspect ratio is 1/2 to 2. Objects whose centre is in the crop
+    remain, with boxes clipped to it.
     """
     while len(objects):
         least = LEAST_OVERLAPS[int(random.random() * len(LEAST_OVERLAPS))]
@@ -150,7 +151,7 @@ def _cropped(image: np.ndarray, objects: Objects, crop: np.ndarray) -> tuple[np.
 
 
 def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) -> tuple[np.ndarray, Objects]:
-    """The image in ``size`` x ``size`` pixels, whatever its shape was; of a mask what is at the centre of each."""
+    """Resize the image to ``size`` x ``size`` pixels; a mask takes the value at the centre of each new pixel."""
     height, width = image.shape[:2]
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BILINEAR)
     boxes = objects.boxes * np.array([size / width, size / height] * 2)
@@ -159,7 +160,7 @@ def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) ->
 
 
 def _moved(objects: Objects, boxes: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> Objects:
-    """Objects at other boxes, with their masks (n, H, W) moved, if they have any."""
+    """Objects with other boxes, and with ``move`` applied to their masks (n, H, W), if they have any."""
     return replace(objects, boxes=boxes, masks=None if objects.masks is None else move(objects.masks))
 
 

@@ -1,4 +1,4 @@
-"""COCO (Lin et al., arXiv:1405.0312), or any data set in its format: ``<root>/annotations/instances_<split>.json``."""
+"""COCO (Lin et al., arXiv:1405.0312) and data sets in its format: ``<root>/annotations/instances_<split>.json``."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def coco(
     keep_empty: bool = True,
     name: DataName | None = None,
 ) -> Dataset:
-    """COCO images with boxes and masks; crowds are not learned, and what is found in them counts for nothing.
+    """COCO images with boxes and masks. Crowds are not used for training, and detections in them are ignored.
 
     Args:
         root: the folder that holds ``annotations/`` and one folder of images for each split.
-        train, val: the splits.
-        augment: of training images: only the mirror, what SSD does, or nothing.
-        crop: side of a training image under ``augment=ssd``.
-        without_area: what becomes of a box without area; COCO's training split has such.
-        keep_empty: whether training sees images without an object to learn.
-        name: what these data are called where they are not COCO itself; part of a run's name.
+        train, val: the names of the splits.
+        augment: the augmentation of training images: ``mirror`` only, ``ssd`` as SSD does it, or ``none``.
+        crop: side of a training image with ``augment=ssd``.
+        without_area: whether to refuse or drop boxes without area; COCO's training split has a few.
+        keep_empty: whether training uses images without an object to learn.
+        name: the name of the data if they are not COCO itself; part of a run's name.
 
     Raises:
-        DataError: a file is missing, a split empty, an annotation not what COCO's are; names file and record.
+        DataError: a file is missing, a split is empty, or an annotation is invalid; it names the file and the record.
     """
     base = Path(root).expanduser()
     sides = [_side(base, split, without_area == "drop") for split in (train, val)]
@@ -69,7 +69,7 @@ def coco(
 
 @dataclass(frozen=True)
 class Outlined(Record):
-    """A record with its annotations' segmentations as JSON, to save memory; None if they have none."""
+    """A record whose segmentations are kept as JSON, to save memory; None if the annotations have none."""
 
     outlines: bytes | None
 
@@ -78,8 +78,8 @@ class Instances(Annotated):
     """Image files with COCO's annotations.
 
     Attributes:
-        classes: category ids to names, in the order of ids; a label is a position in it.
-        fact: what the fingerprint is taken over.
+        classes: category names by id, in the order of ids; a label is a position in this order.
+        fact: the bytes that the fingerprint is computed over.
     """
 
     records: Sequence[Outlined]
@@ -89,7 +89,7 @@ class Instances(Annotated):
         self.classes, self.fact = classes, fact
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        """With masks, if they are wanted and the annotations have segmentations."""
+        """The objects of an image, with masks if ``masks`` is true and the annotations have segmentations."""
         record = self.records[index]
         if record.outlines is None or not masks:
             return record.objects
@@ -98,17 +98,17 @@ class Instances(Annotated):
         return replace(record.objects, masks=np.stack(drawn) if drawn else empty)
 
     def unmasked(self) -> Path | None:
-        """The first image with annotations that have no segmentation."""
+        """The first image whose annotations have no segmentation; None if there is none."""
         return next((record.image for record in self.records if record.outlines is None), None)
 
 
 def _mask(outline: Any, height: int, width: int) -> np.ndarray:
-    """A segmentation, polygons or run lengths, as pixels: uint8 (H, W)."""
+    """A segmentation (polygons or run lengths) as a mask, uint8 (H, W)."""
     return rle.decode(run_lengths(outline, height, width))
 
 
 def run_lengths(outline: Any, height: int, width: int) -> dict[str, Any]:
-    """A segmentation in COCO's compressed form."""
+    """A segmentation in COCO's compressed format."""
     if isinstance(outline, list):
         return rle.merge(rle.frPyObjects(outline, height, width))
     if isinstance(outline["counts"], list):
@@ -123,7 +123,7 @@ def _side(base: Path, split: str, drop: bool) -> Instances:
 
 
 def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
-    """Everything that is wrong in a COCO folder: all instances files, their annotations and images."""
+    """All problems in a COCO folder: in its instances files, their annotations and images."""
     names = splits(root)
     if not names:
         yield Finding("annotations", f"no instances_*.json here: {contents(root / 'annotations')}")
@@ -131,7 +131,7 @@ def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
 
 
 def count(root: Path) -> int:
-    """How many files lie where the splits have their images."""
+    """The number of files in the splits' image folders."""
     return sum(len(os.listdir(root / name)) for name in splits(root) if (root / name).is_dir())
 
 
@@ -151,7 +151,7 @@ def _items(base: Path, split: str) -> Iterator[Outlined | DataError]:
 
 
 def _parsed(base: Path, split: str) -> tuple[Path, bytes, dict[str, Any]]:
-    """An instances file: its path, its bytes and what they say."""
+    """An instances file: its path, its bytes and its parsed contents."""
     path = base / "annotations" / f"instances_{split}.json"
     try:
         content = path.read_bytes()
@@ -160,7 +160,7 @@ def _parsed(base: Path, split: str) -> tuple[Path, bytes, dict[str, Any]]:
         what = f"the annotations cannot be read: {error.strerror}; {contents(base)}"
         raise DataError(what, path, "set dataset.root to the folder that holds annotations/") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the annotations are no JSON: {error}", path, "restore the file") from error
+        raise DataError(f"the annotations are not JSON: {error}", path, "restore the file") from error
     for key in ("images", "annotations", "categories"):
         entries = parsed.get(key) if isinstance(parsed, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -181,7 +181,7 @@ def _classes(parsed: dict[str, Any], path: Path) -> dict[int, str]:
 def _each(
     base: Path, split: str, parsed: dict[str, Any], classes: dict[int, str], drop: bool
 ) -> Iterator[Outlined | DataError]:
-    """Each image's record in the order of ids, or what is wrong with it."""
+    """The record of each image, in the order of ids, or the error in it."""
     path = base / "annotations" / f"instances_{split}.json"
     try:
         files = {entry.name for entry in os.scandir(base / split)}
@@ -198,11 +198,11 @@ def _each(
         except DataError as error:
             yield error
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            yield DataError(f"a record that lacks something: {error!r}", f"{path}: image {number}", "repair it")
+            yield DataError(f"this record is incomplete: {error!r}", f"{path}: image {number}", "repair it")
 
 
 def _grouped(parsed: dict[str, Any], path: Path) -> tuple[dict[Any, Any], dict[Any, list[dict[str, Any]]]]:
-    """Images by id, and the annotations of each; those of no image under None."""
+    """Images by id, and annotations by image id; annotations without an image are under None."""
     try:
         images = {image["id"]: image for image in sorted(parsed["images"], key=lambda image: image["id"])}
     except (KeyError, TypeError) as error:
@@ -255,17 +255,17 @@ def _label(item: Mapping[str, Any], categories: list[int], path: Path) -> int:
 
 
 def _outline(item: Mapping[str, Any], width: int, height: int, path: Path) -> Any:
-    """A segmentation that can be drawn.
+    """An annotation's segmentation, checked so that it can be drawn.
 
     Raises:
-        DataError: it is of another size than the image, or no segmentation.
+        DataError: it is not a segmentation, or its size differs from the image's.
     """
     outline, where = item["segmentation"], f"{path}: annotation {item.get('id')}"
     if isinstance(outline, list):
         if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in outline):
-            raise DataError("a polygon of fewer than three corners", where, "repair or remove it")
+            raise DataError("a polygon with fewer than three corners", where, "repair or remove it")
         if not all(isinstance(n, (int, float)) and np.isfinite(n) for part in outline for n in part):
-            raise DataError("a polygon with a corner that is no number", where, "repair or remove it")
+            raise DataError("a polygon with a corner that is not a number", where, "repair or remove it")
     elif list(outline["size"]) != [height, width]:
         raise DataError(f"run lengths of {outline['size']}, not of {[height, width]}", where, "repair or remove it")
     elif isinstance(outline["counts"], list) and sum(outline["counts"]) != width * height:

@@ -1,7 +1,7 @@
-"""Real handwritten digits on canvases, with exact boxes and masks: a detector trains with nothing downloaded.
+"""Real handwritten digits on canvases, with exact boxes and masks, so that a detector can train without a download.
 
-The digits are those of ``attnbench.data.in_memory.digits``; every fifth one is held out and stands on validation
-canvases alone.
+The digits are those of ``attnbench.data.in_memory.digits``. Every fifth one is held out and appears only on validation
+canvases.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from attnbench.data.detection.scenes import Objects, boxed, scene_dataset
 from attnbench.data.in_memory.digits import BRIGHTEST, DIGITS, SIDE
 from attnbench.data.sampling import stream
 
-INK = 64  # of 255: what is as bright belongs to the digit's mask
-TRIES = 20  # to find a free place for a digit
+INK = 64  # of 255; pixels at least as bright belong to a digit's mask
+TRIES = 20  # attempts to find a free place for a digit
 
 
 @checked
@@ -37,17 +37,17 @@ def digits_det(
     val_images: Count = 128,
     augment: Literal["ssd", "none"] = "none",
 ) -> Dataset:
-    """Canvases with one to ``most`` digits of 10 classes, the same ones every time.
+    """Canvases with one to ``most`` digits of 10 classes; they are the same every time.
 
     Args:
         size: side of a canvas in pixels.
-        smallest, largest: sides in pixels that the 8x8 originals are enlarged to.
-        most: digits on a canvas.
-        train_images, val_images: canvases.
-        augment: what SSD does to training canvases, mirroring included, or nothing.
+        smallest, largest: range of sides in pixels to which the 8x8 originals are enlarged.
+        most: maximum number of digits on a canvas.
+        train_images, val_images: number of canvases in each split.
+        augment: ``ssd`` augments training canvases as SSD does, mirroring included.
 
     Raises:
-        ConfigError: a digit may be larger than the canvas, or ``smallest`` is more than ``largest``.
+        ConfigError: a digit could be larger than the canvas, or ``smallest`` is larger than ``largest``.
     """
     if not smallest <= largest <= size:
         what = f"digits of {smallest} to {largest} pixels on a canvas of {size}"
@@ -73,13 +73,13 @@ class Canvases:
 
     Args:
         digits: rows of 64 grey values and the digit.
-        name: of the split, the key of what is drawn.
-        count: canvases.
+        name: the split's name; random numbers depend on it.
+        count: number of canvases.
         size, smallest, largest, most: see ``digits_det``.
 
     Attributes:
         images: uint8 (N, size, size, 3).
-        found: what is on each.
+        found: the digits on each canvas.
     """
 
     in_memory = True
@@ -96,18 +96,18 @@ class Canvases:
         return len(self.found)
 
     def image(self, index: int) -> np.ndarray:
-        """Canvas ``index``, uint8 (H, W, 3), made when the data set was."""
+        """Canvas ``index``, uint8 (H, W, 3)."""
         return self.images[index]
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        """The digits on canvas ``index``."""
+        """The digits on canvas ``index``, with their masks if ``masks``."""
         return self.found[index] if masks else replace(self.found[index], masks=None)
 
     def unmasked(self) -> None:
         """Every digit has a mask."""
 
     def _canvas(self, random: Random) -> tuple[np.ndarray, Objects]:
-        """A dim background of one grey, and digits that do not overlap."""
+        """Draw a canvas: a uniform dark grey background with digits that do not overlap."""
         canvas = np.full((self.size, self.size), _below(random, 49), dtype=np.uint8)
         boxes: list[tuple[int, int, int, int]] = []
         labels, masks = [], []
@@ -128,7 +128,7 @@ class Canvases:
         return np.repeat(canvas[:, :, None], 3, axis=2), objects
 
     def _digit(self, random: Random) -> tuple[np.ndarray, int]:
-        """A digit enlarged, uint8 (side, side), and which it is."""
+        """An enlarged random digit, uint8 (side, side), and its label."""
         row = self.digits[_below(random, len(self.digits))]
         side = self.smallest + _below(random, self.largest - self.smallest + 1)
         grey = torch.from_numpy(row[:-1]).float().view(1, 1, SIDE, SIDE) * (255 / BRIGHTEST)
@@ -136,7 +136,7 @@ class Canvases:
         return enlarged[0, 0].round().byte().numpy(), int(row[-1])
 
     def _free(self, side: int, boxes: list[tuple[int, int, int, int]], random: Random) -> tuple[int, int] | None:
-        """A place for a square that touches no box, left and top; None if none is found."""
+        """The left and top of a square that overlaps no box, or None if none is found."""
         for _ in range(TRIES):
             left, top = (_below(random, self.size - side + 1) for _ in range(2))
             if all(left >= r or left + side <= x or top >= b or top + side <= y for x, y, r, b in boxes):
@@ -145,7 +145,7 @@ class Canvases:
 
 
 def _below(random: Random, end: int) -> int:
-    """A whole number from 0 up to ``end``, exclusive."""
+    """A random whole number from 0 to ``end`` - 1."""
     return int(random.random() * end)
 
 

@@ -1,17 +1,17 @@
-"""Images with objects in them: what a detector learns from and is measured on.
+"""Images with objects in them, to train and evaluate detectors.
 
-A ``Source`` knows images and what is in them; ``Scenes`` is the split that draws batches from one. A target is a
-dictionary of tensors, as torchvision's detectors read it:
+A ``Source`` has images and the objects in them. ``Scenes`` is the split that draws batches from a source. A target is a
+dictionary of tensors, as torchvision's detectors expect it:
 
     boxes      float32 (n, 4): left, top, right, bottom in pixels, right and bottom exclusive
     labels     int64 (n,): 1 for the first class; 0 is the background
-    areas      float32 (n,): by which COCO calls an object small, medium or large
-    difficult  bool (n,): VOC's; found or not, it counts for nothing
-    crowd      bool (n,): COCO's; a region with any number of objects, whose detections count for nothing
+    areas      float32 (n,): COCO uses them to call an object small, medium or large
+    difficult  bool (n,): VOC's difficult objects, which evaluation ignores
+    crowd      bool (n,): COCO's regions with any number of objects; evaluation ignores detections in them
     image      int64 (): the sample's number
-    masks      uint8 (n, H, W), where the source has them
+    masks      uint8 (n, H, W), if the source has them
 
-Training never sees difficult objects and crowds; evaluation sees all.
+Training leaves out difficult objects and crowds; evaluation gets all objects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from attnbench.data.images.files import decoded
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in one image; see the module for the meanings. ``labels`` count from 0 here, ``masks`` are of n."""
+    """The n objects in an image, with the fields of a target (see the module). Here, ``labels`` count from 0."""
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -48,7 +48,7 @@ class Objects:
         return len(self.boxes)
 
     def __getitem__(self, chosen: np.ndarray) -> Objects:
-        """The chosen objects, by index or by a mask of booleans."""
+        """The objects that an array of indices or booleans selects."""
         masks = None if self.masks is None else self.masks[chosen]
         of_each = (self.boxes, self.labels, self.areas, self.difficult, self.crowd)
         boxes, labels, areas, difficult, crowd = (part[chosen] for part in of_each)
@@ -63,15 +63,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3)."""
+        """An image, uint8 (H, W, 3)."""
         ...
 
     def objects(self, index: int, masks: bool = True) -> Objects:
-        """What is in that image, in its pixels; ``masks``: with masks, if there are any."""
+        """The objects in an image, in its pixel coordinates; with their masks if ``masks`` and if there are any."""
         ...
 
     def unmasked(self) -> object | None:
-        """Where the first image is that has no masks for its objects; None if there is none."""
+        """The first image without masks for its objects, for an error message; None if there is none."""
         ...
 
 
@@ -82,12 +82,12 @@ class Scenes:
     """A split of annotated images.
 
     Args:
-        source: where they come from.
-        augment: what training does to an image with its objects; None for nothing.
-        keep_empty: whether training sees images without an object.
+        source: the images and their objects.
+        augment: the augmentation of training images with their objects; None for none.
+        keep_empty: whether training uses images without an object.
 
     Attributes:
-        masks: whether targets have masks, where the source has them.
+        masks: whether targets have masks, if the source has them.
     """
 
     def __init__(self, source: Source, augment: Augment | None = None, keep_empty: bool = True) -> None:
@@ -102,15 +102,15 @@ class Scenes:
         return len(self.numbers)
 
     def to(self, device: torch.device | str) -> Self:
-        """Put batches into pinned memory if ``device`` is a GPU; images are made on the CPU."""
+        """Put batches into pinned memory if ``device`` is a GPU. Images are always prepared on the CPU."""
         self.pin_memory = torch.device(device).type == "cuda"
         return self
 
     def read(self, index: int, draw: Draw | None) -> tuple[Tensor, Target]:
-        """One image, uint8 (3, H, W), and its target: augmented for the epoch ``draw``, as it is for None.
+        """An image, uint8 (3, H, W), and its target: augmented with the key ``draw``, or unchanged if it is None.
 
         Raises:
-            DataError: its file cannot be read.
+            DataError: the image file cannot be read.
         """
         number = int(self.numbers[index])
         image, objects = self.source.image(number), self.source.objects(number, masks=self.masks)
@@ -123,7 +123,7 @@ class Scenes:
     def batches(
         self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
     ) -> Iterator[tuple[list[Tensor], list[Target]]]:
-        """See ``Split.batches``: lists, for images differ in size and in what is in them."""
+        """See ``Split.batches``. They are lists, because sizes and numbers of objects differ between images."""
         batch = partial(self._batch, draw=draw)
         workers = 0 if self.source.in_memory else workers
         return decoded(batch, steps, workers=workers, timeout=timeout, pin_memory=self.pin_memory, place="dataset")
@@ -138,7 +138,7 @@ def _learned(objects: Objects) -> np.ndarray:
 
 
 def target(objects: Objects, number: int) -> Target:
-    """What is in an image as tensors."""
+    """The objects in an image as tensors."""
     tensors = {
         "boxes": torch.from_numpy(objects.boxes.astype(np.float32).reshape(-1, 4)),
         "labels": torch.from_numpy(objects.labels.astype(np.int64) + 1),
@@ -153,7 +153,7 @@ def target(objects: Objects, number: int) -> Target:
 
 
 def boxed(boxes: Sequence[Sequence[float]], labels: Sequence[int], **given: np.ndarray) -> Objects:
-    """Objects by their boxes and labels; areas are the boxes' and nothing is difficult or a crowd unless given."""
+    """Objects with these boxes and labels. By default, areas are the boxes', and none is difficult or a crowd."""
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     areas = (corners[:, 2:] - corners[:, :2]).prod(1)
     none = np.zeros(len(corners), dtype=bool)
@@ -164,28 +164,28 @@ def boxed(boxes: Sequence[Sequence[float]], labels: Sequence[int], **given: np.n
 def checked_box(box: Sequence[float], width: int, height: int, where: str) -> tuple[float, float, float, float]:
     """A box, clipped to its image.
 
-    Up to one pixel beyond the edge is rounding, as both VOC and COCO have it.
+    It may exceed the image by one pixel: in VOC and COCO, some boxes do because of rounding.
 
     Raises:
-        DataError: it is not finite, has no area or lies outside the image.
+        DataError: the box is not finite, has no area or is outside the image.
     """
     left, top, right, bottom = box
     if not all(np.isfinite(box)) or right <= left or bottom <= top:
-        raise NoArea(f"a box without area: {_words(box)}", where, "repair or remove it")
+        raise NoArea(f"a box without area: {_text(box)}", where, "repair or remove it")
     if left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
-        what = f"a box outside its image of {width}x{height}: {_words(box)}"
+        what = f"a box outside its image of {width}x{height}: {_text(box)}"
         raise DataError(what, where, "repair or remove it")
     clipped = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise DataError(f"a box outside its image of {width}x{height}: {_words(box)}", where, "repair or remove it")
+        raise DataError(f"a box outside its image of {width}x{height}: {_text(box)}", where, "repair or remove it")
     return clipped
 
 
 class NoArea(DataError):
-    """A box without area, which a data set may be allowed to have."""
+    """A box without area, which some data sets accept."""
 
 
-def _words(box: Sequence[float]) -> str:
+def _text(box: Sequence[float]) -> str:
     return "left {:g}, top {:g}, right {:g}, bottom {:g}".format(*box)
 
 
@@ -201,20 +201,20 @@ def scene_dataset(
     keep_empty: bool = True,
     contents: Callable[[], str] = str,
 ) -> Dataset:
-    """A data set of annotated images; its pixels reach the detector in [0, 1], which normalises them itself.
+    """A data set of annotated images. The detector gets pixels in [0, 1] and normalises them itself.
 
     Args:
-        facts: what the fingerprint is taken over.
+        facts: the bytes that the fingerprint is computed over.
         contents: see ``Dataset``.
 
     Raises:
-        DataError: a split has no image, or validation no object that counts.
+        DataError: a split has no image, or validation has no object to detect.
     """
     for name, side in (("training", train), ("validation", val)):
         if not len(side):
-            raise DataError(f"the {name} split is empty", source, "give it images")
+            raise DataError(f"the {name} split is empty", source, "add images to it")
     if not any(_learned(val.objects(i, masks=False)).any() for i in range(len(val))):
-        raise DataError("validation has no object to find", source, "give it annotated images")
+        raise DataError("validation has no object to detect", source, "add annotated images to it")
     return Dataset(
         classes=classes,
         train=Scenes(train, augment, keep_empty),

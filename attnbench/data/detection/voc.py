@@ -26,8 +26,8 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-LISTS = "ImageSets/Main"  # where a year keeps its splits
-LARGEST = 1 << 20  # bytes of an annotation; VOC's have a few thousand
+LISTS = "ImageSets/Main"  # the folder of the lists of splits
+LARGEST = 1 << 20  # maximum bytes of an annotation; VOC's have a few thousand
 
 
 @checked
@@ -40,18 +40,18 @@ def voc(
     crop: Count = 300,
     name: DataName | None = None,
 ) -> Dataset:
-    """VOC images with their boxes; difficult objects are not learned and count for nothing.
+    """VOC images with boxes. Difficult objects are not used for training, and evaluation ignores them.
 
     Args:
-        root: the folder that holds ``VOC2007/``, or one above it (``VOCdevkit/VOC2007/``).
+        root: the folder that holds ``VOC2007/`` or ``VOCdevkit/VOC2007/``.
         train, val: splits, such as ``VOC2007/trainval``; several are joined.
-        augment: of training images: what SSD does (photometric distortion, expansion, random crop, mirror, then
-            ``crop`` x ``crop`` pixels), only the mirror, or nothing.
-        crop: side of a training image under ``augment=ssd``.
-        name: what these data are called where they are not VOC itself; part of a run's name.
+        augment: the augmentation of training images: ``ssd`` (photometric distortion, expansion, random crop, mirror,
+            then resizing to ``crop`` x ``crop`` pixels), ``mirror`` only, or ``none``.
+        crop: side of a training image with ``augment=ssd``.
+        name: the name of the data if they are not VOC itself; part of a run's name.
 
     Raises:
-        DataError: a file is missing, a split empty, an annotation not what VOC's are; names the file.
+        DataError: a file is missing, a split is empty, or an annotation is invalid; it names the file.
     """
     base = devkit(Path(root).expanduser())
     sides = [Annotated(sound(item for split in splits for item in _each(base, split))) for splits in (train, val)]
@@ -68,7 +68,7 @@ def voc(
 
 
 def _fact(record: Record) -> bytes:
-    """What the fingerprint knows of a record: everything but the pixels."""
+    """The bytes of a record that the fingerprint is computed over: file name, boxes, labels and difficult flags."""
     of = record.objects
     return repr((record.image.name, of.boxes.tolist(), of.labels.tolist(), of.difficult.tolist())).encode()
 
@@ -77,7 +77,7 @@ def devkit(root: Path) -> Path:
     """The folder that holds ``VOC2007/`` or another year's.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such folder.
     """
     if found := voc_years(root):
         return found[0].parent
@@ -85,18 +85,18 @@ def devkit(root: Path) -> Path:
 
 
 def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
-    """Everything that is wrong in a VOC folder: all splits, their annotations and images."""
+    """All problems in a VOC folder: in its splits, their annotations and images."""
     splits: dict[str, Iterator[Record | DataError]] = {}
     for year in voc_years(root):
         names = _splits(year)
         if not names:
-            yield Finding(f"{year.name}/{LISTS}", "no split here: it needs trainval.txt or test.txt")
+            yield Finding(f"{year.name}/{LISTS}", "no split here: add trainval.txt or test.txt")
         splits |= {f"{year.name}/{name}": _each(year.parent, f"{year.name}/{name}") for name in names}
     yield from findings(root, splits, seen, threads)
 
 
 def count(root: Path) -> int:
-    """How many images the splits name, as far as they can be read."""
+    """The number of images in all splits that can be read."""
     named: set[tuple[Path, str]] = set()
     for year in voc_years(root):
         for split in _splits(year):
@@ -106,7 +106,7 @@ def count(root: Path) -> int:
 
 
 def _splits(year: Path) -> list[str]:
-    """The splits of a year but those of single classes, such as ``cat_val``."""
+    """The splits of a year, without those of single classes, such as ``cat_val``."""
     return sorted(path.stem for path in (year / LISTS).glob("*.txt") if "_" not in path.stem)
 
 
@@ -114,7 +114,7 @@ def _ids(year: Path, split: str) -> list[str]:
     """The names of a split's images.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the split cannot be read.
     """
     path = year / LISTS / f"{split}.txt"
     try:
@@ -126,7 +126,7 @@ def _ids(year: Path, split: str) -> list[str]:
 
 
 def _each(base: Path, split: str) -> Iterator[Record | DataError]:
-    """Each record of a split, or what is wrong with it."""
+    """Each record of a split, or the error in it."""
     year, _, name = split.partition("/")
     folder = base / year / "JPEGImages"
     try:
@@ -151,7 +151,7 @@ def _record(year: Path, identity: str, images: set[str]) -> Record:
         raise DataError("this image is missing", year / "JPEGImages" / f"{identity}.jpg", "restore it")
     tree = parse(path)
     width, height = (int(_number(tree, f"size/{side}", path)) for side in ("width", "height"))
-    found = tree.findall("object")  # of the annotation itself: a part of an object is no object
+    found = tree.findall("object")  # direct children only: the parts of an object are not objects
     boxes = [_box(item, n, width, height, path) for n, item in enumerate(found, start=1)]
     labels = [_label(item, n, path) for n, item in enumerate(found, start=1)]
     difficult = np.array([item.findtext("difficult", "0").strip() == "1" for item in found], dtype=bool)
@@ -160,11 +160,11 @@ def _record(year: Path, identity: str, images: set[str]) -> Record:
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """The root of an XML file.
+    """The root element of an XML file.
 
     Raises:
-        DataError: it cannot be read, is too large or damaged, or has a DOCTYPE, by which a file can ask for others
-            or grow without bound.
+        DataError: the file cannot be read, is too large or damaged, or has a DOCTYPE, which could include other files
+            or expand without limit.
     """
     try:
         with open(path, "rb") as file:
@@ -178,12 +178,12 @@ def parse(path: Path) -> ElementTree.Element:
         parser.feed(content)
         root: ElementTree.Element = parser.close()
     except ElementTree.ParseError as error:
-        raise DataError(f"this annotation is no XML: {error}", path, "restore it") from error
+        raise DataError(f"this annotation is not XML: {error}", path, "restore it") from error
     return root
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Builds the tree and refuses a DOCTYPE, which the parser announces in whatever encoding it stands."""
+    """Builds the tree and refuses a DOCTYPE; the parser reports one in any encoding."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -194,10 +194,10 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def _box(item: ElementTree.Element, n: int, width: int, height: int, path: Path) -> tuple[float, ...]:
-    """VOC counts pixels from 1 and names the last one inside: its box from 1 to 1 is one pixel wide."""
+    """An object's box. VOC counts pixels from 1, and its last pixel is inclusive: from 1 to 1 is one pixel wide."""
     where = f"{path}: object {n}"
     left, top, right, bottom = (_number(item, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
-    if right <= left or bottom <= top:  # a single pixel would have area by this counting, and is none of VOC's objects
+    if right <= left or bottom <= top:  # one pixel would have an area, but VOC has no such objects
         raise NoArea(f"a box without area: {left:g}, {top:g} to {right:g}, {bottom:g}", where, "repair or remove it")
     return checked_box((left - 1, top - 1, right, bottom), width, height, where)
 
@@ -205,7 +205,8 @@ def _box(item: ElementTree.Element, n: int, width: int, height: int, path: Path)
 def _label(item: ElementTree.Element, n: int, path: Path) -> int:
     name = item.findtext("name", "").strip()
     if name not in CLASSES:
-        raise DataError(f"{name or 'no name'} is no class of VOC", f"{path}: object {n}", f"use {', '.join(CLASSES)}")
+        what = f"{name} is not a class of VOC" if name else "this object has no class name"
+        raise DataError(what, f"{path}: object {n}", f"use {', '.join(CLASSES)}")
     return CLASSES.index(name)
 
 
@@ -214,5 +215,5 @@ def _number(item: ElementTree.Element, name: str, where: object) -> float:
     try:
         return float(text or "")
     except ValueError:
-        said = "is missing" if text is None else f"is {text!r}, no number"
-        raise DataError(f"{name} {said}", where, "repair the annotation") from None
+        problem = "is missing" if text is None else f"is {text!r}, not a number"
+        raise DataError(f"{name} {problem}", where, "repair the annotation") from None

@@ -1,4 +1,4 @@
-"""Image folders as data sets: ImageNet-1k (Russakovsky et al., arXiv:1409.0575), and anybody's own pictures."""
+"""Image folders as data sets: ImageNet-1k (Russakovsky et al., arXiv:1409.0575), and a user's own pictures."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ def imagenet(
     """Images from ``root/train/<wnid>/`` and ``root/val/<wnid>/``, or from shards, decoded as they are used.
 
     Args:
-        root: the folder that holds ``train/`` and ``val/``, or the shards that ``attnbench data shard`` made of
-            one. Classes are the sorted folders of ``train/``.
-        size: side in pixels of the crop the network sees.
-        resize: pixels that a validation image is resized to before its centre is cropped.
-        resize_mode: ``shorter`` resizes the shorter side, keeping the aspect; ``square`` resizes
-            both.
-        min_area: smallest part of an image's area that a training crop covers.
-        name: what these data are called where they are not ImageNet itself; part of a run's name.
+        root: the folder that holds ``train/`` and ``val/``, or the shards that ``attnbench data shard`` made from
+            such a folder. Classes are the sorted folders of ``train/``.
+        size: side in pixels of the crop that the network gets.
+        resize: pixels to which a validation image is resized before its centre is cropped.
+        resize_mode: ``shorter`` resizes the shorter side and keeps the aspect ratio; ``square`` resizes both sides.
+        min_area: smallest fraction of an image's area that a training crop covers.
+        name: the name of the data if they are not ImageNet itself; part of a run's name.
 
     Raises:
-        DataError: a folder is missing or empty, validation has a class that training has not, or shards are
+        DataError: a folder is missing or empty, validation has a class that training does not have, or shards are
             unfinished or damaged.
         ConfigError: ``resize`` is less than ``size``.
     """
@@ -59,10 +58,14 @@ def folder(
     resize_mode: Literal["shorter", "square"] = "shorter",
     min_area: Share = 0.08,
 ) -> Dataset:
-    """One's own pictures from ``root/train/<class>/`` and ``root/val/<class>/``, as ``imagenet`` reads them.
+    """A user's own pictures from ``root/train/<class>/`` and ``root/val/<class>/``, read as ``imagenet`` reads them.
 
     Args:
-        name: what they are called; the run's configuration has the folder's own name unless one is given.
+        name: the name of the data, part of a run's name. If none is given, configurations use the folder's name.
+
+    Raises:
+        DataError: as in ``imagenet``.
+        ConfigError: as in ``imagenet``.
     """
     return _image_folder(root, Crops(size, _at_least(size, resize), resize_mode, min_area), name)
 
@@ -81,7 +84,7 @@ def _image_folder(root: str, crops: Crops, name: str | None) -> Dataset:
 
 
 def _sharded(root: Path, crops: Crops) -> Dataset | None:
-    """The data set of a folder of shards, if it is one."""
+    """The data set in a folder of shards; None if the folder holds no shards."""
     if not are_here(root):
         return None
     found = open_shards(root)
@@ -113,7 +116,7 @@ def _dataset(
 
 
 def _contents(sides: tuple[Side, Side], records: tuple[Records, Records]) -> str:
-    """See ``Dataset.contents``; of shards of unchanged images it is their folder's."""
+    """See ``Dataset.contents``. Shards of unchanged images give the same hash as the folder that they came from."""
     first = len(sides[0].files)
 
     def read(number: int) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from attnbench.base.errors import DataError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-LISTERS = 16  # threads: on a network file system a listing is nothing but waiting
+LISTERS = 16  # threads: on a network file system, listing a folder is mostly waiting
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Side:
     """The images of one split.
 
     Attributes:
-        folder: where they lie.
-        files: ``class/name`` of each, by class and name.
-        labels: the class of each, as an index into the training classes.
-        bytes: the size of each file.
+        folder: the split's folder.
+        files: ``class/name`` of each image, sorted.
+        labels: the class of each image, as an index into the training classes.
+        bytes: the size of each file in bytes.
     """
 
     folder: Path
@@ -35,12 +35,11 @@ class Side:
 def read_sides(root: Path, val_names: tuple[str, ...]) -> tuple[tuple[str, ...], Side, Side]:
     """The classes, the training images and the validation images below ``root``.
 
-    Classes are the sorted folders of ``train/``; the validation folder, the first of ``val_names``
-    that is there, may lack some of them but have no other.
+    Classes are the sorted folders of ``train/``. The validation folder is the first of ``val_names`` that exists. It
+    may lack some classes, but it must not have other ones.
 
     Raises:
-        DataError: a folder is missing, a class folder holds no image, or validation has an unknown
-            class.
+        DataError: a folder is missing, a class folder holds no image, or validation has an unknown class.
     """
     train = _require(root, ("train",))
     val = _require(root, val_names)
@@ -55,7 +54,7 @@ def read_sides(root: Path, val_names: tuple[str, ...]) -> tuple[tuple[str, ...],
 
 
 def fingerprint(*sides: Side, changed: str = "") -> str:
-    """SHA-256 in hex over the path and the size, not the content, of every file, and what was done to the images."""
+    """SHA-256 in hex over the path and size of every file (not its contents) and over ``changed``, a description."""
     digest = hashlib.sha256(changed.encode())
     for side in sides:
         for name, size in zip(side.files, side.bytes, strict=True):
@@ -64,7 +63,7 @@ def fingerprint(*sides: Side, changed: str = "") -> str:
 
 
 def contents(folder: Path) -> str:
-    """What a folder holds, in a few words for an error message."""
+    """What a folder contains, as a short phrase for an error message."""
     if not folder.is_dir():
         return "there is no such folder"
     names = sorted(entry.name for entry in os.scandir(folder))
@@ -73,7 +72,7 @@ def contents(folder: Path) -> str:
 
 
 def _require(root: Path, names: Iterable[str]) -> Path:
-    """The first folder of that name below ``root``."""
+    """The first of the named folders that exists below ``root``."""
     looked_for = [root / name for name in names]
     for folder in looked_for:
         if folder.is_dir():
@@ -105,11 +104,11 @@ def _read_side(folder: Path, classes: tuple[str, ...], index: dict[str, int]) ->
 
 
 def _images(folder: Path) -> list[tuple[str, int]]:
-    """Name and size in bytes of the images in a class folder, by name."""
+    """The names and sizes in bytes of the images in a class folder, sorted by name."""
     try:
         entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES)]
         images = sorted((file.name, file.stat().st_size) for file in entries if _visible(file.name))
-    except OSError as error:  # no permission, or a link to nowhere
+    except OSError as error:  # no permission, or a broken link
         what = f"this folder cannot be listed: {error.strerror}"
         raise DataError(what, error.filename or folder, "restore or remove it") from error
     if not images:
@@ -119,5 +118,5 @@ def _images(folder: Path) -> list[tuple[str, int]]:
 
 
 def _visible(name: str) -> bool:
-    """Not one of the ``._name`` twins that macOS leaves beside every file it copies."""
+    """Whether a file is not hidden, as the ``._name`` files are that macOS adds to every file it copies."""
     return not name.startswith(".")

@@ -1,4 +1,4 @@
-"""Writing shards of an image folder, so that a kill at any moment costs one shard's work."""
+"""Writes an image folder as shards. If the process is killed, only the work on the current shard is lost."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Resizing:
     """How images are made smaller.
 
     Attributes:
-        short_side: pixels of the shorter side; images that have no more keep their bytes.
-        quality: of the JPEG images that the others become.
+        short_side: the new length of the shorter side in pixels. Images that are no larger keep their bytes.
+        quality: JPEG quality of the resized images.
     """
 
     short_side: int
@@ -37,7 +37,7 @@ class Resizing:
         return f"resized to shorter side {self.short_side} (Lanczos), JPEG quality {self.quality}"
 
     def apply(self, data: bytes, where: Path) -> bytes:
-        """The bytes of the smaller image.
+        """The encoded bytes of the resized image.
 
         Raises:
             DataError: the image cannot be read.
@@ -54,11 +54,11 @@ class Resizing:
 
 @dataclass(frozen=True)
 class Planned:
-    """A shard to be written.
+    """A shard that is to be written.
 
     Attributes:
-        images: which ones of the side.
-        made_of: SHA-256 of what decides its contents: names, sizes, resizing.
+        images: the indices of its images in ``side``.
+        made_of: SHA-256 over everything that decides its contents: names, sizes and resizing.
     """
 
     path: Path
@@ -68,17 +68,17 @@ class Planned:
 
     @property
     def bytes(self) -> int:
-        """Of its images, before any resizing."""
+        """The size of its images in bytes, before any resizing."""
         return sum(self.side.bytes[k] for k in self.images)
 
 
 def plan(
     source: Path, target: Path, resizing: Resizing | None, shard_bytes: int
 ) -> tuple[tuple[str, ...], list[Planned]]:
-    """The classes of an image folder and the shards that it becomes.
+    """The classes of an image folder, and the shards to write for it.
 
     Raises:
-        DataError: it is no image folder.
+        DataError: ``source`` is not an image folder.
     """
     classes, *sides = read_sides(source, ("val",))
     planned = []
@@ -90,7 +90,7 @@ def plan(
 
 
 def runs_of(sizes: Sequence[int], most: int) -> Iterator[range]:
-    """Consecutive images whose bytes add up to no more than ``most``, but at least one a run."""
+    """Divide images into consecutive ranges of at most ``most`` bytes each, or of one image that is larger."""
     begin, total = 0, 0
     for k, size in enumerate(sizes):
         if total + size > most and k > begin:
@@ -109,26 +109,26 @@ def _made_of(side: Side, images: range, resizing: Resizing | None) -> str:
 
 
 def is_written(planned: Planned) -> bool:
-    """Whether a shard is there already.
+    """Whether a shard has been written already.
 
     Raises:
-        DataError: there is one, and it is damaged.
-        StorageError: there is one that was made of other images or otherwise.
+        DataError: the existing shard is damaged.
+        StorageError: the existing shard was made from other images or with other options.
     """
     if not planned.path.exists():
         return False
     if read_shard(planned.path).about["made_of"] != planned.made_of:
-        what = "this shard was made of other images, or with other options"
-        raise StorageError(what, planned.path, "give the first call's options, or an empty folder")
+        what = "this shard was made from other images or with other options"
+        raise StorageError(what, planned.path, "use the options of the first call, or an empty folder")
     return True
 
 
 def write(planned: Planned, resizing: Resizing | None, threads: int, seen: Callable[[int], object]) -> None:
-    """Write a shard, whole or not at all.
+    """Write a shard, completely or not at all.
 
     Args:
-        threads: that read and resize.
-        seen: told the bytes of each image as it is written.
+        threads: number of threads that read and resize images.
+        seen: called with the size in bytes of each image that is written.
 
     Raises:
         DataError: an image cannot be read.
@@ -152,7 +152,7 @@ def write(planned: Planned, resizing: Resizing | None, threads: int, seen: Calla
 
 
 def finish(target: Path, classes: tuple[str, ...], planned: Sequence[Planned], resizing: Resizing | None) -> None:
-    """Write the index that makes a data set of the shards, and that nothing is read without."""
+    """Write the index. Without it, the shards are unfinished and nothing reads them."""
     sides: dict[str, list[dict[str, str]]] = {}
     for shard in planned:
         about = {"file": shard.path.name, "made_of": shard.made_of}

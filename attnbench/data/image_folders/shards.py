@@ -1,14 +1,15 @@
 """Image folders packed into a few large files, with a checksum for every image.
 
-``DST/shards.json`` says what there is; it is written last, so what has it is whole. A shard is one file:
+``DST/shards.json`` lists the shards. It is written last, so a folder that has it is complete. A shard is one file:
 
-    the images' bytes, one after another
-    a line of JSON: how many images, of which side, what they are made of
-    where each image ends (uint64), its CRC-32 (uint32), their names with NUL between
-    a footer of 32 bytes: where that index begins, its CRC-32, the format's name
+    the bytes of all images, one after another
+    the index:
+        a line of JSON: the number of images, their split, and a hash of what they were made from
+        for all images: end positions (uint64), CRC-32 (uint32), and names, separated by NUL
+    a footer of 32 bytes: position, length and CRC-32 of the index, and the format's name
 
-Numbers are little-endian. An image keeps its name and, unless it was resized, its bytes, so that the fingerprint of
-shards is that of the folder they were made of: a run may move from one to the other.
+Numbers are little-endian. An image keeps its name and, unless it was resized, its bytes. So shards have the same
+fingerprint as the folder that they were made from, and a run may continue with either.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -33,19 +35,20 @@ INDEX = "shards.json"
 FORMAT = "attnbench shards 1"
 FOOTER = struct.Struct("<QII16s")
 MAGIC = b"attnbench-shard1"
-OPEN_FILES = 256  # at once, in a process
+OPEN_FILES = 256  # maximum number of open shards in a process
+READING = threading.Lock()  # threads share the open files; worker processes have their own
 TODO = "write it again with attnbench data shard"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What the index of a shard says.
+    """The index of a shard.
 
     Attributes:
         about: its line of JSON.
-        ends: where each image ends, int64 (N,).
-        checksums: CRC-32 of each, uint32 (N,).
-        names: ``class/name`` of each.
+        ends: the position at which each image ends, int64 (N,).
+        checksums: CRC-32 of each image, uint32 (N,).
+        names: ``class/name`` of each image.
     """
 
     path: Path
@@ -56,7 +59,7 @@ class Shard:
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each image begins."""
+        """The position at which each image begins, int64 (N,)."""
         return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
 
 
@@ -77,10 +80,10 @@ def write_shard(file: IO[bytes], about: dict[str, Any], records: Iterable[tuple[
 
 
 def read_shard(path: Path) -> Shard:
-    """The index of a shard.
+    """Read the index of a shard.
 
     Raises:
-        DataError: the file is not there, cut off or damaged.
+        DataError: the file is missing, cut off or damaged.
     """
     try:
         with open(path, "rb") as file:
@@ -109,7 +112,7 @@ def _parsed(path: Path, index: bytes) -> Shard:
 
 
 def are_here(root: Path) -> bool:
-    """Whether a folder holds shards, finished or not."""
+    """Whether a folder contains shards, finished or not."""
     return (root / INDEX).is_file() or any(any(root.glob(kind)) for kind in ("*.shard", ".*.shard.tmp"))
 
 
@@ -118,8 +121,8 @@ class Sharded:
     """One side of a data set in shards.
 
     Attributes:
-        side: its images, as of an image folder.
-        shards: where they are, in the same order.
+        side: its images, as in an image folder.
+        shards: the shards that hold them, in the same order.
     """
 
     side: Side
@@ -131,7 +134,7 @@ class Contents:
     """A data set in shards.
 
     Attributes:
-        changed: what was done to the images, in words; empty for the bytes of the image folder.
+        changed: how the images were changed; empty if they have the bytes of the image folder.
     """
 
     classes: tuple[str, ...]
@@ -141,16 +144,17 @@ class Contents:
 
 
 def open_shards(root: Path) -> Contents:
-    """The data set in a folder of shards.
+    """Open the data set in a folder of shards.
 
     Raises:
-        DataError: it is unfinished, or a shard is missing or damaged.
+        DataError: the shards are unfinished, or one is missing or damaged.
     """
     if not (root / INDEX).is_file():
-        raise DataError("these shards are unfinished", root, "run the same attnbench data shard again; it continues")
+        todo = "run the same attnbench data shard command again; it continues"
+        raise DataError("these shards are unfinished", root, todo)
     index = files.read_json(root / INDEX)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise DataError(f"this is no index of {FORMAT}", root / INDEX, TODO)
+        raise DataError(f"this is not an index of {FORMAT}", root / INDEX, TODO)
     try:
         classes, changed = tuple(index["classes"]), index["changed"]
         train, val = (_side(root, name, index["sides"][name], classes) for name in ("train", "val"))
@@ -165,7 +169,7 @@ def _side(root: Path, name: str, files: Sequence[dict[str, Any]], classes: tuple
     for file in files:
         shard = read_shard(root / file["file"])
         if shard.about["made_of"] != file["made_of"]:
-            raise DataError("this shard is another one than the index names", shard.path, TODO)
+            raise DataError("this is not the shard that the index names", shard.path, TODO)
         side.files.extend(shard.names)
         side.labels.extend(number[name.partition("/")[0]] for name in shard.names)
         side.bytes.extend((shard.ends - shard.starts).tolist())
@@ -176,7 +180,7 @@ def _side(root: Path, name: str, files: Sequence[dict[str, Any]], classes: tuple
 class Shards:
     """Images in shards; see ``attnbench.data.images.files.Records``.
 
-    An image's bytes are read by position, so that worker processes share the open files, and checked each time.
+    Images are read by position, so that worker processes can share the open files. Each read checks the checksum.
     """
 
     def __init__(self, sharded: Sharded) -> None:
@@ -198,21 +202,22 @@ class Shards:
         """See ``Records.read``."""
         start, end = int(self.starts[index]), int(self.ends[index])
         try:
-            data = os.pread(self._descriptor(int(self.shard[index])), end - start, start)
+            with READING:
+                data = os.pread(self._descriptor(int(self.shard[index])), end - start, start)
         except OSError as error:
             raise DataError(f"this record cannot be read: {error.strerror}", self.where(index), TODO) from error
         if zlib.crc32(data) != self.checksums[index]:
-            raise DataError("this record is damaged: its checksum is another", self.where(index), TODO)
+            raise DataError("this record is damaged: its checksum is wrong", self.where(index), TODO)
         return data
 
     def where(self, index: int) -> str:
-        """The shard of an image, its number there and its name."""
+        """The shard of an image, its number in the shard, and its name."""
         shard = int(self.shard[index])
         record = index - int(np.searchsorted(self.shard, shard))
         return f"{self.paths[shard]}, record {record}: {os.fsdecode(self.names[index])}"
 
     def _descriptor(self, shard: int) -> int:
-        """An open file; the one not used for longest makes room."""
+        """An open file; the least recently used one is closed if too many are open."""
         if shard in self.open:
             self.open.move_to_end(shard)
         else:

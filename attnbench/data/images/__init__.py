@@ -1,1 +1,1 @@
-"""Image files: decoding, cropping, checking."""
+"""Decoding, cropping and checking of image files."""

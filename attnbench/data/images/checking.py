@@ -1,4 +1,4 @@
-"""Examining the images of a data set before a run reads them: a ``Finding`` for each thing that is wrong."""
+"""Checks the images of a data set before a run reads them; each problem is a ``Finding``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from attnbench.data.images.pillow import FORMATS, other_size, read_rgb, unreadab
 from attnbench.data.images.threads import in_order
 
 PLAIN = ("RGB", "L")
-CLIPPED = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes whose values above 255 would be lost
+CLIPPED = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with values above 255, which RGB clips
 
 Seen = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a user should know of a data set.
+    """Something that a user should know about a data set.
 
     Attributes:
-        where: file, or shard and record, or folder.
-        harmless: whether a run does without a complaint: worth a look and no more.
+        where: a file, a folder, or a shard and a record in it.
+        what: the problem.
+        harmless: whether training works in spite of it; the finding is then only a note.
     """
 
     where: str
@@ -40,12 +41,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Format:
-    """A layout that can be checked.
+    """A data set layout that can be checked.
 
     Attributes:
-        is_here: whether a folder has it.
-        size: how many images or files will be looked at.
-        check: the findings; it calls ``seen`` for each image or file.
+        is_here: whether a folder has this layout.
+        size: the number of images or files that a check reads.
+        check: yields the findings, given a folder, a function to call once per image or file, and a thread count.
     """
 
     name: str
@@ -56,13 +57,13 @@ class Format:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image to be examined.
+    """An image to check.
 
     Attributes:
-        where: for messages.
+        where: its name in messages.
         kind: its split and class.
-        read: its bytes, or the DataError why not.
-        size: width and height that an annotation says, by which its boxes are to be read.
+        read: returns its bytes, or raises a DataError.
+        size: width and height according to the annotation; None without one.
     """
 
     where: str
@@ -72,7 +73,7 @@ class Picture:
 
 
 def examine(pictures: Iterable[Picture], seen: Seen, threads: int) -> Iterator[Finding]:
-    """What is wrong with images, one by one and beside one another: the same bytes twice."""
+    """The problems of each image, and images that have the same bytes as another one."""
     first: dict[bytes, tuple[str, str]] = {}
     for picture, digest, findings in in_order(_examined, pictures, threads):
         seen()
@@ -83,7 +84,7 @@ def examine(pictures: Iterable[Picture], seen: Seen, threads: int) -> Iterator[F
 
 
 def _examined(picture: Picture) -> tuple[Picture, bytes, list[Finding]]:
-    """An image, the digest of its bytes, and what is wrong with it."""
+    """An image, a hash of its bytes, and its problems."""
     try:
         data = picture.read()
     except DataError as error:
@@ -100,7 +101,7 @@ def _in_bytes(data: bytes, picture: Picture) -> Iterator[Finding]:
         complaint = jpeg.inspect(data)
         if complaint is None:
             read_rgb(data, where)
-    except Exception as error:  # as many kinds as in read_rgb
+    except Exception as error:  # damage raises many types, as in read_rgb
         yield Finding(where, error.what if isinstance(error, DataError) else unreadable(error, where).what)
         return
     yield from _of_kind(where, str(kind), mode, transparent)
@@ -111,13 +112,13 @@ def _in_bytes(data: bytes, picture: Picture) -> Iterator[Finding]:
 
 
 def _of_kind(where: str, kind: str, mode: str, transparent: bool) -> Iterator[Finding]:
-    """Formats and modes that are not what they seem, or lose something on the way to RGB."""
+    """Formats that do not match the file's suffix, and modes that lose something when they are converted to RGB."""
     if mode in CLIPPED:
         yield Finding(where, f"mode {mode}: values above 255 would be clipped")
     elif transparent:
         yield Finding(where, f"mode {mode} with transparency, which is dropped", harmless=True)
     elif mode not in PLAIN:
-        yield Finding(where, f"mode {mode}, converted to RGB as it is read", harmless=True)
+        yield Finding(where, f"mode {mode}, converted to RGB when it is read", harmless=True)
     named = Path(where).suffix.lower()
     if (kind == "PNG") != (named == ".png"):
         yield Finding(where, f"a {kind} image in a {named} file", harmless=True)

@@ -1,4 +1,4 @@
-"""What pictures contain, as one number: names and sizes do not tell a picture from another one of the same size."""
+"""One hash over the contents of pictures: names and sizes alone do not show that a picture was replaced."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-READERS = 16  # threads: on a network file system reading is mostly waiting
-WHOLE_BYTES, WHOLE_FILES = 2**28, 20_000  # up to these, all pictures are read
-SAMPLE = 1_000  # otherwise a fixed choice of so many
+READERS = 16  # threads: on a network file system, reading is mostly waiting
+WHOLE_BYTES, WHOLE_FILES = 2**28, 20_000  # all pictures are read if there are no more than this
+SAMPLE = 1_000  # otherwise, the number of pictures in a fixed sample
 
 
 def digest(sizes: Sequence[int], read: Callable[[int], bytes]) -> str:
-    """SHA-256 in hex over the bytes of pictures: of all, or of a fixed choice where they are many.
+    """SHA-256 in hex over the bytes of all pictures, or of a fixed sample if there are many.
 
     Args:
-        sizes: of each picture in bytes.
-        read: gives the bytes of a picture by its number.
+        sizes: the size of each picture in bytes.
+        read: returns the bytes of a picture, given its number.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: a picture cannot be read.
     """
     numbers = range(len(sizes))
     if len(sizes) > WHOLE_FILES or sum(sizes) > WHOLE_BYTES:

@@ -1,7 +1,7 @@
-"""The crops of ImageNet training and evaluation, as numbers: which part of an image becomes the network's square.
+"""The crops of ImageNet training and evaluation, as numbers: the part of an image that the network gets.
 
-They are those of torchvision's transforms. Only the random numbers differ: they come from a stream of their own for
-each (seed, epoch, sample) instead of torch's global generator.
+They are the crops of torchvision's transforms. Only the random numbers differ: each (seed, epoch, sample) has its own
+random stream, where torchvision uses torch's global generator.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Box = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 @dataclass(frozen=True)
 class View:
-    """A square picture of a part of an image: the part is resized, then the square is cut out.
+    """A square crop: a part of an image is resized, and a square is cut out of the result.
 
     Attributes:
-        part: of the image.
-        resized: width and height that the part is resized to, bilinearly, antialiased.
+        part: the part of the image.
+        resized: width and height to which the part is resized (bilinear, antialiased).
         corner: left and top of the square in the resized part.
-        side: of the square, in pixels.
-        mirrored: whether the square is then turned left to right.
+        side: side of the square in pixels.
+        mirrored: whether the square is then mirrored left to right.
     """
 
     part: Box
@@ -35,14 +35,14 @@ class View:
 
 @dataclass(frozen=True)
 class Crops:
-    """How an image of any size becomes the square that the network sees.
+    """How an image of any size is cropped to the square that the network gets.
 
     Attributes:
         size: side of that square in pixels.
-        resize: what the evaluation image is resized to before its centre is cropped.
-        resize_mode: ``shorter`` makes the shorter side ``resize`` long and keeps the aspect;
-            ``square`` makes both.
-        min_area: smallest part of the image's area that a training crop covers.
+        resize: pixels to which an evaluation image is resized before its centre is cropped.
+        resize_mode: ``shorter`` resizes the shorter side to ``resize`` pixels and keeps the aspect ratio; ``square``
+            resizes both sides to it.
+        min_area: smallest fraction of the image's area that a training crop covers.
     """
 
     size: int
@@ -51,7 +51,7 @@ class Crops:
     min_area: float
 
     def train(self, width: int, height: int, random: Random) -> View:
-        """A random part of the image, half of the time mirrored."""
+        """A random part of the image, mirrored with probability 1/2."""
         part = random_box(width, height, self.min_area, random)
         return View(part, (self.size, self.size), (0, 0), self.size, random.random() < 0.5)
 
@@ -70,10 +70,10 @@ class Crops:
 
 
 def random_box(width: int, height: int, min_area: float, random: Random) -> Box:
-    """The part of an image that a training crop shows, drawn as by torchvision's RandomResizedCrop.
+    """The part of an image for a training crop, drawn as by torchvision's RandomResizedCrop.
 
-    Its area is uniform in [min_area, 1] of the image's, its aspect log-uniform in [3/4, 4/3]. After
-    ten draws that do not fit it is the largest central box whose aspect lies in that range.
+    Its area is uniform in [min_area, 1] of the image's area, and its aspect ratio log-uniform in [3/4, 4/3]. If ten
+    draws do not fit into the image, it is the largest central box whose aspect ratio is in that range.
     """
     narrowest, widest = 3 / 4, 4 / 3
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""A split whose images are decoded, by worker processes, each time they are used."""
+"""A split whose images are stored on disk; worker processes decode them each time they are used."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ B = TypeVar("B")
 
 
 class Records(Protocol):
-    """Images as they are stored: ``Loose`` files, or ``Shards``.
+    """Stored images: ``Loose`` files or ``Shards``.
 
     Attributes:
         labels: int64 (N,).
-        place: the folder they lie in.
+        place: the folder that contains them.
     """
 
     labels: np.ndarray
@@ -37,24 +37,24 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
-        """The bytes of an image file.
+        """The encoded bytes of an image.
 
         Raises:
-            DataError: they cannot be read, or are not those that were written.
+            DataError: they cannot be read or are damaged.
         """
         ...
 
     def where(self, index: int) -> str:
-        """The name of an image for a message."""
+        """The name of an image for error messages."""
         ...
 
 
 class Loose:
-    """Images in files of their own."""
+    """Images that are single files."""
 
     def __init__(self, side: Side) -> None:
         self.place = side.folder
-        # One array: a worker would come to copy a million strings by counting references to them.
+        # One array, not a list of strings: reference counts would make each worker copy a million of them.
         self.names = np.array([os.fsencode(name) for name in side.files])
         self.labels = np.array(side.labels)
 
@@ -74,28 +74,28 @@ class Files:
     """Stored images, cropped and mirrored at random for training.
 
     Args:
-        records: the images' bytes and labels.
-        crops: how each becomes a square of the network's size.
+        records: the bytes and labels of the images.
+        crops: how images are cropped to the network's size.
     """
 
     def __init__(self, records: Records, crops: Crops) -> None:
         self.records, self.crops = records, crops
         self.pin_memory = False
-        jpeg.running()  # here, and not in every worker
+        jpeg.running()  # compile it here, not in every worker
 
     def __len__(self) -> int:
         return len(self.records)
 
     def to(self, device: torch.device | str) -> Self:
-        """Put batches into pinned memory if ``device`` is a GPU; they are decoded on the CPU."""
+        """Put batches into pinned memory if ``device`` is a GPU. Images are always decoded on the CPU."""
         self.pin_memory = torch.device(device).type == "cuda"
         return self
 
     def read(self, index: int, draw: Draw | None) -> np.ndarray:
-        """Decode one sample: a random crop for the epoch ``draw``, the centre for None; uint8 (size, size, 3).
+        """Decode a sample: a random crop with the key ``draw``, or the centre if it is None; uint8 (size, size, 3).
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the image cannot be read.
         """
         encoded = self.records.read(index)
 
@@ -113,13 +113,13 @@ class Files:
     def batches(
         self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``Split.batches``; each call starts its own workers, gone when the iterator is."""
+        """See ``Split.batches``. Each call starts its own workers; they end with the iterator."""
         batch = partial(self._batch, draw=draw)
         place = self.records.place
         return decoded(batch, steps, workers=workers, timeout=timeout, pin_memory=self.pin_memory, place=place)
 
     def _batch(self, step: np.ndarray, draw: Draw | None) -> tuple[Tensor, Tensor]:
-        """uint8 (N, 3, H, W), channels_last, and int64 (N,)."""
+        """Images, uint8 (N, 3, H, W), channels_last, and targets, int64 (N,)."""
         pixels = torch.from_numpy(np.stack([self.read(int(index), draw) for index in step]))
         return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.records.labels[step])
 
@@ -133,7 +133,7 @@ def decoded(
     pin_memory: bool,
     place: str | Path,
 ) -> Iterator[B]:
-    """The batches of some steps, each made by a worker process from its samples' numbers.
+    """Batches that worker processes make; ``batch`` makes one from its samples' indices.
 
     Raises:
         DataError: a sample cannot be read, or a worker died.
@@ -144,7 +144,7 @@ def decoded(
         num_workers=workers,
         timeout=timeout if workers else 0,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # or it would draw from the global one, as dropout does
+        generator=torch.Generator(),  # by default, it would draw from the global one and change dropout
     )
     try:
         for made in loader:
@@ -153,14 +153,14 @@ def decoded(
             yield made
     except RuntimeError as error:
         what = f"a data worker failed: {str(error).splitlines()[0]}"
-        todo = f"see that memory and /dev/shm suffice for {workers} workers, or use fewer"
+        todo = f"make sure that memory and /dev/shm are large enough for {workers} workers, or use fewer"
         raise DataError(what, place, todo) from error
 
 
 class _Steps(data.Dataset[Any]):
-    """The batches of an epoch by number, or the first error.
+    """The batches of an epoch, by number.
 
-    An error travels from a worker as a value: DataLoader rewrites the message of one that is raised.
+    An error is returned, not raised: DataLoader would rewrite the message of one that a worker raises.
     """
 
     def __init__(self, batch: Callable[[np.ndarray], Any], steps: Sequence[Tensor]) -> None:

@@ -1,12 +1,12 @@
-/* Parts of JPEG images, resized, at the very pixels that Pillow gives; see jpeg.py.
+/* Resized parts of JPEG images, with exactly the pixels that Pillow gives; see jpeg.py.
 
-   It decodes with the library that Pillow decodes with (libjpeg-turbo, interface 6.2), which is looked up when it is
-   used: no header and no development package is needed. Of an image only the columns and rows that the result depends
-   on are transformed; the rows above them are entropy-decoded and no more, those below are not looked at. Rows are
-   resized as they come, so that what is held in memory is a few of them.
+   The decoder is the library that Pillow uses (libjpeg-turbo, interface 6.2). It is loaded at run time, so neither a
+   header nor a development package is needed. Only the columns and rows that the result depends on are transformed. The
+   rows above them are only entropy-decoded, and the rows below are not read. Each row is resized when it is decoded, so
+   that only a few rows are in memory.
 
-   Whatever is not plain comes back as a non-zero result, and the caller asks Pillow: the first warning, an early end,
-   a colour space other than grey, RGB and YCbCr. */
+   A result other than 0 means that the caller has to use Pillow: after the first warning, if the data end too early, or
+   if the colour space is not grey, RGB or YCbCr. */
 
 #include <dlfcn.h>
 #include <setjmp.h>
@@ -20,7 +20,7 @@
 
 #define INLINE inline __attribute__((always_inline))
 
-/* What an application sees of libjpeg's interface. The library compares the structure's size with its own. */
+/* The public part of libjpeg's interface. The library compares the structure's size with its own. */
 
 enum { INTERFACE = 62, GREY = 1, RGB = 2, YCBCR = 3, RGBX = 7, MESSAGE = 200 };
 
@@ -112,7 +112,7 @@ static struct {
     int (*resync)(Decoder *, int wanted);
 } library;
 
-/* One image. It lies on the heap, where a longjmp leaves its values as they are. */
+/* The state of one image. It is on the heap, so that its values survive a longjmp. */
 typedef struct {
     Decoder decoder;
     Messages messages;
@@ -167,10 +167,10 @@ static void create(Job *job) {
     library.create(&job->decoder, INTERFACE, sizeof job->decoder);
 }
 
-/* Read the header; whether the image is of a kind that is decoded here. */
+/* Read the header. Returns whether the image is of a kind that is decoded here. */
 static int begin(Job *job, const uint8_t *data, size_t size) {
     Decoder *decoder = &job->decoder;
-    /* A file that was cut off lacks its end marker. Rows below the part are never reached, so it is looked for here. */
+    /* A truncated file has no end marker. It is checked here, because rows below the part are never read. */
     if (size < 4 || data[size - 2] != 0xff || data[size - 1] != 0xd9) return 0;
     create(job);
     job->source = (Source){data, size, nothing, end_of_data, skip_data, library.resync, nothing};
@@ -181,7 +181,7 @@ static int begin(Job *job, const uint8_t *data, size_t size) {
     return decoder->channels == 3 && (decoder->colour_space == RGB || decoder->colour_space == YCBCR);
 }
 
-/* Width and height of an image; 0 if it can be drawn. */
+/* Write the width and height of an image to shape. Returns 0 if the image can be drawn here. */
 int measure(const uint8_t *data, size_t size, int32_t shape[2]) {
     Job *const job = new_job(NULL);
     if (!job) return 1;
@@ -192,7 +192,7 @@ int measure(const uint8_t *data, size_t size, int32_t shape[2]) {
     return end(job, 0);
 }
 
-/* Decode all of an image; 0 if the library finds nothing to complain of, else what it says is in text. */
+/* Decode all of an image. Returns 0 without a warning or error; otherwise, text holds the library's message. */
 int inspect(const uint8_t *data, size_t size, char text[MESSAGE]) {
     Job *const job = new_job(text);
     text[0] = 0;
@@ -209,15 +209,15 @@ int inspect(const uint8_t *data, size_t size, char text[MESSAGE]) {
     return end(job, 0);
 }
 
-/* Pillow's bilinear resizing in whole numbers: weights of 22 bits after the point, rounded after each direction. */
+/* Pillow's bilinear resizing in integers: weights have 22 fractional bits, and each direction's result is rounded. */
 
 enum { BITS = 22, HALF = 1 << (BITS - 1), BLOCK = 32, EDGE = 8 };
 
 typedef struct {
-    int first, count; /* the pixels that a result is made of */
+    int first, count; /* the input pixels that an output pixel depends on */
 } Span;
 
-/* The most pixels that a result is made of, rounded up to pairs. */
+/* The maximum number of input pixels per output pixel, rounded up to an even number. */
 static int most(int from, int to) {
     double scale = (double)from / to;
     int support = (int)scale;
@@ -225,7 +225,7 @@ static int most(int from, int to) {
     return 2 * (support < 1 ? 1 : support) + 2;
 }
 
-/* The spans of `count` results from the one at `start` on, and their weights, `stride` a result, zeros behind them. */
+/* The spans and weights of `count` output pixels from `start` on. Each has `stride` weights, padded with zeros. */
 static void weigh(int from, int to, int start, int count, int stride, Span *spans, int32_t *weights, double *real) {
     double scale = (double)from / to, support = scale < 1 ? 1 : scale, inverse = 1 / support;
     memset(weights, 0, sizeof *weights * (size_t)count * stride);
@@ -246,7 +246,7 @@ static void weigh(int from, int to, int start, int count, int stride, Span *span
     }
 }
 
-/* Turn the results of a row around. */
+/* Reverse the order of the output pixels of a row. */
 static void reverse(Span *spans, int32_t *weights, int count, int stride) {
     for (int i = 0, j = count - 1; i < j; i++, j--) {
         Span span = spans[i];
@@ -260,13 +260,13 @@ static void reverse(Span *spans, int32_t *weights, int count, int stride) {
     }
 }
 
-/* Each weight four times, once a channel. */
+/* Repeat each weight four times, once per channel. */
 static void spread(const int32_t *weights, size_t count, int32_t *out) {
     for (size_t i = 0; i < count; i++)
         for (int channel = 0; channel < 4; channel++) out[4 * i + channel] = weights[i];
 }
 
-/* One row of RGBX pixels resized to `count` RGB pixels; writes one byte more. */
+/* Resize a row of RGBX pixels to `count` RGB pixels. May write one byte beyond them. */
 static void across_plain(const uint8_t *row, const Span *spans, const int32_t *weights, int pairs, int count,
                          uint8_t *out) {
     for (int i = 0; i < count; i++) {
@@ -325,7 +325,7 @@ static AVX2 INLINE void across_pairs(const uint8_t *row, const Span *spans, cons
 
 static AVX2 void across_avx2(const uint8_t *row, const Span *spans, const int32_t *weights, int pairs, int count,
                              uint8_t *out) {
-    switch (pairs) { /* a loop of known length has no branch to guess */
+    switch (pairs) { /* with a constant count, the loop has no branch to mispredict */
         case 2: across_pairs(row, spans, weights, 2, count, out); break;
         case 3: across_pairs(row, spans, weights, 3, count, out); break;
         case 4: across_pairs(row, spans, weights, 4, count, out); break;
@@ -351,15 +351,15 @@ static void choose_instructions(void) {}
 
 typedef struct {
     int32_t left, top, width, height;   /* the part of the image that is resized, in pixels */
-    int32_t to_width, to_height;        /* what it is resized to */
-    int32_t from_left, from_top, side;  /* the square of the resized part that is wanted */
+    int32_t to_width, to_height;        /* the size that it is resized to */
+    int32_t from_left, from_top, side;  /* the square to cut out of the resized part */
     int32_t mirrored;                   /* left to right */
     int32_t down_first;                 /* resize vertically before horizontally: the rounding differs */
 } View;
 
 static size_t blocks(size_t size) { return (size + BLOCK - 1) / BLOCK * BLOCK; }
 
-/* Cut `size` bytes, aligned for every type, off a piece of memory; only counted while there is none. */
+/* Take `size` bytes, aligned for every type, from `base`. If `base` is NULL, only count them. */
 static void *cut(uint8_t *base, size_t *used, size_t size) {
     void *piece = base ? base + *used : NULL;
     *used += blocks(size);
@@ -388,7 +388,7 @@ static size_t divide(uint8_t *base, const View *view, int wide, int high, size_t
     return used;
 }
 
-/* Draw a view of an image as (side, side, 3) bytes; 0 if it is all there. */
+/* Draw a view of an image as (side, side, 3) bytes. Returns 0 if all of it was drawn. */
 int draw(const uint8_t *data, size_t size, const View *view, uint8_t *out) {
     Job *const job = new_job(NULL);
     if (!job) return 1;
@@ -406,14 +406,14 @@ int draw(const uint8_t *data, size_t size, const View *view, uint8_t *out) {
     weigh(view->width, view->to_width, view->from_left, side, wide, columns, scratch.column_weights, scratch.real);
     weigh(view->height, view->to_height, view->from_top, side, high, rows, scratch.row_weights, scratch.real);
 
-    /* Upsampled colour depends on neighbours: a few columns more, so that the edges of the region are not used. */
+    /* Upsampled colours depend on neighbours. Decode a few more columns, so that the region's edges are not used. */
     int first = view->left + columns[0].first, last = view->left + columns[side - 1].first + columns[side - 1].count;
     unsigned left = first > EDGE ? first - EDGE : 0, right = last + EDGE, width;
     if (right > decoder->width) right = decoder->width;
     width = right - left;
     decoder->out_colour_space = RGBX;
     library.start(decoder);
-    if (width < decoder->width) library.crop(decoder, &left, &width); /* moves left to a block's edge */
+    if (width < decoder->width) library.crop(decoder, &left, &width); /* moves `left` to the edge of a block */
     for (int i = 0; i < side; i++) columns[i].first += view->left - (int)left;
     if (view->mirrored) reverse(columns, scratch.column_weights, side, wide);
     spread(scratch.column_weights, (size_t)side * wide, scratch.spread_weights);
@@ -439,7 +439,7 @@ int draw(const uint8_t *data, size_t size, const View *view, uint8_t *out) {
     return end(job, 0);
 }
 
-/* Take the decoder from a library, before anything else; 0 if it has one that speaks this interface. */
+/* Load the decoder from a library; call this first. Returns 0 if the library has this interface. */
 int attach(const char *path) {
     choose_instructions();
     void *file = dlopen(path, RTLD_NOW | RTLD_LOCAL);

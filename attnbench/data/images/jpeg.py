@@ -1,8 +1,8 @@
-"""Views of JPEG images at Pillow's own pixels, at more than twice its speed.
+"""Crops of JPEG images with the same pixels as Pillow's, at more than twice its speed.
 
-Of an image only what the view shows is transformed and resized (``jpeg.c``), by the library that Pillow itself decodes
-with. Where that cannot be had, where it does not give Pillow's pixels, and for every image that is not plain, there is
-no answer and Pillow draws: the pixels are the same either way, bit by bit.
+``jpeg.c`` decodes with the library that Pillow itself uses, and it transforms and resizes only the part of an image
+that the crop needs. Pillow is used instead if this library is not available, if it does not give Pillow's pixels, and
+for every image of an unusual kind. The pixels are the same either way, bit by bit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from attnbench.data.images.crops import View
 log = logging.getLogger("attnbench")
 
 SOURCE = Path(__file__).with_name("jpeg.c")
-MESSAGE = 200  # bytes of a complaint, as in the source
+MESSAGE = 200  # maximum bytes of a decoder message, as in jpeg.c
 Choose = Callable[[int, int], View]
 
 
@@ -35,7 +35,8 @@ class Engine(NamedTuple):
     """The compiled functions.
 
     Attributes:
-        tall_first: whether this Pillow resizes vertically first where that saves more; the rounding differs.
+        tall_first: whether this Pillow version resizes vertically first when that saves more work, which changes the
+            rounding.
     """
 
     functions: ctypes.CDLL
@@ -43,9 +44,9 @@ class Engine(NamedTuple):
 
 
 def draw(data: bytes, choose: Choose) -> np.ndarray | None:
-    """The view that ``choose`` takes of an image of some width and height: uint8 (side, side, 3).
+    """The crop of an image, uint8 (side, side, 3); ``choose`` returns the view for the image's width and height.
 
-    None for what Pillow has to draw: no JPEG, CMYK, damaged, too large, or no engine here.
+    None if Pillow has to draw it: the image is not a JPEG, or it is CMYK, damaged or too large, or there is no engine.
     """
     engine = running()
     shape = measure(engine, data) if engine else None
@@ -53,7 +54,7 @@ def draw(data: bytes, choose: Choose) -> np.ndarray | None:
 
 
 def measure(engine: Engine, data: bytes) -> tuple[int, int] | None:
-    """Width and height of an image, or None if Pillow has to look at it."""
+    """Width and height of an image, or None if Pillow has to read it."""
     shape = (ctypes.c_int32 * 2)()
     if engine.functions.measure(data, len(data), shape) or shape[0] * shape[1] > pillow.LARGEST:
         return None
@@ -61,9 +62,9 @@ def measure(engine: Engine, data: bytes) -> tuple[int, int] | None:
 
 
 def inspect(data: bytes) -> str | None:
-    """What the decoder says of a JPEG image, all of it decoded: nothing of a good one, where Pillow ignores much.
+    """Decode all of a JPEG image and return the decoder's first warning, or "" if there is none; Pillow ignores many.
 
-    None for what Pillow has to look at.
+    None if Pillow has to read the image.
     """
     engine = running()
     if engine is None or measure(engine, data) is None:
@@ -75,7 +76,7 @@ def inspect(data: bytes) -> str | None:
 
 def _drawn(engine: Engine, data: bytes, view: View) -> np.ndarray | None:
     (_, _, width, height), (to_width, to_height) = view.part, view.resized
-    # Pillow 13 goes down first if the height loses more than twice what the width does; both may grow.
+    # Pillow 13 resizes vertically first if the height shrinks by more than twice as much as the width; both may grow.
     down_first = engine.tall_first and height > to_height and height - to_height > 2 * (width - to_width)
     numbers = (*view.part, *view.resized, *view.corner, view.side, view.mirrored, down_first)
     pixels = np.empty((view.side, view.side, 3), np.uint8)
@@ -85,7 +86,7 @@ def _drawn(engine: Engine, data: bytes, view: View) -> np.ndarray | None:
 
 @cache
 def running() -> Engine | None:
-    """The engine, started once; without one, a line in the log says why."""
+    """The engine, started once. If there is none, a line in the log gives the reason."""
     try:
         return _start()
     except compile_c.Unavailable as reason:
@@ -94,33 +95,33 @@ def running() -> Engine | None:
 
 
 def _start() -> Engine:
-    """Compile, find Pillow's decoder, and try both ways of resizing against Pillow's own.
+    """Compile jpeg.c, find Pillow's decoder, and compare both orders of resizing with Pillow's own pixels.
 
     Raises:
-        native.Unavailable: there is no compiler or no decoder, or the pixels are others.
+        compile_c.Unavailable: there is no compiler or no decoder, or the pixels differ.
     """
     functions = compile_c.load(SOURCE)
     functions.measure.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
     functions.inspect.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
     functions.draw.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
     if not any(functions.attach(str(path).encode()) == 0 for path in _libraries()):
-        raise compile_c.Unavailable("Pillow's libjpeg-turbo is not found")
+        raise compile_c.Unavailable("Pillow's libjpeg-turbo was not found")
     data = _trial()
     for engine in (Engine(functions, True), Engine(functions, False)):
         if all(_agrees(engine, data, view) for view in TRIALS):
             return engine
-    raise compile_c.Unavailable(f"the pixels would not be those of Pillow {PIL.__version__}")
+    raise compile_c.Unavailable(f"the pixels would differ from those of Pillow {PIL.__version__}")
 
 
 def _libraries() -> Iterator[str | Path]:
-    """Where the decoder may be that Pillow uses: inside its wheel, or of the system."""
+    """The places where Pillow's decoder may be: in its wheel or in the system."""
     package = Path(PIL.__file__).parent
     yield from package.parent.glob("[Pp]illow.libs/libjpeg*.so*")
     yield from package.glob(".dylibs/libjpeg*.dylib")
     yield from filter(None, [find_library("jpeg")])
 
 
-# Views of an image of 75x121: at every edge, and on both sides of where Pillow changes its order.
+# Views of a 75x121 image: at every edge, and on both sides of the ratio at which Pillow changes its order.
 TRIALS = (
     View((0, 0, 75, 50), (40, 40), (0, 0), 40, True),
     View((21, 13, 54, 108), (24, 30), (1, 3), 20),
@@ -130,7 +131,7 @@ TRIALS = (
 
 
 def _trial() -> bytes:
-    """A small image of noise."""
+    """A small JPEG image of noise."""
     noise = np.frombuffer(np.random.default_rng(0).bytes(121 * 75 * 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise.reshape(121, 75, 3)).save(file, "JPEG", quality=90)

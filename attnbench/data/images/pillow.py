@@ -1,4 +1,4 @@
-"""Images decoded and drawn by Pillow, for all formats; jpeg.py draws the same pixels of most JPEG images, faster."""
+"""Decoding and cropping with Pillow, for all formats. For most JPEG images, jpeg.py gives the same pixels faster."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from attnbench.base.errors import DataError
 from attnbench.data.images.crops import View
 
 FORMATS = ("JPEG", "PNG")
-LARGEST = 89_478_485  # pixels: from here on PIL warns of a decompression bomb, but goes on
+LARGEST = 89_478_485  # pixels; above this, Pillow warns of a decompression bomb but continues
 
 
 def read_rgb(data: bytes, where: str | Path) -> Image.Image:
-    """Decode a JPEG or PNG image, grey, palette or colour, as RGB.
+    """Decode a grey, palette or colour image in JPEG or PNG format as RGB.
 
-    An orientation in its EXIF data is not applied, as torchvision does not.
+    An orientation in the EXIF data is not applied, as in torchvision.
 
     Args:
         data: the file's contents.
-        where: their name, for complaints.
+        where: the file's name, for error messages.
 
     Raises:
         DataError: the image is damaged, truncated, too large or of another format.
@@ -32,15 +32,15 @@ def read_rgb(data: bytes, where: str | Path) -> Image.Image:
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}x{image.height} pixels are too many")
             return image.convert("RGB")
-    except Exception as error:  # damage surfaces as OSError, SyntaxError, struct.error and others
+    except Exception as error:  # damage raises OSError, SyntaxError, struct.error and others
         raise unreadable(error, where) from error
 
 
 def load_rgb(path: str | Path) -> Image.Image:
-    """The image of a file as RGB.
+    """Read an image file as RGB.
 
     Raises:
-        DataError: as ``read_file`` and ``read_rgb`` do.
+        DataError: as ``read_file`` and ``read_rgb`` raise it.
     """
     return read_rgb(read_file(path), path)
 
@@ -49,7 +49,7 @@ def read_file(path: str | Path) -> bytes:
     """The contents of an image file.
 
     Raises:
-        DataError: it is not there or cannot be read.
+        DataError: the file is missing or cannot be read.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -59,14 +59,14 @@ def read_file(path: str | Path) -> bytes:
 
 
 def unreadable(error: Exception, where: str | Path) -> DataError:
-    """What a user is told of an image that cannot be read."""
-    said = str(error).partition("<_io")[0].rstrip() or type(error).__name__
-    return DataError(f"this image cannot be read: {said}", where, "restore it, or remove it from the data set")
+    """The error for an image that cannot be read."""
+    reason = str(error).partition("<_io")[0].rstrip() or type(error).__name__
+    return DataError(f"this image cannot be read: {reason}", where, "restore it, or remove it from the data set")
 
 
-def other_size(found: tuple[int, int], said: tuple[int, int]) -> str:
-    """What a user is told of an image that is not as wide and high as its annotation says."""
-    return "this image has {}x{} pixels, its annotation says {}x{}".format(*found, *said)
+def other_size(found: tuple[int, int], annotated: tuple[int, int]) -> str:
+    """The message for an image whose width and height are not those of its annotation."""
+    return "this image has {}x{} pixels, but its annotation gives {}x{}".format(*found, *annotated)
 
 
 def draw(image: Image.Image, view: View) -> np.ndarray:

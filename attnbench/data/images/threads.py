@@ -1,4 +1,4 @@
-"""Work that threads do ahead of who wants it."""
+"""Threads that compute results before they are needed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TypeVar
 T = TypeVar("T")
 Result = TypeVar("Result")
 
-WAITING = 8  # results for each thread that may wait to be taken
+WAITING = 8  # finished or pending results per thread that have not been yielded yet
 
 
 def in_order(call: Callable[[T], Result], items: Iterable[T], threads: int) -> Iterator[Result]:
-    """``call`` of every item, in the order of the items, by ``threads`` threads; few results wait at any time."""
+    """The results of ``call`` for all items, in order; ``threads`` threads compute a limited number of them ahead."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

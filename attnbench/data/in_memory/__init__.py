@@ -1,1 +1,1 @@
-"""Data sets that are held in memory as one tensor: digits, CIFAR, noise."""
+"""Data sets that are held in memory as one tensor: digits, CIFAR and noise."""

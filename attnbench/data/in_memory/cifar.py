@@ -27,16 +27,15 @@ def cifar10(
     """CIFAR-10: 50,000 training and 10,000 test images, 32x32 RGB, 10 classes.
 
     Args:
-        root: holds ``cifar-10-python.tar.gz``, or what is in it, or an image folder
+        root: the folder with ``cifar-10-python.tar.gz`` or its extracted files, or an image folder with
             ``train/<class>/*.jpg`` and ``test/<class>/*.jpg`` (or ``val/``).
         pad: zeros added on every side before a training crop.
         flip: whether to mirror half of the training images.
-        verify: whether to insist on the published files, by SHA-256. It does not concern an image
-            folder.
-        name: what these data are called where they are not the published ones; part of a run's name.
+        verify: whether to accept only the published files, by SHA-256. It has no effect on an image folder.
+        name: the name of the data if they are not the published ones; part of a run's name.
 
     Raises:
-        DataError: no data there, or not the published data.
+        DataError: the data are missing, or they are not the published ones.
     """
     return _cifar(CIFAR10, root, pad, flip, verify, name)
 
@@ -48,16 +47,15 @@ def cifar100(
     """CIFAR-100: 50,000 training and 10,000 test images, 32x32 RGB, 100 fine classes.
 
     Args:
-        root: holds ``cifar-100-python.tar.gz``, or what is in it, or an image folder
+        root: the folder with ``cifar-100-python.tar.gz`` or its extracted files, or an image folder with
             ``train/<class>/*.jpg`` and ``test/<class>/*.jpg`` (or ``val/``).
         pad: zeros added on every side before a training crop.
         flip: whether to mirror half of the training images.
-        verify: whether to insist on the published files, by SHA-256. It does not concern an image
-            folder.
-        name: what these data are called where they are not the published ones; part of a run's name.
+        verify: whether to accept only the published files, by SHA-256. It has no effect on an image folder.
+        name: the name of the data if they are not the published ones; part of a run's name.
 
     Raises:
-        DataError: no data there, or not the published data.
+        DataError: the data are missing, or they are not the published ones.
     """
     return _cifar(CIFAR100, root, pad, flip, verify, name)
 
@@ -85,7 +83,7 @@ def _cifar(release: Release, root: str, pad: int, flip: bool, verify: bool, name
 
 
 def _from_images(release: Release, root: Path) -> tuple[tuple[str, ...], Pixels, Pixels, str]:
-    """Class names, both splits and their description, of an image folder."""
+    """The class names, both splits and the source line of an image folder."""
     if not (root / "train").is_dir():
         looked_for = f"{release.archive}, {release.folder}/ or train/<class>/*.jpg"
         todo = f"put {looked_for} there, or set dataset.root"
@@ -97,7 +95,7 @@ def _from_images(release: Release, root: Path) -> tuple[tuple[str, ...], Pixels,
 
 
 def _decoded(side: Side) -> Pixels:
-    """Every image of a split; one after the other, as threads make images this small slower."""
+    """Decode every image of a split, without threads: with images this small, threads are slower."""
     log.info("decoding %d images of %s", len(side.files), side.folder)
     images = [_read_tiny(side.folder / file) for file in side.files]
     return Pixels(np.stack(images), np.array(side.labels))
@@ -105,7 +103,7 @@ def _decoded(side: Side) -> Pixels:
 
 def _read_tiny(path: Path) -> np.ndarray:
     """One image, uint8 (32, 32, 3)."""
-    from attnbench.data.images.pillow import read_file, read_rgb  # PIL, which the official files do not need
+    from attnbench.data.images.pillow import read_file, read_rgb  # imports PIL, which the official files do not need
 
     pixels = np.asarray(read_rgb(read_file(path), path))
     if pixels.shape != (SIDE, SIDE, 3):

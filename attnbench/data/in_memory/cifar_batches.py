@@ -1,4 +1,4 @@
-"""The official CIFAR files: pickles, so each is checked first and nothing in it is ever run."""
+"""Reads the official CIFAR files. They are pickles: their hashes are checked first, and they can run no code."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ CIFAR10_ARCHIVE, CIFAR100_ARCHIVE = "cifar-10-python.tar.gz", "cifar-100-python.
 
 @dataclass(frozen=True)
 class Release:
-    """What the authors published, https://www.cs.toronto.edu/~kriz/cifar.html.
+    """A data set as its authors published it, https://www.cs.toronto.edu/~kriz/cifar.html.
 
     Attributes:
-        name: of the data set.
-        classes: how many it has.
-        mean: of the training pixels in [0, 1], per channel.
-        std: of the same.
+        name: the name of the data set.
+        classes: the number of classes.
+        mean: mean per channel of the training pixels in [0, 1].
+        std: standard deviation per channel of the same pixels.
         archive: name of the tar file.
-        folder: the one folder in it.
-        train: names of the files of training images.
-        test: names of the files of test images.
-        meta: name of the file of class names.
-        names_key: where that file keeps the class names.
-        labels_key: where an image file keeps the labels.
-        sha256: of the archive and of each file.
+        folder: the only folder in the tar file.
+        train: names of the files with training images.
+        test: names of the files with test images.
+        meta: name of the file with the class names.
+        names_key: the key of the class names in that file.
+        labels_key: the key of the labels in an image file.
+        sha256: hashes of the archive and of each file.
     """
 
     name: str
@@ -56,18 +56,17 @@ class Release:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file that is read."""
+        """The names of all files that are read."""
         return (*self.train, *self.test, self.meta)
 
 
-# The archives' digests are widely published. The files' were found equal in at least three
-# independent public projects each; those of the two meta files were also computed, from copies with
-# the MD5 that torchvision checks.
+# The archives' hashes are widely published. Each file's hash was found in at least three independent public projects.
+# The hashes of the two meta files were also computed, from copies with the MD5 that torchvision checks.
 CIFAR10 = Release(
     name="CIFAR-10",
     classes=10,
     mean=(0.4914, 0.4822, 0.4465),
-    # The (.2023, .1994, .2010) of many repositories averages each image's own std instead.
+    # Many repositories use (.2023, .1994, .2010), which is the mean of each image's own std.
     std=(0.2470, 0.2435, 0.2616),
     archive=CIFAR10_ARCHIVE,
     folder="cifar-10-batches-py",
@@ -109,9 +108,9 @@ CIFAR100 = Release(
 
 
 def find_files(release: Release, root: Path) -> Path | None:
-    """The extracted folder, ``root`` itself or in it, or else the archive in it, if any."""
+    """The extracted folder (``root`` or a folder in it), else the archive in ``root``, else None."""
     for folder in (root, root / release.folder):
-        # "train" and "test" alone would also be the folders of an image folder.
+        # An image folder also has entries called "train" and "test", so the meta file is required too.
         if (folder / release.meta).is_file() and (folder / release.train[0]).is_file():
             return folder
     archive = root / release.archive
@@ -122,8 +121,7 @@ def read_files(release: Release, found: Path, verify: bool) -> tuple[tuple[str, 
     """The class names, the training and the test images of an archive or extracted folder.
 
     Raises:
-        DataError: a file is missing, differs from the published one while ``verify``, or holds
-            something else.
+        DataError: a file is missing, has other contents than expected or, with ``verify``, is not the published one.
     """
     if found.is_dir():
         files = {name: _read(found / name) for name in release.files}
@@ -141,7 +139,7 @@ def read_files(release: Release, found: Path, verify: bool) -> tuple[tuple[str, 
 
 
 def _unpacked(release: Release, archive: Path, verify: bool) -> dict[str, bytes]:
-    """The archive's files, read in memory; nothing is extracted to disk."""
+    """The contents of the archive's files, read into memory; nothing is extracted to disk."""
     content = _read(archive)
     if verify:
         _verify(release, archive.name, content, archive)
@@ -168,10 +166,10 @@ def _read(path: Path) -> bytes:
 
 
 def _verify(release: Release, name: str, content: bytes, path: Path) -> None:
-    """Compare the very bytes that will be unpickled with the published ones."""
+    """Compare the hash of the bytes that will be unpickled with the published one."""
     found, published = hashlib.sha256(content).hexdigest(), release.sha256[name]
     if found != published:
-        what = f"its SHA-256 begins {found[:12]}, that of the published file {published[:12]}"
+        what = f"its SHA-256 begins with {found[:12]}, that of the published file with {published[:12]}"
         todo = f"{AGAIN}, or set dataset.verify=false for a copy you trust"
         raise DataError(f"this is not the {name} of {release.name}: {what}", path, todo)
 
@@ -184,7 +182,7 @@ def _class_names(release: Release, content: bytes, path: Path) -> tuple[str, ...
 
 
 def _pixels(release: Release, content: bytes, path: Path) -> Pixels:
-    """One file's images, from rows of 1024 red, 1024 green and 1024 blue values, and its labels."""
+    """The images and labels of a file. It stores an image as 1024 red, 1024 green and 1024 blue values."""
     table = _unpickle(content, path)
     rows, labels = table.get(b"data"), table.get(release.labels_key)
     if not (
@@ -206,28 +204,28 @@ def _concatenate(parts: list[Pixels]) -> Pixels:
 
 
 def _unpickle(content: bytes, path: Path) -> dict[bytes, Any]:
-    """A pickled dictionary of numbers, strings and arrays.
+    """Read a pickled dictionary of numbers, strings and arrays.
 
     Raises:
-        DataError: the pickle is damaged or asks for anything else.
+        DataError: the pickle is damaged or refers to any other class or function.
     """
     try:
         table = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises whatever its wrong opcodes run into
+    except Exception as error:  # a damaged pickle can raise any exception
         raise DataError(f"this pickle cannot be trusted: {error}", path, AGAIN) from error
     if not isinstance(table, dict):
-        raise DataError("no table in this file", path, AGAIN)
+        raise DataError("no dictionary in this file", path, AGAIN)
     return table
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """``_codecs.encode`` as Python 3 pickles use it for bytes, without its other codecs."""
+    """A replacement for ``_codecs.encode``, which Python 3 pickles call for bytes; it only encodes text."""
     return text.encode(encoding)
 
 
-_reconstruct: Any = np.empty(0).__reduce__()[0]  # how every pickled array begins
+_reconstruct: Any = np.empty(0).__reduce__()[0]  # the function that every pickled array calls first
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # as numpy 1 wrote it
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # its name in numpy 1
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -236,7 +234,7 @@ ALLOWED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays and nothing else: any other name is refused before it is looked up."""
+    """An unpickler that builds numpy arrays only; it refuses any other name before looking it up."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:

@@ -1,9 +1,8 @@
-"""Handwritten digits that come with the package: real images, and nothing to download.
+"""Real images of handwritten digits that come with the package, so that nothing has to be downloaded.
 
-E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
-Repository, 1998, https://doi.org/10.24432/C50P49, licensed CC BY 4.0. ``digits.csv.gz`` is the copy
-of its test set that scikit-learn bundles, unchanged: 1797 rows of 64 pixels from 0 to 16, and the
-digit.
+E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998,
+https://doi.org/10.24432/C50P49, licensed CC BY 4.0. ``digits.csv.gz`` is an unchanged copy of the test set as
+scikit-learn bundles it: 1797 rows, each with 64 pixels from 0 to 16 and the digit.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from attnbench.data.in_memory.resident import Pixels, resident_dataset
 
 DIGITS = Path(__file__).with_name("digits.csv.gz")
 SIDE, BRIGHTEST = 8, 16
-MEAN, STD = 0.3058, 0.3190  # of the training images at size 16; less enlarged, they vary more
+MEAN, STD = 0.3058, 0.3190  # of the training images at size 16; at smaller sizes the std is larger
 
 
 @checked
@@ -28,9 +27,8 @@ def digits(*, size: Count = 16, pad: Index = 2) -> Dataset:
     """1797 handwritten digits of 10 classes; every fifth image is held out for validation.
 
     Args:
-        size: side in pixels that the 8x8 originals are resized to, bilinearly.
-        pad: pixels by which a training crop may be shifted in either direction. A digit is never
-            mirrored.
+        size: side in pixels to which the 8x8 originals are resized, bilinearly.
+        pad: maximum shift of a training crop in pixels, in each direction. Digits are never mirrored.
     """
     table = np.loadtxt(DIGITS, delimiter=",", dtype=np.int64)
     images, labels = _resized(table[:, :-1], size), table[:, -1]
@@ -48,7 +46,7 @@ def digits(*, size: Count = 16, pad: Index = 2) -> Dataset:
 
 
 def _resized(rows: np.ndarray, size: int) -> np.ndarray:
-    """Rows of 64 grey values from 0 to 16 as RGB images, uint8 (N, size, size, 3)."""
+    """Convert rows of 64 grey values from 0 to 16 to RGB images, uint8 (N, size, size, 3)."""
     grey = torch.from_numpy(rows).float().view(-1, 1, SIDE, SIDE) * (255 / BRIGHTEST)
     grey = interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)
     return grey.round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()

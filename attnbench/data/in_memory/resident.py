@@ -1,4 +1,4 @@
-"""A split that lives in memory as one tensor: a batch is one gather, wherever that tensor is."""
+"""A split that is held in memory as one tensor, on the CPU or a GPU; a batch is one gather from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Resident:
 
     Args:
         pixels: square images and their labels.
-        pad: zeros added on every side; a training crop lies anywhere in the padded image.
+        pad: zeros added on every side; a training crop may be anywhere in the padded image.
         flip: whether to mirror half of the training images left to right.
 
     Attributes:
@@ -46,22 +46,22 @@ class Resident:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the pixels, and with them the work of every batch, to ``device``."""
+        """Move the pixels to ``device``; batches are then made there."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
 
     def batches(
         self, steps: Sequence[Tensor], draw: Draw | None, *, workers: int, timeout: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``Split.batches``; no worker is used, as handing over would take longer than this."""
+        """See ``Split.batches``. No worker is used: passing a batch between processes would take longer."""
         device = self.images.device
-        # Tables and indices go over once an epoch: a copy in each step would make the device wait.
+        # Tables and indices are copied once per epoch: a copy in each step would make the device wait.
         top, left, mirrored = (table.to(device) for table in self._placements(draw))
         for index in [step.to(device) for step in steps]:
             yield self._gather(index, top[index], left[index], mirrored[index]), self.labels[index]
 
     def _placements(self, draw: Draw | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every sample the crop's top and left, int64, and whether it is mirrored: (N,) each."""
+        """The top and left of each sample's crop, int64 (N,), and whether it is mirrored, bool (N,)."""
         if draw is None:
             centre = torch.full((len(self),), self.pad)
             return centre, centre, torch.zeros(len(self), dtype=torch.bool)
@@ -71,19 +71,19 @@ class Resident:
         return top, left, mirrored & self.flip
 
     def _gather(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-        """Crop and mirror: uint8 (N, 3, S, S), a channels_last view. Two ways to the same bytes."""
+        """Crop and mirror: uint8 (N, 3, S, S), a channels_last view. The CPU and GPU versions give the same bytes."""
         gather = self._by_windows if index.device.type == "cpu" else self._by_pixels
         return gather(index, top, left, mirrored).permute(0, 3, 1, 2)
 
     def _by_pixels(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-        """One indexing of fixed shape, which a CUDA graph can hold: (N, S, S, 3)."""
+        """One indexing operation of fixed shape, so that a CUDA graph can capture it: (N, S, S, 3)."""
         along = torch.arange(self.size, device=index.device)
         rows = along + top[:, None]
         columns = torch.where(mirrored[:, None], self.size - 1 - along, along) + left[:, None]
         return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def _by_windows(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-        """Whole rows of pixels copied, twelve times as fast on a CPU as pixel by pixel: (N, S, S, 3)."""
+        """Copy whole rows of pixels, which is twelve times as fast on a CPU as single pixels: (N, S, S, 3)."""
         side = self.images.shape[1]
         starts = (index * side + top) * side + left
         crops = self._windows().index_select(0, starts).view(-1, self.size, self.size, 3)
@@ -92,7 +92,7 @@ class Resident:
         return torch.cat([crops, turned]).index_select(0, place)
 
     def _windows(self) -> Tensor:
-        """A view of every window of S rows and columns, by the pixel it begins at: (pixels, S, 3 S), overlapping."""
+        """A view of all overlapping windows of S x S pixels, indexed by their first pixel: (pixels, S, 3 S)."""
         n, side = self.images.shape[:2]
         last = (n - 1) * side**2 + (side - self.size) * (side + 1)
         return self.images.as_strided((last + 1, self.size, 3 * self.size), (3, 3 * side, 1))
@@ -109,7 +109,7 @@ def resident_dataset(
     std: RGB,
     source: str,
 ) -> Dataset:
-    """A data set held in memory; ``pad`` and ``flip`` augment the training split alone."""
+    """A data set held in memory; ``pad`` and ``flip`` augment only the training split."""
     return Dataset(
         classes=classes,
         train=Resident(train, pad=pad, flip=flip),

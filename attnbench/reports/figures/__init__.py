@@ -1,1 +1,1 @@
-"""Pictures of tables, of any runs, and of the inside of trained networks."""
+"""Figures of tables, of any runs, and of what happens inside trained networks."""

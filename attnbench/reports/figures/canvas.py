@@ -1,6 +1,6 @@
-"""What all pictures share: colours, a canvas with title and notes that cover nothing, and the legend beside it.
+"""What all pictures share: colours, a canvas with title, notes and legend outside the axes.
 
-Matplotlib is imported when something is drawn, and without pyplot: a picture is an object like any other.
+Matplotlib is imported only when something is drawn. Pyplot is not used, so there is no global state.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
     from matplotlib.lines import Line2D
 
-# M. Okabe and K. Ito's colours, which the colour-blind tell apart too; without their yellow, too pale for a line.
+# The colour-blind-safe palette of M. Okabe and K. Ito, without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"  # shape tells them apart as well
-PRINTED = "#f3efe6"  # the ground of axes that show a paper's printed numbers, never ours
+MARKERS = "osD^vPX"  # series differ in shape as well as in colour
+PRINTED = "#f3efe6"  # the background of axes with printed numbers
 WARNING = "#A03000"
-PER_INCH = 11.5  # characters of a title
+PER_INCH = 11.5  # characters of a title in an inch
 
 Grid = list[list["Axes"]]
-Style = dict[str, Any]  # what matplotlib takes as keywords
+Style = dict[str, Any]  # keyword arguments of matplotlib
 
 
 def colour(number: int) -> str:
-    """The colour of the n-th series, in hex; they repeat."""
+    """The colour of a series in hex, by its number; colours repeat after the last."""
     return COLOURS[number % len(COLOURS)]
 
 
 def marker(number: int) -> str:
-    """Together with ``colour`` different for the first 49."""
+    """The marker of a series, by its number; colour and marker together are unique for the first 49 series."""
     return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
@@ -47,14 +47,14 @@ def canvas(
     warned: bool = False,
     **options: Any,
 ) -> tuple[Picture, Grid]:
-    """An empty picture.
+    """Make an empty picture and its grid of axes.
 
     Args:
-        rows, columns: of axes.
-        size: of all axes together, in inches; title and notes need more.
-        notes: what stands below, small.
-        warned: whether the title holds a warning, and is coloured.
-        options: of ``subplots``.
+        rows, columns: the size of the grid.
+        size: width and height of all axes together, in inches; title and notes are added to the height.
+        notes: lines of small text below the axes.
+        warned: whether the title contains a warning and is coloured.
+        options: keyword arguments for ``subplots``.
     """
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def canvas(
 
 
 def plain(axes: Axes, title: str = "", printed: bool = False) -> None:
-    """The ground, the grid and the title of axes."""
+    """Set the background, grid and title of axes."""
     if printed:
         axes.set_facecolor(PRINTED)
     axes.grid(alpha=0.3, lw=0.6)
@@ -81,24 +81,24 @@ def plain(axes: Axes, title: str = "", printed: bool = False) -> None:
 
 
 def legend(picture: Picture, handles: Sequence[Artist], title: str = "", **options: Any) -> None:
-    """Beside the axes, where it covers nothing."""
+    """Add a legend to the right of the axes, where it covers nothing."""
     if handles:
         about: Style = {"fontsize": 8, "frameon": False, "title": title, "title_fontsize": 8}
         picture.legend(handles=list(handles), loc="outside right center", **about, **options)
 
 
 def key(label: str, **style: Any) -> Line2D:
-    """A line of a legend."""
+    """An entry of a legend."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **style)
 
 
 def bar(deviation: float | None) -> float:
-    """A deviation as an error bar; of a single value there is none."""
+    """The length of an error bar; NaN, which draws no bar, if there is no deviation."""
     return math.nan if deviation is None else deviation
 
 
-def said(axes: Axes, text: str) -> None:
-    """A text in the middle of axes that have nothing else to show."""
+def placeholder(axes: Axes, text: str) -> None:
+    """Write a text in the middle of axes that have nothing else to show."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#777777", fontsize=9)

@@ -1,4 +1,4 @@
-"""Pictures over a network's channels: what attention reads of single images, and the weights it gives by class."""
+"""Pictures over a network's channels: attention's input for single images, and its weights averaged by class."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnbench.reports.figures.canvas import Style, canvas, colour, key, legend, plain, said
+from attnbench.reports.figures.canvas import Style, canvas, colour, key, legend, placeholder, plain
 from attnbench.reports.figures.hooks import Block, Squeezed, Weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-COLUMNS = (4, 3)  # blocks side by side, whichever leaves fewer places empty
-GAP = 0.12  # between the blocks' networks, in heights of axes
+COLUMNS = (4, 3)  # blocks side by side: the number that leaves fewer cells empty
+GAP = 0.12  # height of the gap between blocks, relative to axes
 ALL = "#000000"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A network of a figure of weights: its name, and its weights if it has been run."""
+    """A network in a figure of weights: its name, and its weights, or why they are missing."""
 
     name: str
     weights: Weights | None
@@ -32,7 +32,7 @@ class Layer:
 
 
 def squeezes(made: Squeezed, title: str, notes: Sequence[str], warned: bool) -> Picture:
-    """A row for each image, a column for each block: the values over the channel's number."""
+    """Plot the squeezed values over the channels, with a row for each image and a column for each block."""
     rows, columns = len(made.labels), len(made.blocks) + 1
     options: Style = {"sharex": "col", "sharey": "col", "gridspec_kw": {"width_ratios": [0.7] + [1] * (columns - 1)}}
     size = (1.6 + 1.9 * columns, 1.25 * rows + 0.5)
@@ -43,7 +43,7 @@ def squeezes(made: Squeezed, title: str, notes: Sequence[str], warned: bool) -> 
         line[0].set_title(f"class {made.labels[i]}", fontsize=8)
         for axes, block in zip(line[1:], made.blocks, strict=True):
             values = made.values[block.name]
-            plain(axes, f"GAP {_named(block)}" + f"\nr = {alike(values):z.2f}" * (rows > 1) if i == 0 else "")
+            plain(axes, f"GAP {_named(block)}" + f"\nr = {similarity(values):z.2f}" * (rows > 1) if i == 0 else "")
             axes.plot(values[i].numpy(), color=colour(i), lw=_thin(values))
             _whole(axes)
     for axes in grid[-1][1:]:
@@ -53,20 +53,20 @@ def squeezes(made: Squeezed, title: str, notes: Sequence[str], warned: bool) -> 
 
 
 def _thin(values: Tensor) -> float:
-    """A line's width: the more channels, the thinner, as they lie closer."""
+    """The line width, thinner for more channels, since they lie closer together."""
     return max(0.3, min(0.9, 12 / values.shape[1] ** 0.5))
 
 
 def _whole(axes: Axes) -> None:
-    """Channels have whole numbers."""
+    """Label the channels by integers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(labelsize=7)
 
 
-def alike(values: Tensor) -> float:
-    """How alike the images of a block are: the mean correlation, over channels, of every two of them."""
+def similarity(values: Tensor) -> float:
+    """The mean correlation between the values (N, C) of any two images, over channels; 1 for a single image."""
     correlations = torch.atleast_2d(torch.corrcoef(values.double()))
     pairs = [correlations[i, j].item() for i, j in combinations(range(len(values)), 2)]
     return sum(pairs) / len(pairs) if pairs else 1.0
@@ -75,10 +75,10 @@ def alike(values: Tensor) -> float:
 def weights(
     layers: Sequence[Layer], classes: dict[str, str], title: str, notes: Sequence[str], warned: bool
 ) -> Picture:
-    """Under each other, for every block, each network's mean weights over the channel's number.
+    """Plot mean weights over the channels; for each block, the networks are drawn one below the other.
 
     Args:
-        classes: those that are drawn, by their name in the data, as they are called.
+        classes: the classes to draw: their labels in the legend by their names in the data.
     """
     names = _names(layers)
     columns = min(COLUMNS, key=lambda number: -len(names) % number) if len(names) > max(COLUMNS) else len(names)
@@ -97,13 +97,13 @@ def weights(
 
 
 def _names(layers: Sequence[Layer]) -> list[str]:
-    """The blocks of all networks, in order."""
+    """The names of the blocks of all networks, in order."""
     found = [block.name for layer in layers if layer.weights for block in layer.weights.blocks]
     return list(dict.fromkeys(found))
 
 
 def _block(column: Sequence[Axes], layers: Sequence[Layer], name: str, classes: dict[str, str]) -> None:
-    """The networks under each other, on one scale; the last axes are the gap to the next block."""
+    """Draw a block of each network, all on one scale; the last axes are the gap to the next block."""
     *shown, gap = column
     gap.set_axis_off()
     for axes, layer in zip(shown, layers, strict=True):
@@ -123,7 +123,7 @@ def _weights(axes: Axes, layer: Layer, name: str, classes: dict[str, str]) -> No
     block = next((block for block in made.blocks if block.name == name), None) if made else None
     if made is None or block is None:
         plain(axes, f"{layer.name}: {name}")
-        said(axes, layer.missing or f"no block {name}")
+        placeholder(axes, layer.missing or f"no block {name}")
         return
     plain(axes, f"{layer.name}: conv {_named(block)}")
     axes.set_ylabel("weight", fontsize=8)

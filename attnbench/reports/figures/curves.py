@@ -1,4 +1,4 @@
-"""Curves of a table's cells: the printed ones on a ground of their own, ours beside or below them."""
+"""Curves of a table's cells: the printed ones on a tinted background, ours beside or below them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.reports.comparison import metric_name
-from attnbench.reports.figures.canvas import Grid, Style, bar, canvas, colour, key, legend, marker, plain, said
+from attnbench.reports.figures.canvas import Grid, Style, bar, canvas, colour, key, legend, marker, placeholder, plain
 from attnbench.reports.figures.notes import notes
 from attnbench.reports.figures.paper_figures import Axis, Figure, Place
 from attnbench.reports.report import Cell, Report
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
     from matplotlib.lines import Line2D
 
-SHIFT = 0.07  # between series at one tick
-DECADE = 0.3  # a tick on a logarithmic axis
+SHIFT = 0.07  # offset between series at the same tick, relative to the distance of ticks
+DECADE = 0.3  # the distance of ticks on a logarithmic axis, in decades
 
 
 @dataclass(frozen=True)
 class Value:
-    """A cell's number on one of the two grounds; None where there is none."""
+    """A printed or measured mean and its deviation; None if missing."""
 
     mean: float | None
     std: float | None
 
 
 def printed(cell: Cell) -> Value:
-    """What the paper prints in a cell."""
+    """The paper's value of a cell."""
     return Value(float(cell.printed) if cell.printed else None, float(cell.printed_std) if cell.printed_std else None)
 
 
 def ours(cell: Cell) -> Value:
-    """What our runs reached in a cell."""
+    """The value of our runs for a cell."""
     return Value(cell.ours, cell.std)
 
 
 def draw(figure: Figure, made: Report) -> Picture:
-    """Each panel twice: as printed and as run; on one scale if the setting is the paper's, else on two."""
+    """Draw each panel as printed and as run, on one y scale unless the protocol was changed."""
     assert figure.axis is not None
     beside = len(figure.panels) == 1
     rows, columns = (1, 2) if beside else (2, len(figure.panels))
@@ -84,18 +84,18 @@ def _ticks(axes: Axes, axis: Axis) -> None:
 
 
 def position(axis: Axis, tick: str) -> float:
-    """Where a tick stands."""
+    """The position of a tick on the x axis."""
     return float(tick) if axis.scale == "log" else float(axis.ticks.index(tick))
 
 
 def _panel(axes: Axes, figure: Figure, places: Iterable[Place], values: dict[str, Value], *, is_printed: bool) -> None:
-    """Every series on one ground; where none of them has a value, a text says so."""
+    """Draw every series in one panel, or a placeholder if none of them has a value."""
     here = list(places)
     for number in range(len(figure.series)):
         mine = [place for place in here if place.series == number]
         _series(axes, figure, number, [(place, values[place.row]) for place in mine], is_printed)
     if not any(values[place.row].mean is not None for place in here):
-        said(axes, "not printed" if is_printed else "not run")
+        placeholder(axes, "not printed" if is_printed else "not run")
 
 
 def _series(axes: Axes, figure: Figure, number: int, values: list[tuple[Place, Value]], is_printed: bool) -> None:
@@ -118,7 +118,7 @@ def _series(axes: Axes, figure: Figure, number: int, values: list[tuple[Place, V
 
 
 def _x(figure: Figure, place: Place) -> float:
-    """Where a row stands: at its tick, beside the other series' rows there."""
+    """The x position of a row: at its tick, shifted so that the series do not cover each other."""
     assert figure.axis is not None and place.tick is not None
     there = [other.series for other in figure.places() if (other.panel, other.tick) == (place.panel, place.tick)]
     aside = SHIFT * (there.index(place.series) - (len(there) - 1) / 2)

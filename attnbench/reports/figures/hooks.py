@@ -1,4 +1,4 @@
-"""What an attention reads and says: hooks on its squeeze and on its signal, while images pass through the network."""
+"""Record what attention reads and returns: forward hooks on its squeeze and on its signal."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from attnbench.models.insertion import Attended, Site
 from attnbench.models.placement import known_blocks
 from attnbench.runs.load import Ready, Trained
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]  # as torch calls it
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]  # torch's signature of a forward hook
 
 TIMEOUT = 120.0  # seconds to wait for a worker that decodes images
-DETECTOR = ConfigError("this run is of a detector", "--runs", "give one of a classification network")
+DETECTOR = ConfigError("this is a run of a detector", "--runs", "give a run of a classification network")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block's place of attention.
+    """A block and the attention in it.
 
     Attributes:
-        name: ``3_2``, the second block of the third stage, the stem counted as the first.
-        path: of the ``Attended`` there.
+        name: such as ``3_2``, the second block of the third stage, where the stem is the first stage.
+        path: the path of the block's ``Attended`` module.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Block:
 
 @dataclass
 class Activations:
-    """What attention read and returned for the last batch, by the path of its ``Attended``: (N, C) each."""
+    """Attention's squeezed inputs and its signals for the last batch, (N, C) each, by the path of its ``Attended``."""
 
     squeezes: dict[str, Tensor] = field(default_factory=dict)
     signals: dict[str, Tensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Activations:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Activations]:
-    """Record every attention of a network; a signal that is not one number for each channel is left out."""
+    """Record every attention of a network; signals other than one number for each channel are left out."""
     recorded = Activations()
     hooks = []
     for path, module in model.named_modules():
@@ -78,11 +78,12 @@ def _signal(into: dict[str, Tensor], path: str, attended: Attended) -> Hook:
 
 
 def blocks(trained: Trained, wanted: Sequence[str]) -> tuple[list[Block], list[str]]:
-    """The blocks of a network that have attention, and the wanted ones that it lacks.
+    """The wanted blocks of a network that have attention, and the names of those that it lacks.
+
+    If a block has several sites, the last one counts: at its output or at its last convolution.
 
     Args:
-        wanted: their names; all of them if empty, or if the network has none of them. Where a block has several
-            places, it is the one at its output or at its last convolution.
+        wanted: names of blocks. If it is empty, or the network has none of them, all blocks are returned.
 
     Raises:
         ConfigError: the network has no attention.
@@ -98,7 +99,7 @@ def blocks(trained: Trained, wanted: Sequence[str]) -> tuple[list[Block], list[s
 
 
 def _names(model: nn.Module) -> dict[str, str]:
-    """The names of a network's blocks by their path."""
+    """The names of a network's blocks, by their paths."""
     seen: Counter[int] = Counter()
     names = {}
     for path, stage, _ in known_blocks(model):
@@ -112,9 +113,9 @@ class Squeezed:
     """What the attention of some blocks reads of some images.
 
     Attributes:
-        images: uint8 (N, 3, H, W), as the network sees them before they are normalised.
-        labels: the class of each.
-        values: (N, C) by the block's name.
+        images: uint8 (N, 3, H, W), the network's input before normalisation.
+        labels: the class of each image.
+        values: the squeezed values (N, C), by the block's name.
     """
 
     images: Tensor
@@ -128,10 +129,10 @@ def squeezed(opened: Ready, here: list[Block], images: Sequence[int]) -> Squeeze
     """The global average pooled activations of single validation images.
 
     Args:
-        images: their numbers in the validation split.
+        images: their indices in the validation split.
 
     Raises:
-        ConfigError: an attention that pools no average over positions, or a number that no image has.
+        ConfigError: the attention has no global average pooling, or an index is out of range.
     """
     count = len(opened.data.val)
     if wrong := [number for number in images if not 0 <= number < count]:
@@ -149,7 +150,7 @@ def squeezed(opened: Ready, here: list[Block], images: Sequence[int]) -> Squeeze
 
 
 def spaced(count: int, of: int) -> list[int]:
-    """So many numbers below another one, evenly spaced."""
+    """At most ``count`` evenly spaced integers in [0, of)."""
     return [(2 * i + 1) * of // (2 * count) for i in range(min(count, of))]
 
 
@@ -158,9 +159,9 @@ class Weights:
     """Mean channel weights of some blocks.
 
     Attributes:
-        classes: names of all classes that validation has, in order.
-        means: by the block's name, (classes, C) in float64.
-        images: how many images they are of.
+        classes: names of all classes in the validation split, in order.
+        means: float64 (classes, C), by the block's name.
+        images: the number of images.
     """
 
     classes: list[str]
@@ -171,10 +172,13 @@ class Weights:
 
 @torch.no_grad()
 def mean_weights(opened: Ready, here: list[Block], what: str) -> Weights:
-    """The signals of every validation image, averaged by class.
+    """Average attention's signals over the validation images of each class.
+
+    Args:
+        what: the label of the progress display.
 
     Raises:
-        ConfigError: an attention whose signal is not one number a channel.
+        ConfigError: attention's signal is not one number for each channel.
     """
     number = len(opened.data.classes)
     sums: dict[str, Tensor] = {}
@@ -191,7 +195,7 @@ def mean_weights(opened: Ready, here: list[Block], what: str) -> Weights:
 
 
 def _add(batch: Batch, here: list[Block], signals: dict[str, Tensor], sums: dict[str, Tensor], counts: Tensor) -> None:
-    """A batch's signals to the sums of their classes."""
+    """Add a batch's signals to the sums of their classes, in place."""
     if not isinstance(batch.targets, Tensor):
         raise DETECTOR
     targets = batch.targets.cpu()
@@ -205,5 +209,5 @@ def _add(batch: Batch, here: list[Block], signals: dict[str, Tensor], sums: dict
 def _refuse_unrecorded(here: list[Block], recorded: dict[str, Tensor], what: str) -> None:
     if missing := [block.path for block in here if block.path not in recorded]:
         raise ConfigError(
-            f"the attention at {missing[0]} {what}", "--runs", "give a run of another attention, such as eca"
+            f"the attention at {missing[0]} {what}", "--runs", "give a run with another attention, such as eca"
         )

@@ -1,4 +1,4 @@
-"""What became of lambda: of each place of SB over the epochs, and over its channels in the end."""
+"""The learned lambdas of SB: at each site over the epochs, and over the channels after the last epoch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
 ENDS = ("mean", "std", "min", "max")
-PALE = 0.88  # where the colour map is cut: its palest end does not show on white
+PALE = 0.88  # the used part of the colour map: its palest end is not visible on white
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place of SB.
+    """The lambdas of one SB site.
 
     Attributes:
-        role: of the convolution in its block.
+        role: the role of the convolution in its block.
         depth: the number of its block in the network, from 1.
-        means: over the channels and the seeds, after each epoch; before the first one, what it was set to.
-        last: mean, standard deviation over the channels, smallest and largest, after the last epoch.
+        means: means over channels and seeds: the initial value, then one after each epoch.
+        last: ``mean``, ``std``, ``min`` and ``max`` over the channels after the last epoch.
     """
 
     role: str
@@ -44,11 +44,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Learned:
-    """One configuration's places.
+    """The lambdas of one configuration.
 
     Attributes:
-        name: what tells it from the others.
-        seeds: whose mean it is.
+        name: the values that distinguish it from the others.
+        seeds: the seeds that were averaged.
+        places: its sites, in the network's order.
     """
 
     name: str
@@ -57,16 +58,16 @@ class Learned:
 
 
 def learned(runs: Sequence[Run]) -> list[Learned]:
-    """The lambdas of runs, those of one configuration averaged over the seeds.
+    """The lambdas of runs, averaged over the seeds of each configuration.
 
     Raises:
-        DataError: no run has recorded any.
+        DataError: no run recorded lambdas.
     """
     recorded = {run.folder: lines for run in runs if (lines := _recorded(run.folder))}
     having = [run for run in runs if run.folder in recorded]
     if not having:
         todo = "give runs of attention=sb that finished an epoch"
-        raise DataError(f"none of {len(runs)} runs has recorded a lambda", "gauges.jsonl", todo)
+        raise DataError(f"none of {len(runs)} runs recorded a lambda", "gauges.jsonl", todo)
     keys, _ = results.differing(having)
     groups: dict[Any, list[Run]] = {}
     for run in having:
@@ -82,12 +83,12 @@ def learned(runs: Sequence[Run]) -> list[Learned]:
 
 
 def _recorded(folder: Path) -> list[Mapping[str, Mapping[str, float]]]:
-    """The lambdas after each epoch: statistics by the module's path."""
+    """The statistics of the lambdas after each epoch, by the module's path."""
     return [line["lambda"] for line in read_metrics(folder / "gauges.jsonl") if "lambda" in line]
 
 
 def _places(run: Run, recorded: Sequence[Sequence[Mapping[str, Mapping[str, float]]]]) -> list[Place]:
-    """The places of a configuration in the network's order, as far as all its seeds have come."""
+    """The sites of a configuration in the network's order, up to the last epoch that all its seeds reached."""
     epochs = min(len(lines) for lines in recorded)
     start = float(run.values["attention.lambda_init"])
     depths: dict[str, int] = {}
@@ -112,13 +113,13 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def note(made: Sequence[Learned]) -> str:
-    """What the numbers are over."""
+    """A line on the seeds that were averaged."""
     seeds = sorted({seed for one in made for seed in one.seeds})
     return f"means over seeds {', '.join(map(str, seeds))}; epoch 0 is the initial lambda"
 
 
 def draw(made: Sequence[Learned], title: str, notes: Sequence[str], warned: bool) -> Picture:
-    """A row for each configuration: over the epochs for each role, and over the depth in the end."""
+    """Draw a row for each configuration: lambda over the epochs for each role, then over the depth after the last."""
     roles = list(dict.fromkeys(place.role for one in made for place in one.places))
     deepest = max(place.depth for one in made for place in one.places)
     columns = len(roles) + 1
@@ -168,7 +169,7 @@ def _over_depth(axes: Axes, places: Sequence[Place], roles: Sequence[str]) -> No
 
 
 def _depth_bar(picture: Picture, axes: Sequence[Axes], deepest: int) -> None:
-    """The key of the lines' shades."""
+    """Add the colour bar that shows the depth of each line."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 

@@ -1,7 +1,7 @@
-"""Given runs as the runs of a figure's rows.
+"""Match given runs to the rows of a figure.
 
-A row says what it is by what tells the figure's rows apart, such as an attention and a width. A run is a row's if it
-agrees in that; in all else, its data or schedule, it may differ, and then every title says so.
+The rows of a figure differ in some keys, such as attention and width. A run matches a row if it agrees with it in these
+keys. It may differ in all others, such as data and schedule; the title then says so.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from attnbench.runs.results import ABSENT, Run, Values
 
 
 def matched(table: Table, runs: Sequence[Run], composer: Composer) -> Chosen:
-    """The rows of a table with those of the given runs that are theirs.
+    """Choose the rows of a table with the given runs that match them.
 
     Raises:
-        ConfigError: no run is a row's, or runs of several configurations are the same row's.
+        ConfigError: no run matches a row, or runs of several configurations match the same row.
         StorageError: a run's folder is not named after its configuration.
     """
-    wanted = {row.label: results.told(composer(row.overrides)) for row in table.rows if row.overrides}
-    keys = _telling(wanted)
-    found = {label: _only(label, values, keys, runs) for label, values in wanted.items()}
+    wanted = {row.label: results.values_of(composer(row.overrides)) for row in table.rows if row.overrides}
+    keys = _distinguishing_keys(wanted)
+    found = {label: _runs_of_row(label, values, keys, runs) for label, values in wanted.items()}
     taken = {label: members for label, members in found.items() if members}
     if not taken:
         kinds = "; ".join(dict.fromkeys(_listed(run.values, keys) for run in runs)) or "none"
-        what = f"none of {len(runs)} runs fits a row of {table.id}"
-        raise ConfigError(what, "--runs", f"its rows are told apart by {', '.join(keys)}; these runs are {kinds}")
+        what = f"none of {len(runs)} runs matches a row of {table.id}"
+        raise ConfigError(what, "--runs", f"its rows differ by {', '.join(keys)}; these runs have {kinds}")
     rows: list[tuple[Row, Config | None]] = [
         (row, relocated(taken[row.label][0]) if row.label in taken else None) for row in table.rows
     ]
@@ -43,46 +43,47 @@ def matched(table: Table, runs: Sequence[Run], composer: Composer) -> Chosen:
     return Chosen(table, rows, {}, seeds, True, changed)
 
 
-def _telling(wanted: Mapping[str, Values]) -> list[str]:
-    """The fewest keys that tell rows apart."""
+def _distinguishing_keys(wanted: Mapping[str, Values]) -> list[str]:
+    """The fewest keys that distinguish the rows."""
     return results.differing([Run(Path(label), 0, values) for label, values in wanted.items()])[0]
 
 
-def _only(label: str, values: Values, keys: Iterable[str], runs: Iterable[Run]) -> list[Run]:
-    """The runs of a row: the seeds of one configuration."""
+def _runs_of_row(label: str, values: Values, keys: Iterable[str], runs: Iterable[Run]) -> list[Run]:
+    """The runs that match a row, all of one configuration."""
     fitting = [run for run in runs if all(text(run.value(key)) == text(values.get(key, ABSENT)) for key in keys)]
     if len({run.identity for run in fitting}) > 1:
         differ = ", ".join(results.differing(fitting)[0])
-        raise ConfigError(f"{label} fits several configurations", "--runs", f"they differ by {differ}: give one")
+        raise ConfigError(f"several configurations match {label}", "--runs", f"they differ by {differ}: give one")
     return fitting
 
 
 def _listed(values: Values, keys: Iterable[str]) -> str:
-    return ", ".join(f"{key}={text(values[key])}" for key in keys if key in values) or "of another kind"
+    return ", ".join(f"{key}={text(values[key])}" for key in keys if key in values) or "none of these keys"
 
 
 def relocated(run: Run) -> Config:
-    """A run's configuration, with its outputs where they are now.
+    """A run's configuration, with ``paths.outputs`` set to where the run lies now.
 
     Raises:
-        StorageError: its folder is not named after its configuration.
+        StorageError: the run's folder is not named after its configuration.
     """
     config, folder = stored.read(run.folder), run.folder.resolve()
     groups = [group.relative_to(config.tree["paths"]["outputs"]).parts for group in config.group_folders]
     names = [(*group, f"seed{config.seed}") for group in groups]
     fitting = [name for name in names if folder.parts[-len(name) :] == name]
     if not fitting:
-        todo = f"call it .../{'/'.join(names[0])}"
+        todo = f"rename it to .../{'/'.join(names[0])}"
         raise StorageError("this folder is not named after its configuration", folder, todo)
     outputs = str(Path(*folder.parts[: -len(fitting[0])]))
     return replace(config, tree=config.tree | {"paths": {"outputs": outputs}})
 
 
 def differences(pairs: Iterable[tuple[Values, Run]], apart: Sequence[str] = ()) -> str:
-    """What runs have other than their rows, as text; empty if nothing.
+    """The keys and values in which runs differ from their rows, as text; empty if there are none.
 
     Args:
-        apart: keys that tell the rows apart, in which runs and rows agree.
+        pairs: the values of a row, and a run that matches it.
+        apart: keys to ignore, since runs and rows were matched by them.
     """
     found: dict[str, dict[str, None]] = {}
     for wanted, run in pairs:

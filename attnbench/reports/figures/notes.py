@@ -1,4 +1,4 @@
-"""What stands below a picture of rows: how much of it was run, on what, and what is missing."""
+"""The lines below a picture of rows: how much was run, on which devices and data, and what is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from attnbench.reports.report import STATISTICS, Report, coverage
 
-LISTED = 6  # labels of each kind that are named
+LISTED = 6  # at most so many labels are listed for each state
 
 
 def notes(made: Report, column: str) -> list[str]:

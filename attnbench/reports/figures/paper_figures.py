@@ -1,7 +1,7 @@
-"""The figures as they lie in configs/figure: which rows of which tables they show, and how.
+"""The papers' figures, read from configs/figure: which rows of which tables they show, and how.
 
-A row is named by its label in a table of configs/table, or stands in the figure itself where no table has it. So a
-figure has no number of its own: printed cells and runs are those of rows.
+A figure names rows by their labels in configs/table, and defines rows that no table has. It contains no numbers:
+printed cells and runs come from its rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from attnbench.config import option_files
 from attnbench.reports import paper_tables
 from attnbench.reports.paper_tables import Column, Row, Table
 
-LOOKED_INTO = ("squeezes", "weights")  # kinds that show the inside of networks
+NETWORK_KINDS = ("squeezes", "weights")  # kinds that show the inside of trained networks
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What a curve runs along.
+    """The x axis of curves.
 
     Attributes:
-        ticks: the values, as they stand in rows' labels.
-        scale: ``even`` puts them side by side, ``log`` where the numbers are.
+        label: the text below it.
+        ticks: the values, as written in the rows' labels.
+        scale: ``even`` for equal distances, ``log`` for a logarithmic axis.
     """
 
     label: str
@@ -36,12 +37,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """What has a colour of its own.
+    """Rows drawn in the same colour.
 
     Attributes:
-        row: the labels of its rows with ``{panel}`` and ``{tick}`` in them; without ``{tick}``, a line across.
-        ticks: where it has a row, if not at all of the axis's.
-        rows: of a plane, the labels of its rows and what stands in each circle.
+        label: its text in the legend.
+        row: the labels of its rows, with ``{panel}`` and ``{tick}`` as placeholders; without ``{tick}``, its row is
+            drawn as a horizontal line.
+        ticks: the ticks where it has a row; None for all of the axis.
+        rows: in a figure of kind ``plane``, the text in each circle by the row's label.
     """
 
     label: str
@@ -52,7 +55,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row is drawn; without a tick it is a line across the panel."""
+    """Where a row is drawn. Without a tick, it is a horizontal line across the panel."""
 
     series: int
     panel: str
@@ -62,18 +65,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
+    """A figure; ``id`` is ``<paper>/<number>``.
 
     Attributes:
-        kind: which of ``KINDS`` in ``drawing.py`` draws it.
-        tables: where its rows are looked for.
-        rows: those that no table has; ``printed_in`` names the table and row that print their numbers.
-        shown: the labels of rows whose runs are looked into.
-        column: what is drawn upwards; ``across`` and ``area``: of a plane, what is drawn across and as circles.
-        blocks: the blocks of a network that are shown, ``3_2`` the second of the third stage, the stem counted as
-            the first; all of them if empty.
+        kind: the key of its drawing function in ``drawing.KINDS``.
+        tables: ids of the tables that have its rows.
+        rows: rows that no table has.
+        shown: labels of the rows whose networks are shown from inside.
+        column: the column on the y axis.
+        across, area: in a figure of kind ``plane``, the columns on the x axis and of the circles' areas.
+        blocks: names of the blocks to show, such as ``3_2``, the second block of the third stage, where the stem is
+            the first stage; all blocks if empty.
         images: how many images are shown.
-        classes: names of the classes that are shown where the data have them.
+        classes: classes to show if the data have them: labels by name.
     """
 
     id: str
@@ -95,7 +99,7 @@ class Figure:
     notes: list[str] = field(default_factory=list)
 
     def places(self) -> Iterator[Place]:
-        """Where each row of a figure of curves is drawn."""
+        """Where each row of a figure of kind ``curves`` is drawn."""
         for panel in self.panels:
             for i, series in enumerate(self.series):
                 for tick in self._ticks(series):
@@ -108,14 +112,14 @@ class Figure:
         return self.axis.ticks if series.ticks is None else series.ticks
 
     def labels(self) -> list[str]:
-        """The labels of its rows, each once."""
+        """The labels of all its rows, each once."""
         circles = [label for series in self.series for label in series.rows]
         curves = [place.row for place in self.places() if place.row]
         return list(dict.fromkeys([*self.shown, *circles, *curves]))
 
     @cached_property
     def table(self) -> Table:
-        """Its rows as a table of their own, for composing, running and reporting as any other."""
+        """Its rows as a table, which can be composed, run and reported like any other."""
         sources = [paper_tables.load(name) for name in self.tables]
         known = {row.label: row for source in sources for row in source.rows} | {row.label: row for row in self.rows}
         return Table(
@@ -129,14 +133,14 @@ class Figure:
         )
 
     def seeds(self, wanted: list[int] | None) -> list[int] | None:
-        """Those that are asked for; of a network that is looked into one, unless seeds are named."""
-        return [0] if wanted is None and self.kind in LOOKED_INTO else wanted
+        """The wanted seeds; by default seed 0 for a figure that shows the inside of networks."""
+        return [0] if wanted is None and self.kind in NETWORK_KINDS else wanted
 
     def narrowed(self, panels: list[str]) -> Figure:
-        """The same with some of its panels.
+        """The same figure with only some of its panels.
 
         Raises:
-            ConfigError: it has no such panel.
+            ConfigError: the figure has no such panel.
         """
         for panel in panels:
             if panel not in self.panels or self.panels == [""]:
@@ -150,7 +154,7 @@ def _column(name: str, sources: list[Table]) -> Column:
 
 
 def ids() -> list[str]:
-    """The figures there are, those of the ECA paper first."""
+    """The ids of all figures, those of the ECA paper first."""
     found = sorted(str(path.relative_to(folder()).with_suffix("")) for path in folder().rglob("*.yaml"))
     return sorted(found, key=lambda name: (("eca", "sb", "runs").index(name.split("/")[0]), name))
 
@@ -159,13 +163,13 @@ def load(figure: str) -> Figure:
     """Read a figure.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no figure has this id.
     """
     return parsed(figure, paper_tables.contents("figure", figure, ids()))
 
 
 def parsed(figure: str, content: Mapping[str, Any]) -> Figure:
-    """A figure from the contents of its file."""
+    """Build a figure from the contents of its file."""
     made = dict(content)
     made["rows"] = [_row(**row) for row in content.get("rows", [])]
     made["series"] = [Series(**series) for series in content.get("series", [])]
@@ -175,12 +179,16 @@ def parsed(figure: str, content: Mapping[str, Any]) -> Figure:
 
 
 def _row(label: str, overrides: list[str], printed_in: str = "", note: str = "") -> Row:
-    """A row of a figure's own; ``printed_in`` is ``eca/2 ECA-Net ResNet-50``."""
+    """Build a row that no table has.
+
+    Args:
+        printed_in: the table and row that print its numbers, such as ``eca/2 ECA-Net ResNet-50``.
+    """
     name, _, other = printed_in.partition(" ")
     printed = next(row.printed for row in paper_tables.load(name).rows if row.label == other) if printed_in else {}
     return Row(label, overrides, dict(printed), note={"*": note} if note else {})
 
 
 def folder() -> Path:
-    """Where the figures' files are: ``configs/figure``."""
+    """The folder of the figures' files, ``configs/figure``."""
     return option_files.folder() / "figure"

@@ -1,11 +1,11 @@
-"""A table's rows in the plane of what they cost and what they reach; a circle is as large as its operations."""
+"""A table's rows by parameters (x) and accuracy (y), as circles whose area is proportional to the operations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.reports.figures.canvas import Style, canvas, colour, key, legend, plain, said
+from attnbench.reports.figures.canvas import Style, canvas, colour, key, legend, placeholder, plain
 from attnbench.reports.figures.notes import notes
 from attnbench.reports.figures.paper_figures import Figure
 from attnbench.reports.report import Cell, Line, Report
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
     from matplotlib.lines import Line2D
 
-LARGEST = 900.0  # area in square points of the circle of most operations
+LARGEST = 900.0  # area of the largest circle in square points
 
 
 @dataclass(frozen=True)
 class Circle:
-    """A row in plain units: parameters, operations and top-1 in percent with its deviation."""
+    """A row: parameters and operations in plain units, top-1 and its deviation in percent."""
 
     series: int
     text: str
@@ -31,7 +31,7 @@ class Circle:
 
 
 def draw(figure: Figure, made: Report) -> Picture:
-    """The printed numbers beside ours; on one scale if the setting is the paper's, else on two."""
+    """Draw the printed numbers beside ours, on one scale unless the protocol was changed."""
     changed = made.chosen.changed
     below = notes(made, figure.column)
     share: Style = {} if changed else {"sharex": True, "sharey": True}
@@ -96,7 +96,7 @@ def _circles_on(axes: Axes, circles: list[Circle], most: float, nothing: str) ->
             axes.plot([circle.params / 1e6], [0.0], "x", ms=6, zorder=5, **marks)
     axes.margins(0.12, 0.14)
     if not there:
-        said(axes, nothing)
+        placeholder(axes, nothing)
 
 
 def area(operations: float, most: float) -> float:
@@ -105,7 +105,7 @@ def area(operations: float, most: float) -> float:
 
 
 def _sizes(most: float, whose: str) -> list[Line2D]:
-    """Circles of known operations, as large as in the picture."""
+    """Legend entries for two numbers of operations, with circles as large as in the picture."""
     unit, power = (1e9, "⁹") if most >= 1e9 else (1e6, "⁶")
     style: Style = {"marker": "o", "ls": "none", "mfc": "none", "color": "#777777"}
     steps = [_rounded(most / unit * part) for part in (0.2, 0.6)]
@@ -115,7 +115,7 @@ def _sizes(most: float, whose: str) -> list[Line2D]:
 
 
 def _rounded(number: float) -> float:
-    """To one digit."""
+    """Round to one significant digit."""
     return float(f"{number:.0e}")
 
 

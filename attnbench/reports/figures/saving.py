@@ -1,4 +1,4 @@
-"""A picture as files: PNG and PDF, and an image that TensorBoard shows."""
+"""Save a picture as PNG and PDF, and as an image for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 DPI = 110
 COLOURS = 256
-RGB = 3  # as TensorBoard numbers it
+RGB = 3  # TensorBoard's code for this colour space
 
 
 def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
-    """A picture's pixels in 256 colours, the same for the same picture; what it is of is written into it."""
+    """A picture as PNG in 256 colours; equal pictures give equal bytes.
+
+    Args:
+        about: a description that is stored in the file.
+        dpi: pixels per inch.
+    """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -32,9 +37,9 @@ def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
 
 
 def pdf(picture: Picture, about: str = "") -> bytes:
-    """A picture's lines, the same for the same picture."""
+    """A picture as PDF; equal pictures give equal bytes."""
     file = io.BytesIO()
-    unknown: Any = None  # when and by what, so that only the picture counts
+    unknown: Any = None  # no date and no program, so that the bytes depend on the picture alone
     about_it = {"Subject": about, "CreationDate": unknown, "Creator": unknown, "Producer": unknown}
     picture.savefig(file, format="pdf", metadata=about_it)
     return file.getvalue()
@@ -44,16 +49,16 @@ def save(picture: Picture, name: str, about: str, folder: Path, board: Path) -> 
     """Write a picture as PNG and PDF, and for TensorBoard.
 
     Args:
-        name: of the figure, ``eca/1``: ``eca-1.png`` and the tag ``eca/1``.
-        about: what it shows, kept inside the files.
-        folder: where PNG and PDF go.
-        board: the log folder that TensorBoard shows.
+        name: the figure's id. ``eca/1`` gives ``eca-1.png`` and the tag ``eca/1``.
+        about: a description that is stored in the files.
+        folder: the folder of the PNG and PDF files.
+        board: the log folder of TensorBoard.
 
     Returns:
-        PNG and PDF.
+        The paths of the PNG and PDF files.
 
     Raises:
-        StorageError: they cannot be written.
+        StorageError: a file cannot be written.
     """
     stem = name.replace("/", "-")
     pixels = png(picture, about)
@@ -66,11 +71,11 @@ def save(picture: Picture, name: str, about: str, folder: Path, board: Path) -> 
 
 
 def _show(pixels: bytes, tag: str, stem: str, board: Path) -> None:
-    """An event file with the picture; an earlier one of the same figure goes."""
+    """Write an event file with the picture, and delete earlier ones of the same figure."""
     files.make_folder(board)
     earlier = list(board.glob(f"events.out.tfevents.*.{stem}"))
     now = time.time()
-    path = board / f"events.out.tfevents.{now:.6f}.{stem}"  # by time: TensorBoard reads a folder's files in that order
+    path = board / f"events.out.tfevents.{now:.6f}.{stem}"  # TensorBoard reads a folder's files in the order of names
     files.write(path, lambda file: file.write(_events(pixels, tag, now)))
     for old in earlier:
         with files.changing(old):
@@ -82,7 +87,7 @@ def _events(pixels: bytes, tag: str, now: float) -> bytes:
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    width, height = struct.unpack(">II", pixels[16:24])  # of the PNG's header
+    width, height = struct.unpack(">II", pixels[16:24])  # from the PNG header
     image = Summary.Image(encoded_image_string=pixels, width=width, height=height, colorspace=RGB)
     drawn = Event(wall_time=now, step=0, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
     file = io.BytesIO()

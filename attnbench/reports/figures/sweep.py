@@ -1,4 +1,4 @@
-"""Pictures of any runs: a metric over what differs between them, and accuracy against what it costs."""
+"""Pictures of any runs: a metric over a key that differs between them, and accuracy over costs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.reports.comparison import Comparison, Group, label, metric_name, rank, text
-from attnbench.reports.figures.canvas import Style, bar, canvas, colour, key, legend, marker, plain, said
+from attnbench.reports.figures.canvas import Style, bar, canvas, colour, key, legend, marker, placeholder, plain
 from attnbench.reports.statistics import spread
 from attnbench.runs import results
 from attnbench.runs.results import ABSENT
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NOTE = "Means and sample standard deviations over seeds"
 
-# What accuracy is set against: the key in result.json, the axis, and how many of the plain unit one of it is.
+# The costs on the x axes: the key in result.json, the axis label, and the size of its unit in plain units.
 COSTS = {
     "params": ("parameters (10⁶)", 1e6),
     "macs": ("multiply-adds an image (10⁶)", 1e6),
@@ -26,7 +26,7 @@ COSTS = {
 
 
 def along(comparison: Comparison) -> Picture:
-    """Mean and deviation of each group over the axis's key, and the single seeds as points."""
+    """Draw each group's mean and deviation over the axis's key, and the single seeds as points."""
     picture, [[axes]] = canvas(1, 1, (9, 4.5), comparison.common, [f"{NOTE}; small points are single seeds."])
     places = axis_places(comparison)
     curves: dict[str, list[Group]] = {}
@@ -46,7 +46,7 @@ def along(comparison: Comparison) -> Picture:
 
 
 def axis_places(comparison: Comparison) -> dict[str, float]:
-    """Where each value of the axis's key stands; evenly, in order."""
+    """The x positions of the values of the axis's key: in order, at equal distances."""
     values = {text(group.at(comparison.axis)): group.at(comparison.axis) for group in comparison.groups}
     shown = [name for name, value in sorted(values.items(), key=lambda item: rank(item[1])) if value != ABSENT]
     return {name: float(place) for place, name in enumerate(shown)} if comparison.axis else {"": 0.0}
@@ -55,7 +55,7 @@ def axis_places(comparison: Comparison) -> dict[str, float]:
 def _curve(
     axes: Axes, name: str, groups: list[Group], axis: str, places: dict[str, float], number: int, shift: float
 ) -> None:
-    """Groups along the axis; one that lacks the axis's key is a line across it."""
+    """Draw groups along the axis; a group that lacks the axis's key is a horizontal line."""
     here = [g for g in groups if text(g.at(axis)) in places] if axis else groups
     across = [g for g in groups if g not in here]
     style: Style = {"color": colour(number)}
@@ -74,14 +74,14 @@ def _curve(
 
 
 def costs(comparison: Comparison, title: str, notes: Sequence[str]) -> Picture:
-    """Accuracy against parameters, multiply-adds and measured training speed, a point for each configuration."""
+    """Draw accuracy over parameters, multiply-adds and training speed, with a point for each configuration."""
     picture, [line] = canvas(1, len(COSTS), (12, 4), title, [*notes, f"{NOTE}."], sharey=True)
     for axes, (metric, (title, per)) in zip(line, COSTS.items(), strict=True):
         plain(axes)
         axes.set_xlabel(title, fontsize=9)
         drawn = [_cost(axes, i, group, metric, per) for i, group in enumerate(comparison.groups)]
         if not any(drawn):
-            said(axes, "not measured")
+            placeholder(axes, "not measured")
     line[0].set_ylabel(metric_name(comparison.metric).partition(",")[0], fontsize=9)
     style: Style = {"ls": "none", "ms": 7}
     groups = enumerate(comparison.groups)
@@ -90,7 +90,7 @@ def costs(comparison: Comparison, title: str, notes: Sequence[str]) -> Picture:
 
 
 def _cost(axes: Axes, number: int, group: Group, metric: str, per: float) -> bool:
-    """A configuration's point; whether its cost is known."""
+    """Draw a configuration's point; returns whether its cost is known."""
     cost = spread([run.result[metric] / per for run in group.runs if results.is_number(run.result.get(metric))])
     if cost is None:
         return False

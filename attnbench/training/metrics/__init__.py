@@ -1,1 +1,1 @@
-"""What runs are measured by: accuracy, COCO's and VOC's average precision."""
+"""Metrics: titles of all of them, and the average precision of COCO and VOC."""

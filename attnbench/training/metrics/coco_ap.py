@@ -1,4 +1,4 @@
-"""COCO's average precision, by pycocotools: ten thresholds of overlap, three sizes, crowds."""
+"""COCO's average precision, by pycocotools: ten thresholds of overlap, three object sizes, crowds."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pycocotools.cocoeval import COCOeval
 from attnbench.training.metrics.detections import Found, RunLengths
 
 NAMES = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # the first six of COCOeval's twelve numbers
-NOWHERE = 1e11  # an area beyond every range of sizes
+NOWHERE = 1e11  # an area outside every range of sizes
 
 
 def coco_ap(images: Sequence[Found], classes: int, masks: bool = False) -> dict[str, float]:
     """AP, AP50, AP75, APS, APM and APL in percent, of boxes or (``mask_AP`` and so on) of masks.
 
-    A difficult object of VOC is what COCO knows as an object of no size in question: what finds it counts for nothing,
-    and it need not be found. A size of which there is no object has no AP and is left out.
+    VOC's difficult objects get an area outside every range of sizes, so that COCO ignores them: a detection of one
+    is neither right nor wrong, and it need not be detected. A size without objects has no AP and is left out.
 
     Args:
         images: every image once.
-        classes: how many there are, without the background.
-        masks: whether overlap is that of masks.
+        classes: the number of classes, without the background.
+        masks: whether to compare masks instead of boxes.
     """
     ordered = sorted(images, key=lambda image: image.image)
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         truth = _dataset([entry for image in ordered for entry in _truth(image, masks)], ordered, classes)
         detections = [entry for image in ordered for entry in _detections(image, masks)]
         answer = _dataset(detections, ordered, classes)
@@ -49,7 +49,7 @@ def coco_ap(images: Sequence[Found], classes: int, masks: bool = False) -> dict[
 def _dataset(entries: list[dict[str, Any]], images: Sequence[Found], classes: int) -> COCO:
     coco = COCO()
     coco.dataset = {
-        # Sizes are asked for and not used, as masks come in compressed form.
+        # Sizes are required but not used, because masks are in compressed form.
         "images": [{"id": image.image, "height": 0, "width": 0} for image in images],
         "categories": [{"id": label} for label in range(1, classes + 1)],
         "annotations": [entry | {"id": n} for n, entry in enumerate(entries, start=1)],

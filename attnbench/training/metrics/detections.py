@@ -1,4 +1,4 @@
-"""What a detector found in an image beside what is there: the form that both evaluators read."""
+"""The detections and the ground truth of an image, in the form that both evaluators read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ RunLengths = dict[str, Any]  # a mask in COCO's compressed form: size, counts
 
 @dataclass(frozen=True)
 class Found:
-    """One image, in plain arrays that travel between processes.
+    """The d detections and the ground truth of one image, in plain arrays that can be sent between processes.
 
     Attributes:
         image: the sample's number.
-        boxes: float64 (d, 4), what was found: left, top, right, bottom in pixels.
-        labels: int64 (d,), from 1.
+        boxes: the detected boxes, float64 (d, 4): left, top, right, bottom in pixels.
+        labels: the detected classes, int64 (d,), from 1.
         scores: float64 (d,).
-        masks: of what was found, if masks were asked for.
-        true_boxes, true_labels, areas, difficult, crowd, true_masks: what is there; see
+        masks: the detected masks; None without masks.
+        true_boxes, true_labels, areas, difficult, crowd, true_masks: the ground truth; see
             ``attnbench.data.detection.scenes``.
     """
 
@@ -41,9 +41,9 @@ class Found:
 
 
 def found(detection: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Found:
-    """A detector's answer for one image, as torchvision's give it, with that image's target.
+    """Join a detector's output for one image, in torchvision's format, with the image's target.
 
-    Masks, (d, 1, H, W) in [0, 1], are cut at one half. A detection whose score or box is not finite is none.
+    Masks (d, 1, H, W) in [0, 1] are thresholded at 0.5. A detection is dropped if its score or box is not finite.
     """
     good = detection["scores"].isfinite() & detection["boxes"].isfinite().all(1)
     has_masks = "masks" in detection and "masks" in target

@@ -1,4 +1,4 @@
-"""What runs are measured by, in percent: the names in result.json and how they read."""
+"""The metrics of runs, in percent: their names in result.json, and their titles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 _COCO = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
-# In the order in which they are shown; the first one that a run has is its headline.
+# In the order of display; the first one that a run has is its headline.
 TITLES = {
     "mAP": "mAP",
     "mAP_area": "mAP by area",
@@ -19,12 +19,16 @@ TITLES = {
 
 
 def headline(values: Mapping[str, Any] | None) -> tuple[str, float] | None:
-    """The name and value by which a run is told in one number; ``values`` is a result or a line of metrics.jsonl."""
+    """The name and value of a run's main metric, if it has one.
+
+    Args:
+        values: a result, or a line of metrics.jsonl.
+    """
     found = values or {}
     return next(((name, float(found[name])) for name in TITLES if found.get(name) is not None), None)
 
 
-def in_words(values: Mapping[str, Any] | None) -> str:
-    """That number with its name, ``top-1 91.22``; empty if there is none."""
+def headline_text(values: Mapping[str, Any] | None) -> str:
+    """The main metric as text, such as ``top-1 91.22``; empty if there is none."""
     found = headline(values)
     return f"{TITLES[found[0]]} {found[1]:.2f}" if found else ""

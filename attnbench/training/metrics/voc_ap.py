@@ -1,4 +1,4 @@
-"""PASCAL VOC's average precision: the eleven points of 2007, and the area under the curve of 2010 on."""
+"""PASCAL VOC's average precision: by eleven points as in 2007, and by the area under the curve as since 2010."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def voc_ap(images: Sequence[Found], classes: int, overlap: float = 0.5) -> dict[
 
     Args:
         images: every image once.
-        classes: how many there are, without the background.
-        overlap: the intersection over union from which on an object is found.
+        classes: the number of classes, without the background.
+        overlap: the least intersection over union at which an object counts as found.
     """
     ordered = sorted(images, key=lambda image: image.image)
     curves = [curve(ordered, label, overlap) for label in range(1, classes + 1)]
@@ -31,10 +31,11 @@ def voc_ap(images: Sequence[Found], classes: int, overlap: float = 0.5) -> dict[
 
 
 def curve(images: Sequence[Found], label: int, overlap: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Recall and precision of a class after each detection in the order of scores; None for a class without objects.
+    """Recall and precision of a class after each detection, in the order of scores; None for a class without objects.
 
-    Each detection is judged by the object that it overlaps most. It is right if that is enough and no better one has
-    found the object before; it counts for nothing if the object is difficult; else it is wrong.
+    Each detection is compared with the object that it overlaps most. If they overlap too little, it is wrong. If the
+    object is difficult or a crowd, it is ignored. If a detection with a higher score has found the object, it is wrong;
+    otherwise it is right.
     """
     objects = sum(int(((image.true_labels == label) & ~image.difficult & ~image.crowd).sum()) for image in images)
     if not objects:
@@ -47,7 +48,7 @@ def curve(images: Sequence[Found], label: int, overlap: float) -> tuple[np.ndarr
 
 
 def _verdicts(image: Found, label: int, overlap: float) -> list[tuple[float, str]]:
-    """The score of each detection of a class in an image, and whether it is right, wrong or nothing."""
+    """The score of each detection of a class in an image, and whether it is right, wrong or ignored."""
     truth = image.true_boxes[image.true_labels == label]
     exempt = (image.difficult | image.crowd)[image.true_labels == label]
     mine = image.labels == label
@@ -60,7 +61,7 @@ def _verdicts(image: Found, label: int, overlap: float) -> list[tuple[float, str
         if best < 0 or overlaps[i, best] < overlap:
             verdict = "wrong"
         elif exempt[best]:
-            verdict = "nothing"
+            verdict = "ignored"
         else:
             verdict = "wrong" if best in found else "right"
             found.add(best)
@@ -69,7 +70,7 @@ def _verdicts(image: Found, label: int, overlap: float) -> list[tuple[float, str
 
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (n, 4) with others (m, 4): (n, m)."""
+    """Intersection over union (n, m) of boxes (n, 4) with others (m, 4)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = (high - low).clip(0).prod(2)
@@ -89,7 +90,7 @@ def _eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
 
 
 def _area(recall: np.ndarray, precision: np.ndarray) -> float:
-    """The area under the curve, its precision made monotonic from the right."""
+    """The area under the curve, after its precision is made monotonic from the right."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.diff(recall, prepend=0.0)
     return float((steps * best).sum())

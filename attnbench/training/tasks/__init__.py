@@ -1,1 +1,1 @@
-"""What a network is trained for: its loss and its evaluation."""
+"""Tasks: the loss and the evaluation of a network."""

@@ -1,4 +1,4 @@
-"""Image classification: cross-entropy, top-1 and top-5."""
+"""Image classification: cross-entropy loss, top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Classification:
     """The options of ``task=classification``.
 
     Attributes:
-        label_smoothing: the part of each target that is spread over all classes.
-        class_names: of the data set, which supplies them.
+        label_smoothing: the fraction of each target that is spread over all classes.
+        class_names: the names of the classes; supplied by the data set.
     """
 
     label_smoothing: Fraction = 0.0
@@ -38,7 +38,7 @@ class Classification:
         return F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing) * batch.weight
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
-        """Top-1 and top-5 in percent and the mean loss, each sample counted once over all processes."""
+        """Top-1 and top-5 in percent, and the mean loss; each sample counts once over all processes."""
         sums = torch.zeros(4, dtype=torch.float64, device=process.device)
         for batch in batches:
             assert isinstance(batch.targets, Tensor)
@@ -47,14 +47,14 @@ class Classification:
         return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """None: a label is not seen in an image."""
+        """No images: a label cannot be drawn."""
         return {}
 
 
 def tally(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sums over a batch: right in the first place, right in the first five, loss, samples. Float64 (4,).
+    """Sums over a batch, float64 (4,): correct in top 1, correct in top 5, loss, samples.
 
-    Logits that are not finite are right nowhere, so that a network that broke never scores.
+    Logits that are not finite count as wrong, so that a diverged network never scores.
     """
     logits = logits.float()
     ranked = logits.topk(min(5, logits.shape[1])).indices

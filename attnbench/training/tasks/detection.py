@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation: the detector's own losses, and average precision."""
+"""Object detection and instance segmentation: the detector's losses, and average precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnbench.training.metrics.detections import Found, found
 from attnbench.training.metrics.voc_ap import voc_ap
 from attnbench.training.runtime import Process
 
-SHOWN = 4  # validation images that are drawn after an epoch
+SHOWN = 4  # validation images that are drawn after each epoch
 
 
 @dataclass(kw_only=True, config=ConfigDict(strict=True))
@@ -26,8 +26,8 @@ class Detection:
     """The options of ``task=detection``.
 
     Attributes:
-        metric: what decides which epoch is best: COCO's ``AP``, or VOC's ``mAP``, which is measured besides then.
-        class_names: of the data set, which supplies them.
+        metric: decides which epoch is the best: COCO's ``AP``, or VOC's ``mAP``, which is then measured as well.
+        class_names: the names of the classes; supplied by the data set.
     """
 
     metric: Literal["AP", "mAP"] = "AP"
@@ -44,7 +44,7 @@ class Detection:
         return torch.stack(list(losses.values())).sum() * batch.weight
 
     def evaluate(self, network: nn.Module, batches: Iterator[Batch], process: Process) -> dict[str, float]:
-        """Average precisions in percent, each image once over all processes; the same in every process."""
+        """Average precisions in percent, the same in every process; each image counts once over all processes."""
         images: list[Found] = []
         self._pictures = {}
         for batch in batches:
@@ -64,5 +64,5 @@ class Detection:
         return measures | (voc_ap(images, count) if self.metric == "mAP" else {})
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """A few validation images with what was found in them."""
+        """A few validation images with their detections."""
         return self._pictures
