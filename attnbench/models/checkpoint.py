@@ -58,7 +58,7 @@ def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
 
 
 def evaluated(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights that the run evaluates: the average if it keeps one. In ``best.pt`` they are the model's."""
+    """The weights that the run evaluates: the average if it keeps one. ``best.pt`` holds them as the model's."""
     return weights.stripped(state.get("average") or state["model"])
 
 

@@ -183,8 +183,8 @@ DETECTION: dict[type, Rule] = {
     Squeeze: lambda module, x, y: x.numel(),
 }
 
-# By name, so that torchvision need not be imported. Its proposal head has a ReLU module, which was counted above; the
-# paper's toolkit calls ReLU as a function there, which costs nothing.
+# By name, so that torchvision need not be imported. Its proposal head has a ReLU module, which the rules above count.
+# The paper's toolkit calls ReLU as a function there, which costs nothing, so its operations are subtracted.
 DETECTION_HEADS: dict[str, Rule] = {"RPNHead": lambda module, x, y: -sum(feature.numel() for feature in x)}
 
 

@@ -111,7 +111,7 @@ def _is_foreseeable(site: Attended, conv: nn.Conv2d) -> bool:
 
 
 class Foreseen(nn.Module):
-    """u = W h + b, y = u s or u + s with s = signal(W gap(h) + b), which is gap(u).
+    """u = W h + b, y = u s or u + s with s = signal(gap(u)), where gap(u) = W gap(h) + b is known before u.
 
     Args:
         conv: W and b, pointwise, (N, C, H, W) to (N, C', H, W).

@@ -110,7 +110,7 @@ class Features(nn.Module):
         return OrderedDict((str(i), maps[path]) for i, path in enumerate(self.paths))
 
     def freeze(self, stages: int, norm: Norm) -> None:
-        """Freeze the stem and the first stages, attention included, and the statistics of batch norms.
+        """Freeze the stem and the first stages, attention included, and optionally the statistics of batch norms.
 
         Args:
             stages: the number of stages to freeze; 0 freezes nothing, not even the stem.

@@ -30,7 +30,7 @@ class FasterRCNN:
     """The options of ``detector=faster_rcnn``.
 
     Attributes:
-        short_side, long_side: images are resized to this short side, or less if the long side would be larger.
+        short_side, long_side: images are resized to this short side, or to this long side if that makes them smaller.
         anchor_size: side in pixels of the anchors on the finest map; it doubles from map to map.
         channels: of the pyramid, and of the mask head.
         hidden: width of the box head.
@@ -65,7 +65,7 @@ class FasterRCNN:
         return TwoStage(pyramid, **self._parts(pyramid, num_classes + 1))
 
     def settle(self, network: nn.Module) -> None:
-        """Freeze the first stages and, if asked for, the statistics of the backbone's batch norms.
+        """Freeze the first stages and, with ``norm=frozen``, the statistics of the backbone's batch norms.
 
         Raises:
             ConfigError: the backbone has fewer stages.

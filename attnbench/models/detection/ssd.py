@@ -68,7 +68,7 @@ class SSD:
         return SingleShot(backbone, priors, sides, num_classes + 1, image_mean=mean, image_std=std, head=head)
 
     def settle(self, network: nn.Module) -> None:
-        """Freeze the first stages and, if asked for, the statistics of the backbone's batch norms.
+        """Freeze the first stages and, with ``norm=frozen``, the statistics of the backbone's batch norms.
 
         Raises:
             ConfigError: the backbone has fewer stages.
