@@ -396,7 +396,7 @@ def test_an_experiments_option_of_another_data_set_is_left_out_and_named() -> No
         (("sb/5", "--scale", "epohcs=2"), "epohcs"),
         (("sb/5", "--launcher", "ship"), "ship"),
         (("sb/5", "--run", "hydra.launcher.slotz=2"), "did you mean hydra.launcher.slots?"),
-        (("sb/5", "--run", "--launcher", "ray", "hydra.launcher.num_gpus=1.5"), "a part of one GPU"),
+        (("sb/5", "--run", "--launcher", "ray", "hydra.launcher.num_gpus=1.5"), "a fraction of one GPU"),
         (("sb/5", "--run", "--launcher", "ray", "hydra/launcher=pool"), "name one launcher"),
         (("sb/5", "--run", "hydra/launcher=basic"), "pool"),
         (("sb/55",), "sb/5"),
