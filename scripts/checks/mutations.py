@@ -652,7 +652,7 @@ def chosen(names: Sequence[str]) -> list[Mutation]:
     """The mutations whose names begin with one of some words; all if there are none.
 
     Raises:
-        SystemExit: a word fits no mutation.
+        SystemExit: no mutation has such a name.
     """
     for name in names:
         if not any(mutation.name.startswith(name) for mutation in MUTATIONS):
