@@ -1,4 +1,4 @@
-"""``attnbench compare``: what differs between runs, as a table, CSV, Markdown and a picture."""
+"""``attnbench compare``: compare runs, as a table, CSV, Markdown and a picture."""
 
 from __future__ import annotations
 

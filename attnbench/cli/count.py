@@ -1,4 +1,4 @@
-"""``attnbench count``: parameters and operations of a network, without its weights."""
+"""``attnbench count``: count the parameters and operations of a network, without its weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _print_counts(composed: Config, size: Complexity, counted: dict[str, int], s
 
 
 def _units(number: int) -> tuple[str, str, str]:
-    """A number as it is, in 10^6 or 10^9, and in 2^20 or 2^30."""
+    """A number as text: exact, in 10^6 or 10^9, and in 2^20 or 2^30."""
     decimal = f"{number / 1e9:.3f} G" if abs(number) >= 10**9 else f"{number / 1e6:.3f} M"
     binary = f"{number / 2**30:.2f} x 2^30" if abs(number) >= 2**30 else f"{number / 2**20:.2f} x 2^20"
     return f"{number:,}", decimal, binary

@@ -1,4 +1,4 @@
-"""``attnbench data``: look after a data set before a run uses it."""
+"""``attnbench data``: check or pack a data set before a run uses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ attnbench data: check or pack a data set before a run uses it.
 `attnbench data check --help` and `attnbench data shard --help` show all options.
 """
 
-READERS = 16  # threads that read: on a network file system reading is mostly waiting
+READERS = 16  # reading threads: more than cores, since reading from a network file system is mostly waiting
 SHARD_BYTES = 2**29
 
 
@@ -34,9 +34,7 @@ def main() -> None:
         print(USAGE, end="")
         return
     if arguments[0] not in COMMANDS:
-        raise ConfigError(
-            f"{arguments[0]} is nothing to do with data", "attnbench data", nearest(arguments[0], COMMANDS)
-        )
+        raise ConfigError(f"unknown subcommand {arguments[0]}", "attnbench data", nearest(arguments[0], COMMANDS))
     sys.argv = [f"attnbench data {arguments[0]}", *arguments[1:]]
     COMMANDS[arguments[0]]()
 
@@ -45,10 +43,10 @@ def main() -> None:
 
 
 def check() -> None:
-    """``attnbench data check DIR``: a line for each finding on stdout.
+    """``attnbench data check DIR``: print a line for each finding.
 
     Raises:
-        DataError: there are problems, or the folder holds no data set that is known.
+        DataError: the data set has problems, or the folder contains no known kind of data set.
     """
     parser = CommandParser(prog="attnbench data check", description="List the problems of a data set, one a line.")
     parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, a VOC or a COCO folder")
@@ -59,7 +57,7 @@ def check() -> None:
     problems = notes = 0
     total = known.size(root)
     with warnings.catch_warnings(), console.counting(total, "images") as advance:
-        warnings.simplefilter("ignore")  # Pillow's, which name no file
+        warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         for finding in known.check(root, lambda: advance(1), cores()):
             print(finding, flush=True)
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
@@ -76,13 +74,13 @@ def _counted(n: int, what: str) -> str:
 
 
 def shard() -> None:
-    """``attnbench data shard SRC DST [--short-side N [--quality Q]]``; a call that was stopped continues.
+    """``attnbench data shard SRC DST [--short-side N [--quality Q]]``; repeat a stopped call to continue it.
 
     Raises:
-        DataError: SRC is no image folder, or an image cannot be read.
-        StorageError: DST cannot be written, or holds shards of something else.
-        BusyError: another process writes there.
-        Stopped: a signal came.
+        DataError: SRC is not an image folder, or an image cannot be read.
+        StorageError: DST cannot be written, or contains shards of something else.
+        BusyError: another process writes to DST.
+        Stopped: a signal was received.
     """
     parser = CommandParser(
         prog="attnbench data shard", description="Pack an image folder into a few large files with checksums."
@@ -96,14 +94,15 @@ def shard() -> None:
     )
     options = parser.parse()
     if options.quality and (not options.short_side or options.quality > 100):
-        raise ConfigError(f"{options.quality} without --short-side, or above 100", "--quality", "see --help")
+        todo = "use at most 100, and set --short-side"
+        raise ConfigError(f"quality {options.quality} is not valid here", "--quality", todo)
     source, target = options.source.expanduser(), options.target.expanduser()
     try:
         _shard(source, target, options.short_side, options.quality or 90, options.shard_size << 20)
     except KeyboardInterrupt:
         raise Stopped("stopped by a signal", target, "run the same command to continue") from None
     except BusyError as error:
-        raise BusyError("another process writes shards here", target, "wait for it or stop it") from error
+        raise BusyError("another process is writing shards here", target, "wait for it or stop it") from error
 
 
 def _positive(text: str) -> int:
@@ -117,7 +116,7 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     from attnbench.data.image_folders import sharding
 
     if (target / "train").is_dir():
-        raise ConfigError("an image folder lies there", target, "choose another folder for the shards")
+        raise ConfigError("this is an image folder", target, "choose another folder for the shards")
     resizing = sharding.Resizing(short_side, quality) if short_side else None
     classes, planned = sharding.plan(source, target, resizing, shard_bytes)
     threads = cores() if resizing else READERS
@@ -132,8 +131,8 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     images = sum(len(one.images) for one in planned)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
     if resizing:
-        print(f"changed protocol: {resizing}; every result says so")
-    print(f"use them with dataset.root={target}")
+        print(f"changed protocol: {resizing}; every result reports it")
+    print(f"use the shards with dataset.root={target}")
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"check": check, "shard": shard}

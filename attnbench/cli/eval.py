@@ -1,4 +1,4 @@
-"""``attnbench eval RUN``: a run's weights once more over its validation split, or over the same data elsewhere."""
+"""``attnbench eval RUN``: evaluate a run's weights again, on its validation split or a copy of it elsewhere."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _print(found: dict[str, Any]) -> None:
             table.add_row(name, f"{value:.3f}" if math.isfinite(value) else str(value))
     table.add_row("images", f"{found['images']:,}")
     table.add_row("data", found["data"]["source"])
-    said = []
+    notes = []
     if found["same_data"] is False:
-        said.append("these are not the data that the run was trained and evaluated on")
+        notes.append("these are not the data that the run was trained and evaluated on")
     if found["changed"]:
-        said.append(f"CHANGED PROTOCOL: {', '.join(found['changed'])}; not as the run evaluates")
-    console.show(table, *said)
+        notes.append(f"CHANGED PROTOCOL: {', '.join(found['changed'])}; the run evaluates differently")
+    console.show(table, *notes)

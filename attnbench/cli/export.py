@@ -1,4 +1,4 @@
-"""``attnbench export RUN``: a run's weights for others."""
+"""``attnbench export RUN``: write a run's weights for use elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``attnbench figure``: the papers' figures and those of any runs, listed and drawn."""
+"""``attnbench figure``: list and draw the papers' figures, and figures of any runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
 def _draw(options: argparse.Namespace, composer: Composer) -> None:
     figures = [_narrowed(paper_figures.load(name), options) for name in options.ids]
     runs = _given(options)
-    from attnbench.reports.figures import drawing, saving  # imports torch, so only for a right command line
+    from attnbench.reports.figures import drawing, saving  # imports torch, so only after the command line is checked
 
     shown = drawing.FigureOptions(options.which, options.blocks, options.images, options.classes)
     board = _outputs(composer) / "figures"
@@ -45,14 +45,14 @@ def _draw(options: argparse.Namespace, composer: Composer) -> None:
 
 
 def _given(options: argparse.Namespace) -> list[Run] | None:
-    """The runs of the command line; None if it names none."""
+    """The runs that the command line names; None without ``--runs``."""
     if not options.runs:
         return None
     found = results.find(options.runs)
     kept = [run for run in found if options.seeds is None or run.seed in options.seeds]
     if not kept:
         seeds = ", ".join(map(str, sorted({run.seed for run in found})))
-        raise DataError("no run of these seeds", "--seeds", f"there are {seeds}")
+        raise DataError("no run has these seeds", "--seeds", f"choose from {seeds}")
     return kept
 
 
@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
 def _list(options: argparse.Namespace, composer: Composer) -> None:
     for name in ("runs", "panels", "blocks", "images", "classes", "output"):
         if getattr(options, name):
-            raise ConfigError(f"--{name} of which figure", "command line", "name one, such as eca/4")
+            raise ConfigError(f"--{name} needs a figure", "command line", "name one, such as eca/4")
     every, changed = [], ""
     done: dict[Path, bool] = {}
     data_check = DataCheck()

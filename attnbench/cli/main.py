@@ -1,4 +1,4 @@
-"""The commands. ``attnbench train`` is ``python train.py``; every command takes the same Hydra overrides."""
+"""The entry point of all commands. ``attnbench train`` is the same as ``python train.py``."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def main() -> None:
 
 
 def guarded(run: Callable[[], object]) -> None:
-    """Run a command; what goes wrong becomes one line and an exit code."""
+    """Run a command; an error becomes one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else nobody shall hear it, as after nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as after nohup
         signal.signal(signal.SIGINT, interrupt)
     try:
         run()
@@ -83,14 +83,14 @@ COMMANDS = (*("train", "show", "count", "speed", "table", "compare", "figure", "
 
 
 def command(name: str) -> Callable[[], object]:
-    """The command of a name; its module is imported now and not before.
+    """Import and return the command of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such command.
     """
     if name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, 1)
         todo = f"did you mean {close[0]}?" if close else "attnbench --help lists them"
-        raise ConfigError(f"{name} is no command", "command line", todo)
+        raise ConfigError(f"unknown command {name}", "command line", todo)
     function: Callable[[], object] = importlib.import_module(f"attnbench.cli.{name}").main
     return function

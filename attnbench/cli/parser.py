@@ -1,4 +1,4 @@
-"""The command lines of all commands but ``train``: a few options, and Hydra's overrides."""
+"""The command-line parser of all commands except ``train``: options and Hydra overrides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attnbench.base.errors import ConfigError
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse, whose complaints are our one line."""
+    """An argument parser that raises its errors as ConfigError, which become one line on stderr."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -19,12 +19,12 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ConfigError: always, with argparse's message.
         """
-        raise ConfigError(message, "command line", f"{self.prog} --help shows what there is")
+        raise ConfigError(message, "command line", f"{self.prog} --help lists the options")
 
     def parse(self) -> argparse.Namespace:
-        """The options and overrides behind the command's name, in any order.
+        """Parse the options and overrides after the command's name, which may come in any order.
 
-        ``debug=true`` is left out: every command takes it.
+        ``debug=true`` is left out, since every command accepts it.
 
         Raises:
             ConfigError: an option is unknown, lacks its value or has a wrong one.
@@ -33,16 +33,16 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def override_parser(command: str, about: str) -> CommandParser:
-    """A parser of a command that takes overrides."""
+    """A parser for a command that takes overrides."""
     parser = CommandParser(prog=f"attnbench {command}", description=about)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="same as for train, such as attention=eca")
     return parser
 
 
 def is_override(argument: str) -> bool:
-    """Whether an argument is an override of Hydra's, such as ``epochs=2``, ``~key`` or ``hydra/launcher=pool``.
+    """Whether an argument is a Hydra override, such as ``epochs=2``, ``~key`` or ``hydra/launcher=pool``.
 
-    An option such as ``--output=DIR`` is none, and neither is a folder such as ``outputs/k=3``.
+    Options such as ``--output=DIR`` and folders such as ``outputs/k=3`` are not overrides.
     """
     key, equals, _ = argument.partition("=")
     is_path = "/" in key and not key.lstrip("+").startswith("hydra/")
@@ -50,14 +50,14 @@ def is_override(argument: str) -> bool:
 
 
 def find_ids_and_overrides(options: argparse.Namespace, known: Collection[str], lists: Sequence[str]) -> None:
-    """Find the ids and overrides of a command line, wherever they are.
+    """Find the ids and overrides of a command line, in any order.
 
-    An option with ``nargs="+"`` takes all arguments that follow, so the ids and overrides among them are taken out of
-    it again. Only ``scale`` keeps its overrides, which are what it is for.
+    An option with ``nargs="+"`` takes all arguments that follow, so ids and overrides among them are moved out of it.
+    Only ``scale`` keeps its overrides, since they are its values.
 
     Args:
-        options: as they were parsed, with the arguments of no option in ``ids``; ``ids`` and ``overrides`` are set.
-        known: the ids that there are.
+        options: the parsed options, with all positional arguments in ``ids``; sets ``ids`` and ``overrides``.
+        known: all valid ids.
         lists: names of the options with ``nargs="+"``.
     """
     arguments = list(options.ids)
@@ -71,17 +71,17 @@ def find_ids_and_overrides(options: argparse.Namespace, known: Collection[str], 
 
 
 def seeds(text: str) -> list[int]:
-    """``3``: seeds 0, 1, 2; ``0,4``: those."""
+    """Parse seeds: ``3`` gives 0, 1 and 2; ``0,4`` gives 0 and 4."""
     if text.isdecimal() and int(text):
         return list(range(int(text)))
     named = [part.strip() for part in text.split(",") if part.strip()]
     if "," not in text or not named or not all(part.isdecimal() for part in named):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor seeds with commas between them")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor a list such as 0,1,4")
     return sorted({int(part) for part in named})
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)

@@ -1,4 +1,4 @@
-"""``attnbench predict RUN image ...``: pictures with what a run's detector finds in them, and the same as data."""
+"""``attnbench predict RUN image ...``: draw what a run's detector finds in images, and write it as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``attnbench show``: where attention goes, as a tree of sites."""
+"""``attnbench show``: print the sites of attention as a tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """``attnbench show key=value ...``: the tree of sites."""
+    """``attnbench show key=value ...``."""
     parser = override_parser("show", "Print the sites of attention as a tree.")
     options = parser.parse()
     composed, size, _, setting = inspect(options.overrides)

@@ -1,8 +1,8 @@
-"""``attnbench speed``: what attention costs in training and inference, in images a second and in memory.
+"""``attnbench speed``: measure what attention costs in training and inference, in images/s and in memory.
 
-All members live in one process and take turns, so that the ratios hold on a machine that is never quiet. Images are
-noise that lies on the device: what is measured is the network. Beside it stand the two ceilings of the machine: how
-fast the products alone could go, and how fast the maps alone could be read and written, operation by operation.
+All members are in one process and take turns, so that the ratios are valid even on a busy machine. The images are
+noise on the device, so only the network is measured. Two ceilings of the machine are reported as well: the speed if
+only the multiply-adds took time, and the speed if only reading and writing the feature maps did, without any fusion.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ from attnbench.training.feed import Feed
 from attnbench.training.runtime import Process, Runtime
 from attnbench.training.step import Update
 
-BATCHES = {"cpu": 16, "cuda": 256}  # of 224x224 pixels, where the command line names none
+BATCHES = {"cpu": 16, "cuda": 256}  # default batch sizes for images of 64x64 pixels or more
 REPETITIONS = 15
 MEMORY_TURNS = 7
 
 
 @dataclass(frozen=True)
 class TimedNetwork:
-    """A configuration's network on the device, and its two kinds of call.
+    """A configuration's network on the device, with a call for a training step and one for inference.
 
     Attributes:
-        label: the overrides that tell it from the others.
+        label: the overrides that distinguish it from the others.
         batch: images of a call.
-        own_bytes: of weights, gradients and the optimizer's state.
-        macs: multiply-adds of an image.
-        bounded: whether that and ``map_bytes`` are what every call computes.
-        map_bytes: what an image's maps come to, each written once and read once by what follows.
+        train, infer: run one batch, and wait for the device.
+        own_bytes: returns the bytes of the weights, the buffers and the optimizer's state.
+        macs: multiply-adds for an image.
+        map_bytes: bytes moved for an image's feature maps, each written once and read once.
+        bounded: whether every call computes just ``macs`` and ``map_bytes``, so that the ceilings apply.
     """
 
     label: str
@@ -64,9 +65,9 @@ class TimedNetwork:
 
 @dataclass(frozen=True)
 class Measured:
-    """A member's line. Ratios are to the first member: above 1 is faster.
+    """The measurements of a member. Speed ratios are to the first member; above 1 is faster.
 
-    A detector has no ceilings: how many regions it computes is not the same in training, in inference and as counted.
+    A detector has no ceilings, since its number of regions differs between training, inference and counting.
     """
 
     label: str
@@ -82,7 +83,7 @@ class Measured:
     byte_ceiling: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers; the intervals beside the medians."""
+        """The numbers for JSON: each median, and its interval as a list."""
         pairs = {"train_images_per_s": self.train, "infer_images_per_s": self.infer}
         pairs |= {"train_ratio": self.train_ratio, "infer_ratio": self.infer_ratio}
         numbers: dict[str, Any] = {"label": self.label, "batch_size": self.batch_size}
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse()
     if options.repetitions < 1:
-        raise ConfigError("--repetitions is no number from 1 on", "command line", "15 gives an interval")
+        raise ConfigError("--repetitions is below 1", "command line", "use 1 or more; 15 give a 95 % interval")
     labels, configs = members(options.overrides)
     named = any(override.startswith("batch_size=") for override in options.overrides)
     lines = measure(labels, configs, options.overrides, options.repetitions, batch_named=named)
@@ -115,7 +116,7 @@ def main() -> None:
 
 
 def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
-    """The members of a command line, ``attention=none,se`` being two, each with what tells it from the others."""
+    """The labels and configurations of the members of a command line; ``attention=none,se`` has two members."""
     with hydra_state.prepared():
         lines = sweep.expand(list(overrides))
         configs = [composition.compose(line) for line in lines]
@@ -129,15 +130,21 @@ def members(overrides: Sequence[str]) -> tuple[list[str], list[Config]]:
 def measure(
     labels: Sequence[str], configs: Sequence[Config], overrides: Sequence[str], repetitions: int, *, batch_named: bool
 ) -> list[Measured]:
-    """Every member's speed and memory, on the device of the first one.
+    """Measure every member's speed and memory.
+
+    Args:
+        labels, configs: of the members.
+        overrides: of the command line.
+        repetitions: timed calls of each kind.
+        batch_named: whether the command line sets the batch size.
 
     Raises:
         ConfigError: the members do not share a device.
-        OutOfMemory: they do not fit together.
+        OutOfMemory: the members do not fit in memory together.
     """
     runtimes: list[Runtime] = [one.build("runtime") for one in configs]
     if len({runtime.device for runtime in runtimes}) > 1:
-        raise ConfigError("members on several devices", "runtime.device", "compare on one")
+        raise ConfigError("members are on several devices", "runtime.device", "compare on one device")
     with runtimes[0].start() as first:
         try:
             made = [
@@ -146,13 +153,13 @@ def measure(
             ]
             return _measured(made, first, repetitions)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory("out of memory", "batch_size", "use a smaller one, or fewer members") from error
+            raise OutOfMemory("out of memory", "batch_size", "use a smaller batch, or fewer members") from error
 
 
 def timed_network(
     label: str, composed: Config, process: Process, overrides: list[str], batch_named: bool
 ) -> TimedNetwork:
-    """Build a member's network, its optimizer and a batch of noise."""
+    """Build a member's network, its optimizer and a batch of noise, and return its calls."""
     classes, size = catalog.setting(composed, overrides)
     small = (size if isinstance(size, int) else min(size)) < 64
     batch = composed.tree["batch_size"] if batch_named or small else BATCHES[process.device.type]
@@ -197,7 +204,7 @@ def timed_network(
 
 
 def maps(model: nn.Module, size: complexity.Size) -> int:
-    """Elements that the layers of a network put out for one image, operation by operation."""
+    """The number of elements in the outputs of all layers of a network, for one image."""
     numbers: list[int] = []
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -256,14 +263,14 @@ def _per_image(ratio: Median, one: TimedNetwork, base: TimedNetwork) -> Median:
 
 
 def peak_memory(made: Sequence[TimedNetwork], process: Process) -> list[int]:
-    """Bytes at the worst moment of a training step, with the member's weights and optimizer but no other member's.
+    """Peak bytes of a training step of each member, including its own weights and optimizer but no other member's.
 
-    On a CPU it is the growth of the process (Linux; 0 elsewhere), a little above what tensors alone take and some
-    percent apart from one step to the next: so members take turns, and the median is given.
+    On a CPU, the growth of the process is measured (on Linux only; 0 elsewhere). It is slightly above the size of the
+    tensors and varies by a few percent between steps, so the members take turns and the median is returned.
     """
     for one in made:
         one.train()
-        one.train()  # the optimizer's state is there
+        one.train()  # now the optimizer's state exists
     turns = [[_peak(one, process) for one in made] for _ in range(MEMORY_TURNS)]
     return [int(statistics.median(peaks)) for peaks in zip(*turns, strict=True)]
 
@@ -280,12 +287,12 @@ def _peak(one: TimedNetwork, process: Process) -> int:
 
 
 def _growth(call: Callable[[], None]) -> int:
-    """How far a call lets the process grow at its peak, from where all free memory is given back."""
+    """The peak growth of the process in bytes during a call, after free memory is returned to the system."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists() or not reset.exists():
         return 0
     ctypes.CDLL(None).malloc_trim(0)
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # resets the recorded peak
     before = _line(status, "VmRSS")
     call()
     return _line(status, "VmHWM") - before
@@ -303,7 +310,7 @@ def _bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 def machine(process: Process) -> tuple[float, float]:
-    """What the device reaches in the member's precision: multiply-adds and additions a second, bytes a second."""
+    """The operations and bytes a second that the device reaches; a multiply-add is two operations."""
     device = process.device
     n, block = (8192, 2**28) if device.type == "cuda" else (1024, 2**26)
     with process.autocast():
@@ -332,7 +339,7 @@ def _wait(process: Process) -> None:
 
 
 def report(lines: Sequence[Measured], composed: Config) -> None:
-    """Print the lines as a table, with what they were measured on."""
+    """Print the measurements as a table, with the setting in its title."""
     from rich.table import Table
 
     table = Table("", "train", "x", "infer", "x", "peak MiB", "x", title=_setting(lines, composed))
@@ -351,11 +358,11 @@ def _ratio(ratio: Median) -> str:
 
 
 def _notes(lines: Sequence[Measured]) -> list[str]:
-    first, ratio = lines[0], "ratio to the first, of calls of the same turn, with the interval that holds the median"
-    notes = [f"images/s, medians; x: {ratio} at 95 %."]
+    first, ratio = lines[0], "median ratio to the first member in the same turn, with its 95 % interval"
+    notes = [f"Speeds are medians in images/s; x: {ratio}."]
     if first.flop_ceiling and first.byte_ceiling:
-        ceilings = f"{first.flop_ceiling:.0f} images/s by its products, {first.byte_ceiling:.0f} by its maps."
-        notes.append(f"Ceilings of training the first on this device, operation by operation: {ceilings}")
+        ceilings = f"{first.flop_ceiling:.0f} images/s by multiply-adds, {first.byte_ceiling:.0f} by feature maps."
+        notes.append(f"Ceilings for training the first member on this device, without fusion: {ceilings}")
     return notes
 
 

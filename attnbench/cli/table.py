@@ -1,4 +1,4 @@
-"""``attnbench table``: the papers' tables, listed, counted, planned, run and reported."""
+"""``attnbench table``: list, count, plan, run and report the papers' tables."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _is_of_launcher(override: str) -> bool:
     return override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))
 
 
-# What is asked for
+# The rows and seeds of the command line
 
 
 def _composer(options: argparse.Namespace) -> Composer:
@@ -84,10 +84,10 @@ def _composer(options: argparse.Namespace) -> Composer:
 
 
 def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
-    """The rows and seeds of the tables on the command line, composed.
+    """Choose and compose the rows of the tables on the command line.
 
     Raises:
-        ConfigError: there is no such table or row, or a row cannot be composed.
+        ConfigError: a table or row does not exist, or a row cannot be composed.
     """
     tables = [_buildable(name) for name in options.ids]
     rows = matching(tables, options.rows)
@@ -98,12 +98,12 @@ def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
 def _buildable(name: str) -> paper_tables.Table:
     one = paper_tables.load(name)
     if missing := _missing(one):
-        raise ConfigError(f"{name} needs {missing}, which is not there yet", "command line", "choose another")
+        raise ConfigError(f"{name} needs task={missing}, which is missing", "command line", "choose another table")
     return one
 
 
 def _missing(one: paper_tables.Table) -> str:
-    """The task that a table needs and that cannot be composed."""
+    """The task that a table needs but that has no option file; empty if there is none."""
     return one.requires if one.requires and one.requires not in option_files.names("task") else ""
 
 
@@ -119,7 +119,7 @@ def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
 def _list(options: argparse.Namespace) -> None:
     for option, given in (("--plan", options.plan), ("--run", options.run), ("--rows", options.rows)):
         if given:
-            raise ConfigError(f"{option} of which table", "command line", "name one, such as sb/5")
+            raise ConfigError(f"{option} needs a table", "command line", "name one, such as sb/5")
     composer = _composer(options)
     every, changed = [], ""
     done: dict[Path, bool] = {}
@@ -158,7 +158,7 @@ def _of(one: Listed) -> tuple[str, str]:
 
 def _count(options: argparse.Namespace) -> None:
     if not options.ids:
-        raise ConfigError("--count of which table", "command line", "name one, such as sb/5")
+        raise ConfigError("--count needs a table", "command line", "name one, such as sb/5")
     for name in options.ids:
         chosen = _buildable(name)
         counted = counts.count(chosen, _sketch)
@@ -182,13 +182,13 @@ def _print_counted(
         remark = f" ({notes.index(cell.note) + 1})" if cell.note else ""
         matched = Text("yes" if cell.matched else "no", "" if cell.matched else "bold") + Text(remark)
         listing.add_row(row.label, name, f"{cell.printed} {cell.unit}", ours, matched)
-    said = [f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched"]
-    said += [f"({i}) {note}" for i, note in enumerate(notes, start=1)]
-    said += [f"- {note}" for note in chosen.notes]
+    remarks = [f"{sum(c.matched for _, _, c in every)} of {len(every)} printed counts matched"]
+    remarks += [f"({i}) {note}" for i, note in enumerate(notes, start=1)]
+    remarks += [f"- {note}" for note in chosen.notes]
     if every:
-        console.show(listing, *said)
+        console.show(listing, *remarks)
     else:
-        print(*said, sep="\n")
+        print(*remarks, sep="\n")
 
 
 # attnbench table ID --plan
@@ -203,7 +203,7 @@ def _plan(options: argparse.Namespace) -> None:
     elif options.format == "text":
         _write("\n".join(plan.lines(chosen, planned, time)) + "\n", options)
     else:
-        raise ConfigError(f"a plan has no format {options.format}", "--format", "use text or json")
+        raise ConfigError(f"a plan cannot be written as {options.format}", "--format", "use text or json")
 
 
 def _probe(composed: Config) -> plan.Speed:
@@ -223,7 +223,10 @@ def _images(composed: Config) -> tuple[int, int] | None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Run what is missing, each run built without weights first, then report; exit 1 if a member failed."""
+    """Run what is missing, then report; exit with code 1 if a run failed.
+
+    Every network is first built without weights, so that an error in one is found before the first run starts.
+    """
     chosen_launcher = hydra_launchers.chosen(_launching(options))
     composer = _composer(options)
     chosen = _asked(options, composer)
@@ -240,14 +243,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _launching(options: argparse.Namespace) -> list[str]:
-    """The launcher and its options, as a sweep's command line names them."""
+    """The overrides that choose the launcher and its options."""
     overrides = list(options.launching)
     if options.outputs:
         overrides.append(f"paths.outputs={options.outputs}")
     if not any(one.startswith("hydra/launcher=") for one in overrides):
         overrides.append(f"hydra/launcher={options.launcher or 'pool'}")
     elif options.launcher:
-        raise ConfigError(f"--launcher {options.launcher} and hydra/launcher", "command line", "name one launcher")
+        what = f"both --launcher {options.launcher} and hydra/launcher choose a launcher"
+        raise ConfigError(what, "command line", "use only one of them")
     if options.slots:
         submitit = any(one.startswith("hydra/launcher=submitit") for one in overrides)
         overrides.append(f"hydra.launcher.{'array_parallelism' if submitit else 'slots'}={options.slots}")

@@ -1,4 +1,4 @@
-"""``attnbench train``: one run, or a sweep of them with ``-m``; ``python train.py`` is the same."""
+"""``attnbench train``: train one run, or a sweep of runs with ``-m``; the same as ``python train.py``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Train one run, or a sweep of them; what goes wrong in a single run is raised."""
+    """Train one run, or a sweep of runs; the failure of a single run is raised."""
     import hydra
 
     from attnbench.config import composition
     from attnbench.launch import hydra_launchers
     from attnbench.training.recorder import log_to_stderr
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, not printed by Hydra
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
     logging.getLogger("attnbench").setLevel(logging.INFO if main_process() else logging.ERROR)
     log_to_stderr()
-    sys.argv[1:] = sorted(sys.argv[1:], key=is_override)  # argparse wants them in one piece
+    sys.argv[1:] = sorted(sys.argv[1:], key=is_override)  # argparse needs all overrides in one piece
     composition.offer_timm(sys.argv[1:])
     hydra_launchers.register()
     alone: list[Outcome] = []
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
-    """A run of its own, whose outcome is put into ``alone``, or a sweep's member, whose outcome is returned."""
+    """Train one run and return its outcome; a run outside of a sweep is also appended to ``alone``."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -54,16 +54,16 @@ def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
         alone.append(outcome)
     elif outcome.failure:
         print_error(outcome.failure)
-        if outcome.state == "stopped":  # the whole sweep
+        if outcome.state == "stopped":  # stop the whole sweep
             sys.exit(Stopped.code)
     return outcome
 
 
 def report(outcome: Outcome) -> None:
-    """The closing table of a run.
+    """Print the result table of a run.
 
     Raises:
-        Failure: why there is none.
+        Failure: the run's failure, if it has no result.
     """
     if outcome.failure:
         raise outcome.failure

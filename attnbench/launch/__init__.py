@@ -1,1 +1,1 @@
-"""Where the members of a sweep run: this machine, a Ray cluster, SLURM."""
+"""Launchers that run the members of a sweep: on this machine, on a Ray cluster, or with SLURM."""

@@ -1,7 +1,7 @@
-"""Running the members of a sweep, wherever their processes are.
+"""Run the members of a sweep on any launcher.
 
-A member is a run's configuration. The folder that it names says how it stands, so no list is kept: whatever happens to
-a member, to its launcher or to the machine, the same call runs what is missing and continues what broke.
+A member is a run with its configuration. Its state is in its run folder, so the sweep keeps no list of its own:
+whatever happens to a member, its launcher or the machine, the same call runs what is missing and continues what broke.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Member:
     """A run in a sweep.
 
     Attributes:
-        name: how people know it from the others.
-        config: the run.
+        name: what is shown to distinguish it from the others.
+        config: the run's configuration.
         outcome: how it ended; None while it waits or runs.
         began: when its process began, by the monotonic clock; None while it waits.
-        not_before: when it may be tried, by the monotonic clock.
-        status: what its folder said when it was handed out.
+        not_before: the earliest time to start it, by the monotonic clock.
+        status: the contents of its folder's status.json when it was submitted.
     """
 
     name: str
@@ -49,31 +49,35 @@ class Member:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it takes a GPU where there is one."""
+        """Whether it uses a GPU if the machine has one."""
         return bool(self.config.tree["runtime"]["device"] != "cpu")
 
     @property
     def processes(self) -> int | None:
-        """How many it is trained by; None if it leaves that to the launcher."""
+        """The number of processes that train it; None if the launcher chooses."""
         number: int | None = self.config.tree["runtime"]["processes"]
         return number
 
     def share(self, gpus: float) -> None:
-        """Have it trained by as many processes as it gets whole GPUs, unless it says itself by how many."""
+        """Use one process for each whole GPU, unless the run sets ``runtime.processes`` itself."""
         if self.processes is None and self.on_gpu and gpus > 1:
             self.config = self.config.updated({"runtime": {"processes": int(gpus)}})
 
     def submitted(self) -> None:
-        """Remember what its folder says before a process begins that can be watched only there."""
+        """Remember its status before it is submitted, so that a later change shows that its process began."""
         self.status = self.folder.record()
 
-    def look(self) -> None:
-        """Find out from its folder whether it has begun."""
+    def check_begun(self) -> None:
+        """Set ``began`` once its folder shows that its process began."""
         if self.began is None and self.folder.record() != self.status:
             self.began = time.monotonic()
 
     def lost(self, failure: Failure) -> Outcome:
-        """The outcome of a member whose launcher's process ended without one, from what its folder says since."""
+        """The outcome of a member whose process ended without reporting one, from its folder.
+
+        Args:
+            failure: the reason if the folder records none.
+        """
         path = str(self.folder.path)
         if result := self.folder.result():
             return Outcome("done", path, result)
@@ -82,61 +86,61 @@ class Member:
 
 
 class Watcher(Protocol):
-    """Shows how the members are doing; it is called about ten times a second."""
+    """Shows the progress of the members."""
 
     def update(self, members: Sequence[Member]) -> None:
-        """Show how the members are doing."""
+        """Show the members' progress; called about ten times a second."""
         ...
 
     def close(self) -> None:
-        """Stop showing; no update follows."""
+        """Stop showing; called after the last update."""
         ...
 
 
 class Executor(Protocol):
-    """Where members run.
+    """Runs members in processes, tasks or jobs.
 
     Attributes:
-        patience: seconds before a member that another process holds is tried again.
+        patience: seconds to wait before retrying a member whose run folder another process holds.
     """
 
     patience: float
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Start as many members as there is room for, in their order, and return those that were started."""
+        """Start as many members as there is room for, in order, and return those that were started."""
         ...
 
     def ended(self) -> Sequence[Member]:
-        """Members that have left since the last call; those that came to an end have an outcome."""
+        """Members that are no longer running since the last call; those without an outcome are to be retried."""
         ...
 
     def stop(self) -> None:
-        """Ask the members to save and end; called again, to end at once."""
+        """Ask the members to save and end; a second call ends them at once."""
         ...
 
     def close(self) -> None:
-        """Release what was needed to run members."""
+        """Release the executor's resources."""
         ...
 
 
 class Launcher(Protocol):
-    """The options of a way to run members."""
+    """A way to run members, with its options."""
 
     def refuse(self) -> None:
-        """Raise ConfigError if it cannot work here; makes nothing."""
+        """Raise ConfigError if this launcher cannot work here; creates nothing."""
         ...
 
     def executor(self, members: Sequence[Member]) -> Executor:
-        """Where these members will run."""
+        """Make the executor for these members."""
         ...
 
 
 def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None:
-    """Give every member an outcome.
+    """Run the members until every one has an outcome.
 
     Raises:
-        Stopped: a signal came; the members that ran were asked to save, and have ended.
-        Failure: there is nowhere to run them.
+        Stopped: a signal was received; the running members were asked to save, and have ended.
+        Failure: the launcher cannot run them.
     """
     with closing(watcher):
         data_check = DataCheck()
@@ -150,7 +154,7 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
 
 
 def settled(member: Member, data_check: DataCheck) -> Outcome | None:
-    """The outcome of a member that was done before, or that cannot be run under its name; None if it is to be run."""
+    """The outcome of a member that needs no run: it is done, or its folder cannot be used. None if it is to be run."""
     path = str(member.folder.path)
     try:
         result = finished(member.config, data_check) if member.config.tree["resume"] == "auto" else None

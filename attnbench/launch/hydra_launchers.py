@@ -1,8 +1,7 @@
-"""Hydra launchers of our own: ``hydra/launcher=pool``, ``ray``, ``submitit_slurm`` and ``submitit_local``.
+"""attnbench's Hydra launchers: ``hydra/launcher=pool``, ``ray``, ``submitit_slurm`` and ``submitit_local``.
 
-Hydra takes launchers from a package called hydra_plugins alone. Ours are registered by code, under names that such a
-package would have given them, so that none has to be installed. Their options are files like all others, in
-configs/hydra/launcher/.
+Hydra finds launchers only in a package called hydra_plugins. These are registered by code, under names in that
+package, so that no such package has to be installed. Their options are files in configs/hydra/launcher/.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ NODE = "hydra.launcher"
 
 
 class MemberLauncher(Launcher):
-    """Runs the members of a sweep in processes of their own."""
+    """A Hydra launcher that runs each member of a sweep in a separate process."""
 
     builder: str
 
@@ -38,13 +37,13 @@ class MemberLauncher(Launcher):
         self.launcher = _launcher({"_target_": self.builder, **plain})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the sweep's configuration from Hydra, and compose each member once instead of twice."""
+        """Store the sweep's configuration, and cache the members' so that each is composed once instead of twice."""
         self.context, self.config = hydra_context, config
         load = hydra_context.config_loader.load_sweep_config
         self.loaded = cache(lambda *overrides: load(config, list(overrides)))
 
         def loaded(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-            """The sweeper composes every member too, just before it calls ``launch``."""
+            """Replaces Hydra's method, which the sweeper also calls for every member just before ``launch``."""
             return self.loaded(*sweep_overrides)
 
         hydra_context.config_loader.load_sweep_config = loaded  # type: ignore[method-assign]
@@ -53,7 +52,7 @@ class MemberLauncher(Launcher):
         """Run the members of a sweep, each given by its overrides.
 
         Returns:
-            A ``JobReturn`` for each member, in order; its value is the member's ``Outcome``, failed ones too.
+            A ``JobReturn`` for each member, in order; its value is the member's ``Outcome``, also if it failed.
         """
         configs = [self.loaded(*overrides) for overrides in job_overrides]
         names = distinct([list(overrides) for overrides in job_overrides])
@@ -92,7 +91,7 @@ class SubmititLocalLauncher(MemberLauncher):
     builder = "attnbench.launch.submitit_local.Local"
 
 
-# By the names that the option files give them.
+# The launchers by the ``_target_`` in their option files.
 KINDS = {
     f"hydra_plugins.attnbench.{kind.__name__}": kind
     for kind in (PoolLauncher, RayLauncher, SubmititSlurmLauncher, SubmititLocalLauncher)
@@ -100,7 +99,7 @@ KINDS = {
 
 
 def _launcher(node: dict[str, Any]) -> executor.Launcher:
-    """The launcher of a node with its options.
+    """Build the launcher of a configuration node.
 
     Raises:
         ConfigError: an option is unknown, of the wrong type or out of range, or this launcher cannot work here.
@@ -111,13 +110,13 @@ def _launcher(node: dict[str, Any]) -> executor.Launcher:
 
 
 def distinct(members: list[list[str]]) -> list[str]:
-    """Names of members: the overrides that not all of them share."""
+    """Names for members: the overrides that not all of them share."""
     common = set.intersection(*map(set, members)) if len(members) > 1 else set()
     return [" ".join(o for o in overrides if o not in common) for overrides in members]
 
 
 def names() -> list[str]:
-    """The launchers that members run with."""
+    """The names of the launchers."""
     return option_files.names("hydra/launcher")
 
 
@@ -129,10 +128,11 @@ def chosen(overrides: Sequence[str]) -> executor.Launcher:
     """
     node = configuration.node(NODE, overrides)
     if node["_target_"] not in KINDS:
-        raise ConfigError("it runs members in this process", "hydra/launcher", f"there are {', '.join(names())}")
+        what = "this launcher runs members in this process"
+        raise ConfigError(what, "hydra/launcher", f"choose from {', '.join(names())}")
     return _launcher({**node, "_target_": KINDS[node["_target_"]].builder})
 
 
 def register() -> None:
-    """Make the launchers known to Hydra."""
+    """Register the launchers with Hydra."""
     Plugins.instance().class_name_to_class.update(KINDS)

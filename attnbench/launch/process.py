@@ -1,4 +1,4 @@
-"""A member's process: forked from a warm one, out of the others' reach, asked to save by SIGTERM."""
+"""A member's process: forked from a server with imported modules, isolated from the others, stopped by SIGTERM."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from attnbench.runs.folder import RunFolder
 
 POLL_SECONDS = 0.1
 
-# Imported once, in the process that the members' are forked from, and not once a member. Dynamo is what the first step
-# of any of torch's optimizers imports, compiled or not: a second and more.
+# Modules that the fork server imports once for all members. The first step of any of torch's optimizers imports Dynamo,
+# compiled or not, which takes more than a second.
 PRELOADED = [
     "attnbench.runs.run",
     "attnbench.training.tasks.classification",
@@ -36,14 +36,14 @@ PRELOADED = [
 
 
 class MemberProcess:
-    """A run, or a pack of runs, in a process of its own, which begins at once.
+    """A process that trains a run or a pack of runs; it starts at once.
 
-    It has this process's working folder, and it is asked to save when this process ends, however that ends.
+    It has the working folder of this process. If this process ends for any reason, it is asked to save.
 
     Args:
         configs: the run, or the runs that it trains at once; see ``attnbench.runs.packed``.
-        environment: variables for it: the GPUs that it may see, its rank.
-        threads: of torch, for all processes of the run.
+        environment: its additional variables, such as the visible GPUs and its rank.
+        threads: the number of torch's threads, for all processes of the run together.
     """
 
     def __init__(self, configs: Sequence[Config], environment: Mapping[str, str], threads: int) -> None:
@@ -59,49 +59,49 @@ class MemberProcess:
         self.open = True
         arguments = (list(configs), dict(environment), threads, self.output, os.getcwd(), sender)
         self.process = context.Process(target=_process, args=arguments)
-        with _nameless_main():
+        with _hidden_main_module():
             self.process.start()
         sender.close()
 
     @property
     def alive(self) -> bool:
-        """Whether it runs; its pipe says so too, where the process that it was forked from is gone."""
+        """Whether it is running; a closed pipe shows its end even if the fork server is gone."""
         return self.open and (bool(self.left) or self.process.is_alive())
 
     def ask_to_save(self) -> None:
-        """Ask it to save and end; asked again, to end at once."""
+        """Ask it to save and end; a second call ends it at once."""
         if self.process.is_alive():
             self.process.terminate()
 
     def ended(self) -> dict[int, Outcome]:
-        """How its runs ended since the last question, by number; all that were left, once it has ended itself.
+        """The outcomes of the runs that ended since the last call, by number.
 
-        The end of a process that did not say it itself, killed or by ``sys.exit``, is written into status.json, and
-        what it had printed into train.log.
+        Once the process has ended, every remaining run gets an outcome. If the process was killed or exited without
+        reporting one, the reason is written to status.json and its output to train.log.
         """
-        came = self._said()
-        self.left -= came.keys()
+        outcomes = self._received()
+        self.left -= outcomes.keys()
         if not self.alive:
             self.process.join()
-            came |= {number: self._silent(self.folders[number]) for number in sorted(self.left)}
+            outcomes |= {number: self._unreported(self.folders[number]) for number in sorted(self.left)}
             self.open = False
             self.receiver.close()
             self.output.unlink(missing_ok=True)
-        return came
+        return outcomes
 
-    def _said(self) -> dict[int, Outcome]:
-        came: dict[int, Outcome] = {}
+    def _received(self) -> dict[int, Outcome]:
+        outcomes: dict[int, Outcome] = {}
         while self.open and self.receiver.poll():
             try:
                 number, outcome = self.receiver.recv()
-                came[number] = outcome
-            except (EOFError, OSError):  # nothing, or not all of it
+                outcomes[number] = outcome
+            except (EOFError, OSError):  # the process ended, perhaps in the middle of a message
                 self.open = False
-        return came
+        return outcomes
 
-    def _silent(self, folder: RunFolder) -> Outcome:
+    def _unreported(self, folder: RunFolder) -> Outcome:
         path, code = str(folder.path), self.process.exitcode or 0
-        if code in (-signal.SIGTERM, Stopped.code):  # before it could listen, or asked twice
+        if code in (-signal.SIGTERM, Stopped.code):  # stopped before it handled signals, or asked twice
             return Outcome("stopped", path, failure=Stopped("stopped without saving", path))
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         failure = Failure(how, path, "run the same command to continue it")
@@ -111,10 +111,10 @@ class MemberProcess:
 
 
 def run_in_process(config: Config, environment: Mapping[str, str], threads: int, received: Sequence[int]) -> Outcome:
-    """Run a member in a process of its own and wait for its end; each signal in ``received`` asks it to save.
+    """Run a member in a new process and wait for its end; each signal in ``received`` asks it to save.
 
     Args:
-        received: grows while this waits; see ``signals``.
+        received: the signals received so far; the list grows during the call, see ``signals``.
     """
     process, passed_on = MemberProcess([config], environment, threads), 0
     outcomes: dict[int, Outcome] = {}
@@ -129,11 +129,11 @@ def run_in_process(config: Config, environment: Mapping[str, str], threads: int,
 
 @contextmanager
 def signals(*kinds: signal.Signals) -> Iterator[list[int]]:
-    """The signals of some kinds that come, in a list instead of as interruptions."""
-    came: list[int] = []
-    before = [signal.signal(kind, lambda number, frame: came.append(number)) for kind in kinds]
+    """Collect signals of some kinds in a list, which grows as they arrive, instead of being interrupted by them."""
+    received: list[int] = []
+    before = [signal.signal(kind, lambda number, frame: received.append(number)) for kind in kinds]
     try:
-        yield came
+        yield received
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
@@ -141,9 +141,9 @@ def signals(*kinds: signal.Signals) -> Iterator[list[int]]:
 
 @cache
 def _warm() -> None:
-    """Start the process that members are forked from, deaf to what SLURM sends to every process of a job.
+    """Start the fork server. It ignores the signals that SLURM sends to every process of a job.
 
-    It shall import what this process imports, also where the package is not the one that is installed.
+    It gets this process's module search path, so that both import the same attnbench, installed or not.
     """
     forkserver.set_forkserver_preload(PRELOADED)
     kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -160,8 +160,8 @@ def _warm() -> None:
 
 
 @contextmanager
-def _nameless_main() -> Iterator[None]:
-    """Hide this process's main module, which multiprocessing would import in every member, for nothing."""
+def _hidden_main_module() -> Iterator[None]:
+    """Hide this process's main module, which multiprocessing would needlessly import in every member."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -173,7 +173,7 @@ def _nameless_main() -> Iterator[None]:
 def _process(
     configs: list[Config], environment: dict[str, str], threads: int, output: Path, folder: str, sender: Connection
 ) -> None:
-    """What a member's process does; the terminal's Ctrl-C does not reach it."""
+    """The main function of a member's process. A Ctrl-C in the terminal does not reach it."""
     signal.signal(signal.SIGTERM, interrupt)
     os.setsid()
     os.chdir(folder)
@@ -182,12 +182,12 @@ def _process(
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_save_when_orphaned, daemon=True).start()
-    logging.getLogger("attnbench").setLevel(logging.INFO)  # for train.log
+    logging.getLogger("attnbench").setLevel(logging.INFO)  # train.log needs this level
     outcomes: dict[int, Outcome] = {}
 
     def ended(number: int, outcome: Outcome) -> None:
         outcomes[number] = outcome
-        with suppress(BrokenPipeError):  # no one listens any more
+        with suppress(BrokenPipeError):  # the launcher has ended
             sender.send((number, outcome))
 
     try:
@@ -212,7 +212,7 @@ def _attempt(configs: list[Config], threads: int, ended: Callable[[int, Outcome]
 
 
 def _save_when_orphaned() -> None:
-    """Wait for the end of the process that started this one, which is not the one that it was forked from."""
+    """Send SIGTERM to this process once its launcher ends. The launcher is not its system parent, the fork server."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

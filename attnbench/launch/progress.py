@@ -1,4 +1,4 @@
-"""A sweep as it goes: a live table on a terminal, a line for every end elsewhere."""
+"""The progress of a sweep: a live table on a terminal, otherwise a line for each start and end of a member."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REDRAW_SECONDS = 1.0
-ROWS = 30  # of a table that shall fit a screen
+ROWS = 30  # at most, so that the table fits a screen
 
 
 def watcher() -> Watcher:
-    """The one that fits where stderr goes."""
+    """The right watcher for stderr: a live table on a terminal, else lines."""
     return LiveTable() if sys.stderr.isatty() else Lines()
 
 
@@ -44,11 +44,11 @@ class Lines:
                 print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
 
     def close(self) -> None:
-        """Do nothing: all lines are printed."""
+        """Do nothing: all lines are already printed."""
 
 
 class LiveTable:
-    """Members with their state, epoch, result so far and time left, redrawn every second."""
+    """A table of members with state, epoch, result so far and time left, redrawn every second."""
 
     def __init__(self) -> None:
         self.display = Display(REDRAW_SECONDS)
@@ -63,7 +63,7 @@ class LiveTable:
 
 
 def drawing(members: Sequence[Member], now: float) -> Table:
-    """The table of a moment: what runs first, then what waits, then what ended."""
+    """The table at one moment: running members first, then waiting ones, then ended ones."""
     from rich.table import Table
 
     ordered = sorted(members, key=lambda m: (m.outcome is not None, m.began is None))
@@ -77,7 +77,7 @@ def drawing(members: Sequence[Member], now: float) -> Table:
 
 
 def row(member: Member, now: float) -> tuple[str, str, str, str, str]:
-    """The cells of a member in the table."""
+    """A member's cells in the table."""
     if member.outcome:
         return member.name, member.outcome.state, "", headline_text(member.outcome.result), ""
     if member.began is None:

@@ -1,7 +1,7 @@
-"""What a job of submitit's does: it watches over a member's process.
+"""A submitit job, which runs a member in a separate process.
 
-Asked to end, it has the member save. If its time is over or it has to make room, submitit then requeues it, and it
-continues where it was; Hydra's own submitit plugin requeues at once, with what the last checkpoint holds.
+When the job is asked to end, it asks the member to save. If its time is up or it is preempted, submitit then requeues
+it, and it continues from there. Hydra's own submitit plugin requeues at once, from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from attnbench.runs.attempt import Outcome
 
 @dataclass
 class Job:
-    """A member as submitit calls it, in each of a job's tasks.
+    """The function that submitit calls for a member in each task of its job.
 
     Attributes:
-        config: the run.
-        threads: of torch, for a task.
+        config: the run's configuration.
+        threads: the number of torch's threads of a task; None to use all cores of the task.
         folder: the launcher's working folder.
     """
 
@@ -39,10 +39,10 @@ class Job:
     folder: str
 
     def __call__(self) -> Outcome:
-        """Run the member, or one process of it if the job has several tasks.
+        """Run the member, or one of its processes if the job has several tasks.
 
         Raises:
-            SystemExit: it was stopped, and this job has no result; the next one may have.
+            SystemExit: the member was stopped, so this job has no result; a requeued job may have one.
         """
         import submitit
 
@@ -53,7 +53,7 @@ class Job:
         with signals(time_is_up, signal.SIGTERM, signal.SIGINT) as received:
             outcome = run_in_process(self.config, ranked(here), self.threads or _cores(here), received)
         if here.global_rank != 0:
-            return _led(outcome)
+            return _secondary_outcome(outcome)
         if outcome.state == "stopped":
             if time_is_up in received or _preempted(here):
                 requeue(time_is_up, None)
@@ -61,39 +61,39 @@ class Job:
         return outcome
 
     def checkpoint(self) -> Any:
-        """What a requeued job does: the same, since a run's folder holds how far it is."""
+        """The function of a requeued job: the same one, since the run's folder records its progress."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _preempted(here: Any) -> bool:
-    """Whether SLURM asks this job to make room: it would not requeue one that ends in the time that it gives."""
+    """Whether SLURM preempts this job. SLURM does not requeue a job that ends within its grace period."""
     return here.cluster == "slurm" and (queue() or {}).get(here.job_id) == "RUNNING"
 
 
 def queue() -> dict[str, str] | None:
-    """The states of this user's SLURM jobs, those that ended lately too; None if SLURM does not answer."""
+    """The states of this user's SLURM jobs by their ids, also of recently ended ones; None if SLURM fails to answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return {number: state for number, _, state in (line.strip().partition(" ") for line in said.splitlines())}
+    return {number: state for number, _, state in (line.strip().partition(" ") for line in output.splitlines())}
 
 
-def _led(outcome: Outcome) -> Outcome:
-    """The end of a task beside the main one: a failure ends the others, which would wait for it."""
+def _secondary_outcome(outcome: Outcome) -> Outcome:
+    """The outcome of a task other than the main one. A failure exits, which ends the others: they would wait for it."""
     if outcome.state == "failed" and outcome.failure:
         raise SystemExit(outcome.failure.code)
     return outcome
 
 
 def ranked(here: Any) -> dict[str, str]:
-    """The variables that make a job's tasks the processes of one run, as torchrun would set them."""
+    """The variables, as torchrun sets them, that make the tasks of a job the processes of one run."""
     if here.num_tasks == 1:
         return {}
-    alone = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1  # the GPU that SLURM bound to this task
+    alone = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1  # SLURM bound one GPU to this task
     return {
         "RANK": str(here.global_rank),
         "LOCAL_RANK": "0" if alone else str(here.local_rank),
@@ -104,31 +104,31 @@ def ranked(here: Any) -> dict[str, str]:
 
 
 def _cores(here: Any) -> int:
-    """The cores that a task may use."""
+    """The number of cores that a task may use."""
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     return int(given) if given else max(1, cores() * here.num_nodes // here.num_tasks)
 
 
 def job(member: Member, tasks: int, gpus: int | None, threads: int | None) -> Job:
-    """A member's job.
+    """Make a member's job.
 
     Raises:
-        ConfigError: its processes shall be tasks of the job, and start others.
+        ConfigError: the job has several tasks, each of which would start several processes.
     """
     if tasks > 1 and (member.processes or 1) > 1:
-        what = f"{tasks} tasks that start {member.processes} processes each"
-        raise ConfigError(what, "runtime.processes", "leave it out, or hydra.launcher.tasks_per_node")
+        what = f"{tasks} tasks would start {member.processes} processes each"
+        raise ConfigError(what, "runtime.processes", "set either this or hydra.launcher.tasks_per_node")
     if tasks == 1:
         member.share(gpus or 0)
     return Job(member.config, threads, os.getcwd())
 
 
 def ended(member: Member, there: Any, how: str) -> Outcome:
-    """The outcome of a member whose job is over, from what the job left, or else from the run's folder.
+    """The outcome of a member whose job ended, from the job's result or else from the run's folder.
 
     Args:
         there: submitit's job.
-        how: how the job ended, for a reason.
+        how: how the job ended, for the error message.
     """
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
@@ -144,7 +144,7 @@ def ended(member: Member, there: Any, how: str) -> Outcome:
 
 
 def folder(name: str) -> Path:
-    """The folder of job scripts and logs, made."""
+    """Create the folder of job scripts and logs, and return its absolute path."""
     path = Path(name).absolute()
     fixed = Path(str(path).partition("%")[0]).parent if "%" in str(path) else path
     files.make_folder(fixed)

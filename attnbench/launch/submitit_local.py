@@ -1,4 +1,4 @@
-"""``hydra/launcher=submitit_local``: members as submitit's jobs on this machine, to try out what SLURM will get."""
+"""``hydra/launcher=submitit_local``: runs members as submitit jobs on this machine, to try them before SLURM."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from attnbench.launch.submitit_job import Job, ended, folder, job, refuse_withou
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Local:
-    """Jobs on this machine, by ``Slurm``'s options.
+    """Runs each member as a job on this machine; the options are a subset of ``Slurm``'s.
 
     Attributes:
-        cpus_per_task: threads of a task; None to share the cores out.
-        gpus_per_node: the first ones, and the same for every job.
+        cpus_per_task: threads of a task; None to divide the cores among the tasks.
+        gpus_per_node: how many GPUs a job uses; every job uses the same first ones.
         array_parallelism: jobs at a time.
     """
 
@@ -43,7 +43,7 @@ class Local:
         refuse_without_submitit("submitit_local")
 
     def executor(self, members: Sequence[Member]) -> LocalExecutor:
-        """Jobs for these members, which share the cores of this machine."""
+        """Make jobs for these members, which share the cores of this machine."""
         import submitit
 
         threads = self.cpus_per_task or max(1, cores() // (self.array_parallelism * self.tasks_per_node))
@@ -61,11 +61,11 @@ class Local:
 
 
 class LocalExecutor:
-    """Members as jobs that end with this process.
+    """Runs members as jobs that end with this process.
 
     Args:
         submitter: submitit's executor, which starts jobs.
-        jobs: of the members.
+        jobs: the job of each member.
         slots: jobs at a time.
     """
 
@@ -76,19 +76,19 @@ class LocalExecutor:
         self.jobs: list[tuple[Any, Member]] = []
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Submit a job for each member while there are slots; returns the members whose jobs were submitted."""
+        """Submit jobs for as many members as there are free slots, and return these members."""
         started = ready[: self.slots - len(self.jobs)]
         for member in started:
             member.submitted()
-            with _untouched():
+            with _without_sigint():
                 self.jobs.append((self.submitter.submit(self.todo[member]), member))
         return started
 
     def ended(self) -> list[Member]:
-        """Members whose job is over, with their outcome."""
+        """Members whose job has ended, with their outcomes."""
         over = []
         for there, member in self.jobs:
-            member.look()
+            member.check_begun()
             if there.done():
                 member.outcome = ended(member, there.task(0), "ended without a result")
                 over.append(member)
@@ -106,8 +106,8 @@ class LocalExecutor:
 
 
 @contextmanager
-def _untouched() -> Iterator[None]:
-    """Start a process that the terminal's Ctrl-C does not reach: submitit would kill what it runs a second later."""
+def _without_sigint() -> Iterator[None]:
+    """Block SIGINT in processes started inside: on Ctrl-C, submitit would kill its job after only a second."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

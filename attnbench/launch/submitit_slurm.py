@@ -1,7 +1,7 @@
-"""``hydra/launcher=submitit_slurm``: members as jobs of a SLURM array, with the options of Hydra's submitit plugin.
+"""``hydra/launcher=submitit_slurm``: runs members as jobs of a SLURM array, with the options of Hydra's plugin.
 
-All of them are handed to SLURM at once, and stay there when this process ends: the same command finds the jobs that
-wait or run, by what their runs' folders say, and submits what is missing.
+All jobs are submitted at once and stay in the queue when this process ends. The same command then finds the jobs that
+are pending or running, by the job ids in their runs' folders, and submits the missing ones.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from attnbench.config.options import Count, Index, Positive
 from attnbench.launch.executor import Member
 from attnbench.launch.submitit_job import Job, ended, folder, job, queue, refuse_without_submitit
 
-ARRAY = 1000  # jobs, SLURM's usual limit
-ASK_SECONDS = 10.0  # between two questions to SLURM
-LOOK_SECONDS = 1.0  # between two looks at what jobs left
-SETTLE_SECONDS = 30.0  # in which the files of a job that is over have come, from its node
+ARRAY = 1000  # jobs of an array: SLURM's usual limit
+QUEUE_SECONDS = 10.0  # interval between queries of SLURM's queue
+CHECK_SECONDS = 1.0  # interval between checks for results of jobs
+SETTLE_SECONDS = 30.0  # time for the files of an ended job to arrive from its node
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 OVER |= {"REVOKED", "TIMEOUT", ""}  # "": SLURM has forgotten it
 
-# What submitit names for all clusters; everything else is SLURM's own.
+# Options that submitit has for every cluster; all others are specific to SLURM.
 SHARED = {"name", "timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb"}
 SHARED |= {"stderr_to_stdout"}
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Slurm:
-    """Jobs of an array; the options are sbatch's, by submitit's names.
+    """Runs each member as a job of an array. The options are those of sbatch, with submitit's names.
 
     Attributes:
-        submitit_folder: where job scripts and logs lie; ``%j`` is the job.
-        timeout_min: minutes of a job; a run that takes longer saves, is requeued and continues.
-        max_num_timeout: so often.
-        signal_delay_s: seconds before the end of that time at which a run is asked to save.
-        tasks_per_node: 1 for a task that starts ``runtime.processes``; more for one task a process of the run.
-        gpus_per_node: also the processes of a run that leaves them open.
+        submitit_folder: the folder of job scripts and logs; ``%j`` is the job's id.
+        timeout_min: time limit of a job in minutes; a run that takes longer saves, is requeued and continues.
+        max_num_timeout: how often a job is requeued for that reason.
+        signal_delay_s: how many seconds before the time limit a run is asked to save.
+        tasks_per_node: 1 for a task that starts ``runtime.processes``; more to make each task a process of the run.
+        gpus_per_node: GPUs of a job on each node; also the number of processes of a run that does not set it.
         array_parallelism: jobs at a time.
         setup: shell lines before a job's command.
-        additional_parameters: of sbatch.
+        additional_parameters: further options of sbatch.
     """
 
     submitit_folder: str
@@ -80,20 +80,20 @@ class Slurm:
     additional_parameters: dict[str, Any] | None
 
     def refuse(self) -> None:
-        """Raise ConfigError if there is no submitit or no SLURM here, or no way to use what is asked for."""
+        """Raise ConfigError if submitit or SLURM is missing, or the options contradict each other."""
         if self.nodes > 1 and self.tasks_per_node == 1:
-            what = f"one task on each of {self.nodes} nodes"
-            raise ConfigError(what, "hydra.launcher.tasks_per_node", "use one for every GPU of a node")
+            what = f"there is only one task on each of {self.nodes} nodes"
+            raise ConfigError(what, "hydra.launcher.tasks_per_node", "use one task for each GPU of a node")
         if self.signal_delay_s >= 60 * self.timeout_min:
-            what = f"a signal {self.signal_delay_s} s before the end of {self.timeout_min} min"
+            what = f"a signal {self.signal_delay_s} s before the end is too early for a job of {self.timeout_min} min"
             raise ConfigError(what, "hydra.launcher.signal_delay_s", "make it shorter than the job")
         refuse_without_submitit("submitit_slurm")
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            todo = "start it where sbatch works, or use hydra/launcher=pool"
-            raise ConfigError("there is no SLURM here: sbatch is not found", "hydra/launcher", todo)
+            todo = "start the sweep where sbatch works, or use hydra/launcher=pool"
+            raise ConfigError("SLURM is missing here: sbatch is not found", "hydra/launcher", todo)
 
     def executor(self, members: Sequence[Member]) -> SlurmExecutor:
-        """Jobs for these members, submitted as arrays."""
+        """Make jobs for these members, to be submitted as arrays."""
         tasks = self.nodes * self.tasks_per_node
         jobs = {member: job(member, tasks, self.gpus_per_node, self.cpus_per_task) for member in members}
         return SlurmExecutor(self._submitter(), jobs)
@@ -115,11 +115,11 @@ class Slurm:
 
 
 class SlurmExecutor:
-    """Members as jobs that outlive this process.
+    """Runs members as jobs that continue after this process ends.
 
     Args:
-        submitter: submitit's executor, which hands jobs to SLURM.
-        jobs: of the members.
+        submitter: submitit's executor, which submits jobs to SLURM.
+        jobs: the job of each member.
     """
 
     patience = 60.0
@@ -128,11 +128,11 @@ class SlurmExecutor:
         self.submitter, self.todo = submitter, jobs
         self.jobs: list[tuple[Any, Member]] = []
         self.states: dict[str, str] = {}
-        self.asked = self.looked = 0.0
+        self.queried = self.checked = 0.0
         self.over: dict[str, float] = {}
 
     def start(self, ready: Sequence[Member]) -> Sequence[Member]:
-        """Find the members that SLURM has already, and submit the others; returns all of them."""
+        """Find the jobs of members that were submitted before, and submit the others; returns all members."""
         if not ready:
             return []
         states = queue() or {}
@@ -143,69 +143,70 @@ class SlurmExecutor:
         missing = [member for member in ready if member not in {one for _, one in found}]
         for first in range(0, len(missing), ARRAY):
             self._submit(missing[first : first + ARRAY])
-        self.asked = time.monotonic()
+        self.queried = time.monotonic()
         return ready
 
     def _submit(self, members: Sequence[Member]) -> None:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the errors that it raises
                 jobs = self.submitter.submit_array([self.todo[member] for member in members])
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            said = next((line for line in str(error).splitlines() if "error" in line.lower()), str(error))
-            raise ConfigError(f"SLURM refuses the jobs: {said}", "hydra.launcher", "see sinfo, sacctmgr") from error
+            reason = next((line for line in str(error).splitlines() if "error" in line.lower()), str(error))
+            todo = "compare the options with sinfo and sacctmgr"
+            raise ConfigError(f"SLURM refused the jobs: {reason}", "hydra.launcher", todo) from error
         for there, member in zip(jobs, members, strict=True):
             files.make_folder(member.folder.path)
             member.folder.write("job.json", {"job": there.job_id, "folder": str(self.submitter.folder)})
             self.jobs.append((there.task(0), member))
 
     def ended(self) -> list[Member]:
-        """Members whose job is over, with their outcome; SLURM is asked every few seconds only."""
-        if time.monotonic() - self.looked < LOOK_SECONDS:
+        """Members whose job has ended, with their outcomes; SLURM is queried only every few seconds."""
+        if time.monotonic() - self.checked < CHECK_SECONDS:
             return []
-        self.looked = time.monotonic()
-        self._ask()
+        self.checked = time.monotonic()
+        self._query()
         over = []
         for there, member in self.jobs:
-            member.look()
+            member.check_begun()
             if there.paths.result_pickle.exists() or self._is_over(there.job_id):
-                state = self.states.get(there.job_id) or "is gone"
+                state = self.states.get(there.job_id) or "is no longer in SLURM's queue"
                 member.outcome = ended(member, there, state)
                 over.append(member)
         self.jobs = [(there, member) for there, member in self.jobs if member not in over]
         return over
 
-    def _ask(self) -> None:
-        if time.monotonic() - self.asked > ASK_SECONDS:
-            self.asked = time.monotonic()
+    def _query(self) -> None:
+        if time.monotonic() - self.queried > QUEUE_SECONDS:
+            self.queried = time.monotonic()
             states = queue()
             self.states = self.states if states is None else states
             for there, _ in self.jobs:
                 if states is not None and states.get(there.job_id, "") not in OVER:
                     self.over.pop(there.job_id, None)
                 elif states is not None:
-                    self.over.setdefault(there.job_id, self.asked)
+                    self.over.setdefault(there.job_id, self.queried)
 
     def _is_over(self, number: str) -> bool:
         return time.monotonic() - self.over.get(number, float("inf")) > SETTLE_SECONDS
 
     def stop(self) -> None:
-        """Leave: what has waited in a queue for days is not thrown out by a Ctrl-C.
+        """Stop watching, but keep the jobs: a Ctrl-C must not cancel jobs that have waited in the queue for days.
 
         Raises:
             Stopped: always.
         """
         arrays = " ".join(sorted({there.job_id.partition("_")[0] for there, _ in self.jobs}))
-        todo = f"the same command watches them again, scancel {arrays} ends them"
-        raise Stopped("stopped watching: the jobs wait and run on", f"jobs {arrays}", todo)
+        todo = f"run the same command to watch them again, or scancel {arrays} to end them"
+        raise Stopped("stopped watching; the jobs continue", f"jobs {arrays}", todo)
 
     def close(self) -> None:
-        """Leave the jobs to SLURM."""
+        """Do nothing: SLURM keeps the jobs."""
 
 
 def _submitted(member: Member, states: dict[str, str]) -> Any:
-    """The job of an earlier start that still waits or runs, or None."""
+    """The member's job from an earlier start if it is still pending or running, else None."""
     import submitit
 
     there = files.read_json(member.folder.path / "job.json") or {}

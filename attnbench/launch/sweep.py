@@ -1,4 +1,4 @@
-"""A sweep: `-m` over anything. One member's failure does not touch the others."""
+"""A sweep over any options, with ``-m``. If one member fails, the others still run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from attnbench.training.metrics.titles import headline_text
 
 
 class Sweep(Callback):
-    """Checks all members before the first one starts, and closes with a table."""
+    """A Hydra callback that checks all members before the first one starts, and prints a table at the end."""
 
     def __init__(self) -> None:
         self.members: list[tuple[list[str], Outcome]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compose and check every member, so that a typo in the last one is found before the first one runs."""
+        """Compose and check every member, so that a typo in the last is found before the first one runs."""
         for overrides in expand(list(config.hydra.overrides.task)):
             try:
                 configuration.compose(overrides)
@@ -35,18 +35,18 @@ class Sweep(Callback):
                 sys.exit(failure.code)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Keep a member's overrides and outcome for the closing table."""
+        """Store a member's overrides and outcome for the table."""
         self.members.append((list(job_return.overrides or []), job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table; exit 1 if any member is not done."""
+        """Print the table; exit with code 1 if any member failed or was stopped."""
         print_table(self.members)
         if any(outcome.state in ("failed", "stopped") for _, outcome in self.members):
             sys.exit(1)
 
 
 def expand(overrides: list[str]) -> list[list[str]]:
-    """The command lines of a sweep's members."""
+    """The overrides of each member of a sweep."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides)
@@ -54,7 +54,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
 
 
 def print_table(members: list[tuple[list[str], Outcome]]) -> None:
-    """One row a member: the overrides that tell it from the others, how it ended, its result or why it failed."""
+    """Print a row for each member: its distinguishing overrides, state, result, and its folder or failure."""
     from rich.table import Table
 
     common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()

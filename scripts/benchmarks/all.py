@@ -1,10 +1,10 @@
-"""Every claim about speed that a CPU can show, measured and written to ``docs/results/speed.md``.
+"""Measure every claim about speed that can be shown on a CPU, and write ``docs/results/speed.md``.
 
-    make bench                                              # about an hour of a quiet machine with two cores
-    python scripts/benchmarks/all.py [NAME ...] [--repetitions N]    # some of them; what others left stays
+    make bench                                              # about an hour on a quiet machine with two cores
+    python scripts/benchmarks/all.py [NAME ...] [--repetitions N]    # only these; keeps the numbers of the others
 
-Each benchmark leaves its numbers in ``docs/results/speed/``, so that an interrupted round goes on where it was; the
-page is made of what lies there.
+Each benchmark writes its numbers to ``docs/results/speed/``, from which the page is made. If a round is interrupted,
+name the remaining benchmarks.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ reference are measured in one run, in turns. The value is the median of the rati
 
 def main() -> None:
     """Run the named benchmarks, or all, and write their numbers and the page."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    words.add_argument("--repetitions", type=int, help="instead of each script's own")
-    words.add_argument("--results", type=Path, default=RESULTS)
-    taken = words.parse_args()
-    if unknown := set(taken.names) - set(BENCHMARKS):
-        words.error(f"no benchmark is called {min(unknown)}; there are {', '.join(BENCHMARKS)}")
-    (taken.results / "speed").mkdir(parents=True, exist_ok=True)
-    for name in taken.names or BENCHMARKS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--repetitions", type=int, help="default: each script's own number")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHMARKS):
+        parser.error(f"unknown benchmark {min(unknown)}; choose from {', '.join(BENCHMARKS)}")
+    (options.results / "speed").mkdir(parents=True, exist_ok=True)
+    for name in options.names or BENCHMARKS:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        extra = ["--repetitions", str(taken.repetitions)] if taken.repetitions else []
+        extra = ["--repetitions", str(options.repetitions)] if options.repetitions else []
         left = measured([*BENCHMARKS[name], *extra, "--json"])
-        (taken.results / "speed" / f"{name}.json").write_text(json.dumps(left, indent=2) + "\n")
-        (taken.results / "speed.md").write_text(page(taken.results / "speed"))
+        (options.results / "speed" / f"{name}.json").write_text(json.dumps(left, indent=2) + "\n")
+        (options.results / "speed.md").write_text(page(options.results / "speed"))
 
 
 def measured(command: list[str]) -> dict[str, Any]:
-    """What a script found, and when. A script that misses its bar exits with 1 and is reported like any other."""
+    """A script's findings with the date. A script that misses its bar exits with code 1 but is reported, too."""
     done = subprocess.run([sys.executable, *command], cwd=FOLDER, stdout=subprocess.PIPE, text=True)
     if not done.stdout.startswith("{"):
-        sys.exit(f"error: {command[0]} found nothing (exit {done.returncode}); see above")
+        sys.exit(f"error: {command[0]} has no findings (exit code {done.returncode}); see the output above")
     return json.loads(done.stdout) | {"date": date.today().isoformat()}
 
 
 def page(folder: Path) -> str:
-    """The page of all numbers that lie in a folder."""
+    """The page, made from all numbers in a folder."""
     found = {name: json.loads(path.read_text()) for name in BENCHMARKS if (path := folder / f"{name}.json").exists()}
     missing = [name for name in BENCHMARKS if name not in found]
     lines = [row(finding, left) for left in found.values() for finding in left["findings"]]
@@ -79,14 +79,14 @@ def page(folder: Path) -> str:
 
 
 def row(finding: Mapping[str, Any], left: Mapping[str, Any]) -> str:
-    """A finding as a line of the page's table."""
+    """A finding as a row of the page's table."""
     when = f"{left['date']}, {str(left['machine']['commit'])[:9]}"
     cells = [finding["claim"], finding["bar"], f"**{finding['reached']}**", "met" if finding["met"] else "NOT MET"]
     return "| " + " | ".join([*cells, str(left["repetitions"]), when]) + " |"
 
 
 def machines(found: Mapping[str, Any]) -> list[str]:
-    """A line for each machine that measured something."""
+    """A line for each machine, with the benchmarks that were run on it."""
     by_machine: dict[str, list[str]] = {}
     for name, left in found.items():
         about = left["machine"]

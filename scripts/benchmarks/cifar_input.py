@@ -1,8 +1,8 @@
-"""CIFAR's input: padding by 4, cropping, mirroring and normalising 50,000 images of 32x32, per core.
+"""CIFAR's input on one core: padding by 4, cropping, mirroring and normalising 50,000 images of 32x32.
 
-Ours is a resident data set up to the batch that the network sees; the reference is torchvision's transforms on Pillow
-images in torch's DataLoader, as pytorch-cifar has it, without worker processes (which would add the handing over).
-Pixels are noise: neither side's time depends on them.
+Ours is a resident data set, measured up to the batch that enters the network. The reference is torchvision's transforms
+on Pillow images in torch's DataLoader, as in pytorch-cifar, but without worker processes, which would add the time of
+passing batches on. The pixels are noise, since neither side's time depends on them.
 
     python scripts/benchmarks/cifar_input.py [--repetitions 15] [--json]
 """
@@ -26,12 +26,12 @@ from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.runtime import Process, Runtime
 
-IMAGES, BATCH, STEPS = 50_000, 128, 40  # a turn is the first steps of an epoch
+IMAGES, BATCH, STEPS = 50_000, 128, 40  # a turn is the first STEPS batches of an epoch
 
 
 def main() -> None:
     """Measure and print."""
-    taken = arguments(__doc__.splitlines()[0]).parse_args()
+    options = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     pixels = Pixels(rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, IMAGES))
@@ -46,11 +46,11 @@ def main() -> None:
     )
     with Runtime(device="cpu").start() as process:
         subjects = {"attnbench": ours(pixels, process), "torchvision": theirs(pixels)}
-        report(claim, compare(subjects, repetitions=taken.repetitions), taken.json)
+        report(claim, compare(subjects, repetitions=options.repetitions), options.json)
 
 
 def ours(pixels: Pixels, process: Process) -> Callable[[], None]:
-    """The first batches of one epoch after another, with all that an epoch's beginning costs."""
+    """A function that loads the first batches of the next epoch, including the costs of starting an epoch."""
     split = Resident(pixels, pad=4, flip=True)
     feed = Feed(Loader(split, batch_size=BATCH, seed=0, train=True), process, CIFAR10.mean, CIFAR10.std)
     epochs = itertools.count()
@@ -63,7 +63,7 @@ def ours(pixels: Pixels, process: Process) -> Callable[[], None]:
 
 
 class Arrays(Dataset[tuple[torch.Tensor, int]]):
-    """What torchvision's CIFAR10 does with its array."""
+    """A data set that treats its array as torchvision's CIFAR10 does."""
 
     def __init__(self, pixels: Pixels) -> None:
         self.images, self.labels = pixels.images, pixels.labels.tolist()
@@ -79,7 +79,7 @@ class Arrays(Dataset[tuple[torch.Tensor, int]]):
 
 
 def theirs(pixels: Pixels) -> Callable[[], None]:
-    """The first batches of one shuffled epoch after another."""
+    """A function that loads the first batches of the next shuffled epoch."""
     loader = DataLoader(Arrays(pixels), batch_size=BATCH, shuffle=True)
 
     def batches() -> None:

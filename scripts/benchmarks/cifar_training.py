@@ -1,9 +1,9 @@
-"""Training MobileNetV2 on CIFAR's shapes, per CPU-second: ours against pytorch-cifar's way.
+"""Training MobileNetV2 on images of CIFAR's shape: images per CPU-second of attnbench and of pytorch-cifar.
 
-Both train the same network in float32 with batches of 128 and SGD. The reference is what pytorch-cifar's main.py
-does: torchvision's transforms on Pillow images in torch's DataLoader with its two workers, maps in NCHW, eager, and
-the C library's allocator as it comes. Each lives in a process of its own, because the allocator belongs to a process;
-they take turns. Pixels are noise: neither side's time depends on them.
+Both train the same network in float32 with batches of 128 and SGD. The reference does what pytorch-cifar's main.py
+does: torchvision's transforms on Pillow images in torch's DataLoader with two workers, feature maps in NCHW, eager
+mode, and the C library's allocator with its default settings. Each side has its own process, since allocator settings
+hold for a process, and the two take turns. The pixels are noise, since neither side's time depends on them.
 
     python scripts/benchmarks/cifar_training.py [--compile] [--repetitions 15] [--steps 4] [--json]
 """
@@ -39,34 +39,34 @@ NETWORK = ("backbone=mobilenetv2_cifar", "attention=none", "dataset=cifar10")
 
 
 def main() -> None:
-    """Measure both sides, each in a process of its own, and print."""
-    words = arguments(__doc__.splitlines()[0])
-    words.add_argument("--compile", action="store_true", help="ours compiled")
-    words.add_argument("--steps", type=int, default=4, help="of a turn")
-    taken = words.parse_args()
-    ours = "attnbench compiled" if taken.compile else "attnbench"
+    """Measure both sides, each in its own process, and print."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--compile", action="store_true", help="compile our network")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn (default: %(default)s)")
+    options = parser.parse_args()
+    ours = "attnbench compiled" if options.compile else "attnbench"
     claim = Claim(
         title="Training MobileNetV2 on 32x32 images, float32",
         ours=ours,
         reference="pytorch-cifar",
-        at_least=2.4 if taken.compile else 2.0,
+        at_least=2.4 if options.compile else 2.0,
         unit="images per CPU-second",
-        work=taken.steps * BATCH,
-        setting=f"turns of {taken.steps} batches of {BATCH}",
+        work=options.steps * BATCH,
+        setting=f"turns of {options.steps} batches of {BATCH}",
     )
-    sides = {ours: compiled if taken.compile else eager, "pytorch-cifar": theirs}
-    workers = {name: Worker(side, taken.steps) for name, side in sides.items()}
+    sides = {ours: compiled if options.compile else eager, "pytorch-cifar": theirs}
+    workers = {name: Worker(side, options.steps) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for turn in range(-1, taken.repetitions):
+    for turn in range(-1, options.repetitions):
         for name, worker in list(workers.items())[:: 1 if turn % 2 else -1]:
             took = worker.turn()
             if turn >= 0:
                 seconds[name].append(took)
-    report(claim, Timings(seconds), taken.json)
+    report(claim, Timings(seconds), options.json)
 
 
 class Worker:
-    """A side in a process of its own, that trains when it is told to."""
+    """A side in its own process, which trains on request."""
 
     def __init__(self, side: Callable[[], Iterator[None]], steps: int) -> None:
         context = mp.get_context("spawn")
@@ -76,7 +76,7 @@ class Worker:
         there.close()
 
     def turn(self) -> float:
-        """CPU-seconds of one turn."""
+        """Train for one turn, and return its CPU-seconds."""
         self.connection.send(True)
         seconds: float = self.connection.recv()
         return seconds
@@ -97,32 +97,32 @@ def _work(connection: Connection, side: Callable[[], Iterator[None]], steps: int
 
 
 def _of_children() -> float:
-    """CPU time of data workers that live."""
+    """CPU-seconds of the running data workers."""
     ticks = 0
     for child in mp.active_children():
         with open(f"/proc/{child.pid}/stat") as file:
-            ticks += sum(int(word) for word in file.read().rpartition(")")[2].split()[11:13])
+            ticks += sum(int(field) for field in file.read().rpartition(")")[2].split()[11:13])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def pixels() -> Pixels:
-    """Random images with random labels, the same every time."""
+    """Random images with random labels, equal in every call."""
     rng = np.random.default_rng(0)
     return Pixels(rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, IMAGES))
 
 
 def eager() -> Iterator[None]:
-    """Training steps of ours, operation by operation."""
+    """Our training steps in eager mode."""
     return _ours()
 
 
 def compiled() -> Iterator[None]:
-    """Training steps of ours, compiled."""
+    """Our training steps, compiled."""
     return _ours("runtime.compile=true")
 
 
 def _ours(*overrides: str) -> Iterator[None]:
-    """Steps of our training, as a run does them."""
+    """The training steps of an ordinary run."""
     composed = composition.compose([*NETWORK, *overrides])
     runtime: Runtime = composed.build("runtime")
     with runtime.start() as process:
@@ -145,7 +145,7 @@ def _feed(process: Process) -> Feed:
 
 
 def theirs() -> Iterator[None]:
-    """Steps of pytorch-cifar's main.py."""
+    """The training steps of pytorch-cifar's main.py."""
     model = factory.network(composition.compose(NETWORK), 10)[0].train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     loader = DataLoader(Arrays(pixels()), batch_size=BATCH, shuffle=True, num_workers=2)

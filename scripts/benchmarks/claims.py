@@ -1,4 +1,4 @@
-"""What a benchmark claims, and how it says what came out; the measuring is ``attnbench.base.benchmark``'s."""
+"""Claims of benchmarks and their reports. ``attnbench.base.benchmark`` does the measuring."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from attnbench.base.cores import cores
 
 @dataclass(frozen=True)
 class Claim:
-    """What a script shows: ``ours`` is at least so many times as fast as ``reference``.
+    """The claim that ``ours`` is at least ``at_least`` times as fast as ``reference``.
 
     Attributes:
-        unit: what is counted, a second: ``images per CPU-second``.
-        work: units in one call of a subject.
-        setting: on which data and how, for the reader.
+        title: what is measured.
+        unit: the unit of speed, such as ``images per CPU-second``.
+        work: how many images, starts or members one call processes.
+        setting: data and settings of the measurement, for the reader.
     """
 
     title: str
@@ -35,7 +36,7 @@ class Claim:
         return timings.ratio(self.ours, self.reference).median >= self.at_least
 
     def finding(self, timings: Timings) -> Finding:
-        """The claim as one line of a report."""
+        """The result for this claim, as one row of a report."""
         setting = f" ({self.setting})" if self.setting else ""
         reached = timings.ratio(self.ours, self.reference)
         text = f"{self.title}{setting}: {self.ours} / {self.reference}, {self.unit}"
@@ -44,7 +45,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one claim, in words for ``docs/results/speed.md``."""
+    """The result for one claim, as text for ``docs/results/speed.md``."""
 
     claim: str
     bar: str
@@ -53,7 +54,7 @@ class Finding:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine and the versions with which the numbers were measured."""
     from attnbench.runs.run import environment
 
     about = {key: value for key, value in environment().items() if key not in ("host", "command")}
@@ -61,21 +62,21 @@ def machine() -> dict[str, Any]:
 
 
 def findings(found: Sequence[Finding], repetitions: int, **more: Any) -> str:
-    """JSON of a script's findings, with the machine and whatever else it says."""
+    """A script's findings as JSON, with the machine and further keys."""
     lines = [asdict(one) for one in found]
     return json.dumps({"findings": lines, "repetitions": repetitions, "machine": machine(), **more}, indent=2)
 
 
 def arguments(about: str) -> argparse.ArgumentParser:
-    """The words that every script takes."""
-    words = argparse.ArgumentParser(description=about)
-    words.add_argument("--repetitions", type=int, default=15)
-    words.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    return words
+    """A parser with the options that all scripts share."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
 
 
 def report(claim: Claim, timings: Timings, as_json: bool) -> None:
-    """Print a claim with what was measured, every subject as a line."""
+    """Print a claim and its measurements, with a line for each side."""
     rows: dict[str, dict[str, Any]] = {
         name: {
             "rate": asdict(timings.rate(name, claim.work)),

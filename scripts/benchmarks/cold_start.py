@@ -1,8 +1,8 @@
-"""From an empty process to a trained step: ``python train.py`` on the digits, against timm's training script.
+"""The time from starting a process to the first trained step: ``python train.py`` on the digits, and timm.
 
-Ours is a run as a user types it, to the moment when the checkpoint of its first step lies in its folder. The reference
-imports what timm's train.py imports, builds timm's smallest ResNet and an optimizer and takes one step on noise of the
-digits' shape; it reads nothing and writes nothing.
+Ours is an ordinary run, up to the moment when the checkpoint of its first step is in its folder. The reference imports
+what timm's train.py imports, builds timm's smallest ResNet and an optimizer, and takes one step on noise of the digits'
+shape; it reads and writes no files.
 
     python scripts/benchmarks/cold_start.py [--repetitions 7] [--json]
 """
@@ -42,9 +42,9 @@ optimizer.step()
 
 def main() -> None:
     """Measure and print."""
-    words = arguments(__doc__.splitlines()[0])
-    words.set_defaults(repetitions=7)
-    taken = words.parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.set_defaults(repetitions=7)
+    options = parser.parse_args()
     claim = Claim(
         title="Cold start to a trained step",
         ours="attnbench",
@@ -55,7 +55,9 @@ def main() -> None:
         setting="one thread, 64 images of 16x16",
     )
     report(
-        claim, compare({"attnbench": ours, "timm": timm}, repetitions=taken.repetitions, clock=wall_seconds), taken.json
+        claim,
+        compare({"attnbench": ours, "timm": timm}, repetitions=options.repetitions, clock=wall_seconds),
+        options.json,
     )
 
 
@@ -65,16 +67,16 @@ def ours() -> None:
         process = _start([sys.executable, "train.py", *FIRST_STEP, f"paths.outputs={outputs}"])
         while not any(Path(outputs).rglob("last.pt")):
             if process.poll() is not None:
-                sys.exit(f"error: train.py ended with {process.returncode} before its first step")
+                sys.exit(f"error: train.py ended with exit code {process.returncode} before its first step")
             time.sleep(0.01)
         process.kill()
         process.wait()
 
 
 def timm() -> None:
-    """Run a script that does a first step with timm."""
+    """Run the script that takes one step with timm."""
     if code := _start([sys.executable, "-c", TIMM]).wait():
-        sys.exit(f"error: the reference ended with {code}")
+        sys.exit(f"error: the reference ended with exit code {code}")
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:

@@ -1,9 +1,9 @@
-"""ImageNet's input: reading, decoding, RandomResizedCrop(224), mirroring and normalising, per core.
+"""ImageNet's input on one core: reading, decoding, RandomResizedCrop(224), mirroring and normalising.
 
-Ours is ``dataset=imagenet`` up to the batch that the network sees, without worker processes; the reference is
-torchvision's transforms on Pillow images in torch's DataLoader, also without. Both read the same files.
+Ours is ``dataset=imagenet``, measured up to the batch that enters the network. The reference is torchvision's
+transforms on Pillow images in torch's DataLoader. Neither uses worker processes, and both read the same files.
 
-    python scripts/benchmarks/imagenet_input.py                    # on images that are made for it
+    python scripts/benchmarks/imagenet_input.py                    # on generated images
     python scripts/benchmarks/imagenet_input.py --images FOLDER    # on FOLDER/train/<class>/*.jpg and FOLDER/val/
 """
 
@@ -27,17 +27,17 @@ from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.runtime import Process, Runtime
 
-BATCH, MOST = 32, 64  # images of a batch, and of a turn
+BATCH, MOST = 32, 64  # images of a batch, and at most of a turn
 
 
 def main() -> None:
     """Measure and print."""
-    words = arguments(__doc__.splitlines()[0])
-    words.add_argument("--images", type=Path, metavar="FOLDER", help="an image folder with train/ and val/")
-    taken = words.parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="an image folder with train/ and val/")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made, Runtime(device="cpu").start() as process:
-        root = taken.images or samples(Path(made))
+        root = options.images or samples(Path(made))
         count = min(MOST, len(datasets.ImageFolder(str(root / "train"))))
         claim = Claim(
             title="ImageNet input on one core",
@@ -46,17 +46,17 @@ def main() -> None:
             at_least=1.9,
             unit="images per CPU-second",
             work=count,
-            setting=f"{count} images of {taken.images.name}" if taken.images else SAMPLES,
+            setting=f"{count} images of {options.images.name}" if options.images else SAMPLES,
         )
         subjects = {"attnbench": ours(root, process, count), "torchvision": theirs(root, count)}
-        report(claim, compare(subjects, repetitions=taken.repetitions), taken.json)
+        report(claim, compare(subjects, repetitions=options.repetitions), options.json)
 
 
 SAMPLES = f"{MOST} generated images of 500x375, about 110 kB each"
 
 
 def samples(root: Path) -> Path:
-    """Images as large as ImageNet's median, in pixels and in bytes."""
+    """Generate images of ImageNet's median size, both in pixels and in bytes."""
     rng = np.random.default_rng(0)
     for side in ("train", "val"):
         (root / side / "class").mkdir(parents=True)
@@ -71,7 +71,7 @@ def samples(root: Path) -> Path:
 
 
 def ours(root: Path, process: Process, count: int) -> Callable[[], None]:
-    """The first batches of one epoch after another."""
+    """A function that loads the first batches of the next epoch."""
     data = imagenet(root=str(root))
     feed = Feed(Loader(data.train, batch_size=BATCH, seed=0, train=True), process, data.mean, data.std)
     epochs = itertools.count()
@@ -84,7 +84,7 @@ def ours(root: Path, process: Process, count: int) -> Callable[[], None]:
 
 
 def theirs(root: Path, count: int) -> Callable[[], None]:
-    """As many images in random order through torchvision, as in its ImageNet training before transforms v2."""
+    """A function that loads as many random images as torchvision's ImageNet training did before transforms v2."""
     steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
     steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     images = datasets.ImageFolder(str(root / "train"), transforms.Compose(steps))

@@ -1,13 +1,14 @@
-"""Training steps of S networks of one shape: stacked to one network, against one network after the other.
+"""Training steps of S networks of the same shape: stacked into one network, or one network after the other.
 
-A step is forward, loss, backward and update of each network, on batches of noise that stay on the device; the two ways
-take turns with the same networks. On a GPU the clock's time is taken, on a CPU the processor's, which other programs do
-not stretch. Claimed is that ``attnbench.runs.packed`` takes the faster way on this device: stacked, or in turns on a
-CPU.
+A step is the forward pass, loss, backward pass and update of each network, on batches of noise that stay on the device.
+Both ways use the same networks and take turns. Wall-clock time is measured on a GPU, and CPU time on a CPU, since other
+programs hardly affect it. The claim is that ``attnbench.runs.packed`` uses the faster way on each device: stacked on a
+GPU, one after the other on a CPU.
 
     python scripts/benchmarks/packing.py [--count S] [--repetitions 15] [--json] [key=value ...]
 
-The default is SB at every convolution of MobileNetV2 x0.35, 32x32, batch 128; 15 networks, 3 on a CPU.
+The default networks are MobileNetV2 x0.35 with SB at every convolution, for 32x32 images in batches of 128; S is 15, or
+3 on a CPU.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from attnbench.models.stacking import Stack
 from attnbench.runs import packed
 from attnbench.training.runtime import Process
 
-WORDS = ["dataset=cifar10", "backbone=mobilenetv2_cifar", "backbone.width=0.35", "attention=sb", "batch_size=128"]
+NETWORK = ["dataset=cifar10", "backbone=mobilenetv2_cifar", "backbone.width=0.35", "attention=sb", "batch_size=128"]
 STACKED, IN_TURNS = "stacked", "one after the other"
 
 
 def main() -> None:
     """Measure and print."""
-    words = arguments(__doc__.splitlines()[0])
-    words.add_argument("--count", type=int, help="networks; default: 15, 3 on a CPU")
-    words.add_argument("overrides", nargs="*", metavar="key=value")
-    taken = words.parse_args()
-    run = composition.compose([*WORDS, *taken.overrides])
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, help="number of networks (default: 15, or 3 on a CPU)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_args()
+    run = composition.compose([*NETWORK, *options.overrides])
     with run.build("runtime").start() as process:
         on_cpu = process.device.type == "cpu"
-        networks = Networks(run, process, taken.count or (3 if on_cpu else 15))
+        networks = Networks(run, process, options.count or (3 if on_cpu else 15))
         comparison = compare(
             {STACKED: networks.stacked, IN_TURNS: networks.one_by_one},
-            repetitions=taken.repetitions,
+            repetitions=options.repetitions,
             clock=cpu_seconds if on_cpu else wall_seconds,
             warm_up=2,
         )
-    report(claim(networks, process), comparison, taken.json)
+    report(claim(networks, process), comparison, options.json)
 
 
 class Networks:
-    """S networks with their optimizers and a batch each."""
+    """S networks, each with an optimizer and a batch."""
 
     def __init__(self, run: Config, process: Process, count: int) -> None:
         self.process, self.count, self.batch = process, count, run.tree["batch_size"]
@@ -68,7 +69,7 @@ class Networks:
             self.stack.network.compile()
 
     def one_by_one(self) -> None:
-        """A training step of each network, one after the other."""
+        """Take a training step with each network, one after the other."""
         for model, images in zip(self.models, self.images, strict=True):
             with self.process.autocast():
                 loss = self.loss(model(images))
@@ -76,7 +77,7 @@ class Networks:
         self.update()
 
     def stacked(self) -> None:
-        """A training step of all networks as one."""
+        """Take a training step with all networks stacked into one."""
         with self.process.autocast():
             logits = self.stack.network(torch.cat(self.images))
             loss = torch.stack([self.loss(mine) for mine in logits.chunk(self.count)]).sum()
@@ -98,7 +99,7 @@ class Networks:
 
 
 def claim(networks: Networks, process: Process) -> Claim:
-    """What is claimed: stacked is faster on a GPU, taking turns on a CPU."""
+    """The claim for this device: stacking is faster on a GPU, taking turns on a CPU."""
     ours, theirs, at_least = STACKED, IN_TURNS, 1.6
     if process.device.type in packed.IN_TURNS:
         ours, theirs, at_least = IN_TURNS, STACKED, 1.0

@@ -1,6 +1,6 @@
-"""A sweep of eight single-threaded members: the pool with two slots against Hydra's basic launcher, by the clock.
+"""Wall-clock time of a sweep of eight single-threaded members: the pool with two slots, and Hydra's basic launcher.
 
-Members train ResNet-20 on the digits. Each launcher starts from an empty folder, as a user types it.
+The members train ResNet-20 on the digits. Each sweep is an ordinary command and starts from an empty folder.
 
     python scripts/benchmarks/pool.py [--repetitions 3] [--epochs 6] [--json]
 """
@@ -25,10 +25,10 @@ LAUNCHERS = {"pool": ["hydra/launcher=pool", "hydra.launcher.slots=2"], "basic":
 
 def main() -> None:
     """Measure and print."""
-    words = arguments(__doc__.splitlines()[0])
-    words.set_defaults(repetitions=3)
-    words.add_argument("--epochs", type=int, default=6, help="of a member")
-    taken = words.parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.set_defaults(repetitions=3)
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of a member (default: %(default)s)")
+    options = parser.parse_args()
     claim = Claim(
         title="A sweep of 8 single-threaded members",
         ours="pool",
@@ -36,10 +36,10 @@ def main() -> None:
         at_least=1.6,
         unit="members a second",
         work=MEMBERS,
-        setting=f"two slots, ResNet-20 on digits, {taken.epochs} epochs",
+        setting=f"two slots, ResNet-20 on digits, {options.epochs} epochs",
     )
-    subjects = {name: _sweep(options, taken.epochs) for name, options in LAUNCHERS.items()}
-    report(claim, compare(subjects, repetitions=taken.repetitions, clock=wall_seconds, warm_up=0), taken.json)
+    subjects = {name: _sweep(launcher, options.epochs) for name, launcher in LAUNCHERS.items()}
+    report(claim, compare(subjects, repetitions=options.repetitions, clock=wall_seconds, warm_up=0), options.json)
 
 
 def _sweep(launcher: list[str], epochs: int) -> Callable[[], None]:
@@ -48,8 +48,8 @@ def _sweep(launcher: list[str], epochs: int) -> Callable[[], None]:
     def call() -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with tempfile.TemporaryDirectory() as outputs:
-            words = ["-m", *launcher, f"seed={seeds}", f"schedule.epochs={epochs}", f"paths.outputs={outputs}"]
-            command = [sys.executable, "train.py", *words]
+            overrides = [*launcher, f"seed={seeds}", f"schedule.epochs={epochs}", f"paths.outputs={outputs}"]
+            command = [sys.executable, "train.py", "-m", *overrides]
             subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
             assert len(list(Path(outputs).rglob("result.json"))) == MEMBERS
 

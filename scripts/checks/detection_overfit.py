@@ -1,10 +1,10 @@
-"""A detector that cannot learn eight real images by heart is broken: AP50 of at least 50 from scratch, on a CPU.
+"""Check that a detector can overfit eight real images: AP50 of at least 50 from scratch, on a CPU.
 
     python scripts/checks/detection_overfit.py voc /data/voc ssd faster_rcnn_small
     python scripts/checks/detection_overfit.py coco /data/coco ssd faster_rcnn_small mask_rcnn_small
 
-Any VOC or COCO folder will do. The eight images without small objects are laid out as a data set of their own, and the
-run is the program's own. A detector takes two to five minutes of a core.
+Any VOC or COCO folder will do. Eight images without small objects are copied to a small data set, on which an ordinary
+run is trained. A detector takes two to five minutes on one core.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIDES = ["detector.short_side=128", "detector.long_side=192", "detector.anchor_s
 
 
 def simple(source: Any) -> list[int]:
-    """The images whose smallest object is largest, all objects to be learned."""
+    """The indices of the images with the largest smallest object, without crowds and difficult objects."""
     sizes = {}
     for i, record in enumerate(source.records):
         objects = record.objects
@@ -48,7 +48,7 @@ def simple(source: Any) -> list[int]:
 
 
 def eight_of_voc(root: Path, folder: Path) -> list[str]:
-    """A VOC folder of eight images, each many times in the training split."""
+    """Make a VOC folder of eight images, each of which is in the training split many times; returns overrides."""
     split = ["VOC2007/trainval"]
     source = voc.voc(root=str(root), train=split, val=split).train.source  # type: ignore[attr-defined]
     chosen = [source.records[i].image for i in simple(source)]
@@ -65,7 +65,7 @@ def eight_of_voc(root: Path, folder: Path) -> list[str]:
 
 
 def eight_of_coco(root: Path, folder: Path) -> list[str]:
-    """A COCO folder of eight images, each many times in the training split."""
+    """Make a COCO folder of eight images, each of which is in the training split many times; returns overrides."""
     name = "train2017" if (root / "train2017").is_dir() else "val2017"
     content = json.loads((root / "annotations" / f"instances_{name}.json").read_text())
     source = coco.coco(root=str(root), train=name, val=name, without_area="drop").train.source  # type: ignore[attr-defined]
@@ -91,26 +91,25 @@ LAYOUTS = {"voc": eight_of_voc, "coco": eight_of_coco}
 
 
 def main() -> None:
-    """Train each detector on eight images; exit 1 if one does not know them by heart."""
-    parser = argparse.ArgumentParser(description="Eight images by heart.")
+    """Train each detector on eight images; exit with code 1 if one does not overfit them."""
+    parser = argparse.ArgumentParser(description="Check that detectors can overfit eight images.")
     parser.add_argument("layout", choices=LAYOUTS)
     parser.add_argument("root", type=Path)
     parser.add_argument("detectors", nargs="+", choices=DETECTORS)
     parser.add_argument("overrides", nargs="*", default=[])
-    taken, overrides = parser.parse_known_args([word for word in sys.argv[1:] if "=" not in word])
-    overrides += [word for word in sys.argv[1:] if "=" in word]
+    options, overrides = parser.parse_known_args([argument for argument in sys.argv[1:] if "=" not in argument])
+    overrides += [argument for argument in sys.argv[1:] if "=" in argument]
     failed = False
-    for detector in taken.detectors:
+    for detector in options.detectors:
         with tempfile.TemporaryDirectory() as folder:
             where = [f"dataset.root={folder}/data", f"paths.outputs={folder}/outputs"]
             (Path(folder) / "data").mkdir()
-            data = LAYOUTS[taken.layout](taken.root, Path(folder) / "data")
+            data = LAYOUTS[options.layout](options.root, Path(folder) / "data")
             sides = [] if detector == "ssd" else SIDES
-            words = [*COMMON, *DETECTORS[detector], *sides, *data, *where, *overrides]
-            left = run.train(composition.compose(words))
+            left = run.train(composition.compose([*COMMON, *DETECTORS[detector], *sides, *data, *where, *overrides]))
         measures = {key: round(value, 2) for key, value in left.items() if key in ("AP", "AP50", "mask_AP50")}
         failed |= min(value for key, value in measures.items() if key.endswith("50")) < BAR
-        print(taken.layout, detector, measures, f"{left['seconds']:.0f} s", flush=True)
+        print(options.layout, detector, measures, f"{left['seconds']:.0f} s", flush=True)
     sys.exit(int(failed or not np.isfinite(left["AP"])))
 
 

@@ -1,15 +1,15 @@
-"""Do the tests notice when the code is wrong? Small mistakes are made in a copy, one at a time, and tests run on each.
+"""Check that the tests notice wrong code: make small mistakes in a copy, one at a time, and run tests on each.
 
-    python scripts/checks/mutations.py                   all of them, about ten minutes on one core
-    python scripts/checks/mutations.py voc-crowd auto    those whose names begin so
-    python scripts/checks/mutations.py --list            their names, files and tests
+    python scripts/checks/mutations.py                   check all mistakes, about ten minutes on one core
+    python scripts/checks/mutations.py voc-crowd auto    check those whose names begin with one of these
+    python scripts/checks/mutations.py --list            list their names, files and tests
 
-The copy holds the files that git tracks, with what was edited in them, in a temporary folder; the checkout is not
-touched. First the tests must pass on the unchanged copy: a test that fails anyway notices nothing. Then each mistake
-runs just the tests that should notice it. No sample images are used: generated ones have to do.
+The copy is in a temporary folder and contains the files that git tracks, with local edits; the checkout is not changed.
+First the tests must pass on the unchanged copy. Then only the tests that should notice a mistake are run on it. They
+use generated images, even if sample images are available.
 
-A line says ``caught`` if a test fails, ``SURVIVED`` if none does, ``error`` if they could not run or took too long.
-The exit code is 0 only if all are caught.
+Each line reports ``caught`` if a test fails, ``SURVIVED`` if none does, and ``error`` if the tests cannot run or take
+too long. The exit code is 0 only if all mistakes are caught.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mutation(NamedTuple):
-    """A mistake that tests have to notice.
+    """A mistake that tests must notice.
 
     Attributes:
-        file: where it is made.
-        old: the right code, which the file has exactly once.
-        new: the wrong code in its place.
-        tests: pytest's names of the tests that should notice.
+        name: its name on the command line.
+        file: the file that is changed.
+        old: the right code, which occurs exactly once in the file.
+        new: the wrong code.
+        tests: the pytest ids of the tests that should notice it.
     """
 
     name: str
@@ -554,7 +555,7 @@ def copy_checkout(folder: Path) -> None:
 
 @contextmanager
 def applied(mutation: Mutation, folder: Path) -> Iterator[None]:
-    """A copy with a mistake in it, and in the end without."""
+    """Put a mistake into a copy of the checkout, and remove it at the end."""
     path = folder / mutation.file
     before = path.read_text(encoding="utf-8")
     path.write_text(mutated(before, mutation), encoding="utf-8")
@@ -565,10 +566,10 @@ def applied(mutation: Mutation, folder: Path) -> Iterator[None]:
 
 
 def run_tests(tests: Sequence[str], folder: Path, seconds: float) -> tuple[int | None, str]:
-    """Run tests of a copy: pytest's exit code, None if it took too long, and what it printed."""
-    words = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={folder}/.pytest"]
+    """Run tests of a copy; returns pytest's exit code, or None if it took too long, and its output."""
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={folder}/.pytest"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *words, *tests],
+        [sys.executable, "-m", "pytest", *arguments, *tests],
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.PIPE,
@@ -577,18 +578,18 @@ def run_tests(tests: Sequence[str], folder: Path, seconds: float) -> tuple[int |
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=seconds)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=seconds)
+        return process.returncode, output
     except subprocess.TimeoutExpired:
         return None, f"not done after {seconds:.0f} s"
     finally:
-        with suppress(ProcessLookupError):  # what a test has started and not ended
+        with suppress(ProcessLookupError):  # processes that a test started and did not end
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Where the copy alone is imported, nothing compiled is kept of a mistake, and no sample images are found."""
+    """Variables that make tests import the copy, leave no compiled files of a mistake, and find no sample images."""
     return os.environ | {
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -599,7 +600,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def verdict(code: int | None) -> str:
-    """What pytest's exit code says of a mistake; 1 is that tests ran and some failed."""
+    """The verdict on a mistake from pytest's exit code; 1 means that tests ran and some failed."""
     return {0: "SURVIVED", 1: "caught"}.get(code if code is not None else -1, "error")
 
 
@@ -612,24 +613,24 @@ def check_unchanged(mutations: Sequence[Mutation], folder: Path, seconds: float)
     tests = list(dict.fromkeys(test for mutation in mutations for test in mutation.tests))
     print(f"unchanged: {len(tests)} tests ...", flush=True)
     began = time.monotonic()
-    code, said = run_tests(tests, folder, seconds)
+    code, output = run_tests(tests, folder, seconds)
     if code != 0:
-        sys.exit(f"{said}\nerror: the tests do not pass on the unchanged code; repair them first")
+        sys.exit(f"{output}\nerror: the tests do not pass on the unchanged code; repair them first")
     print(f"unchanged: all pass ({time.monotonic() - began:.0f} s)", flush=True)
 
 
 def check(mutation: Mutation, folder: Path, seconds: float) -> tuple[str, str]:
-    """Whether the tests notice a mistake, and what they printed."""
+    """The verdict on a mistake, and the output of its tests."""
     with applied(mutation, folder):
-        code, said = run_tests(mutation.tests, folder, seconds)
-    return verdict(code), said
+        code, output = run_tests(mutation.tests, folder, seconds)
+    return verdict(code), output
 
 
 def check_all(mutations: Sequence[Mutation], folder: Path, seconds: float) -> int:
-    """Copy the checkout into an empty folder and check mutations there, a line for each; how many are caught.
+    """Copy the checkout into an empty folder, check mutations there, and return how many are caught.
 
     Args:
-        seconds: that the tests of a mutation may take.
+        seconds: time limit for the tests of a mutation.
     """
     copy_checkout(folder)
     for mutation in mutations:  # all of them, before the first test runs
@@ -638,12 +639,12 @@ def check_all(mutations: Sequence[Mutation], folder: Path, seconds: float) -> in
     verdicts: Counter[str] = Counter()
     for number, mutation in enumerate(mutations, start=1):
         began = time.monotonic()
-        found, said = check(mutation, folder, seconds)
+        found, output = check(mutation, folder, seconds)
         verdicts[found] += 1
         took = f"{time.monotonic() - began:.0f} s"
         print(f"{number:3}/{len(mutations)}  {found:8}  {mutation.name}  ({took})", flush=True)
         if found == "error":
-            print(said, flush=True)
+            print(output, flush=True)
     return verdicts["caught"]
 
 
@@ -651,7 +652,7 @@ def chosen(names: Sequence[str]) -> list[Mutation]:
     """The mutations whose names begin with one of some words; all if there are none.
 
     Raises:
-        SystemExit: a word fits no mutation.
+        SystemExit: no mutation has such a name.
     """
     for name in names:
         if not any(mutation.name.startswith(name) for mutation in MUTATIONS):
@@ -663,9 +664,11 @@ def main() -> None:
     """Check the chosen mutations one after the other."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="how names begin; all without any")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the beginning of names (default: all)")
     parser.add_argument("--list", action="store_true", help="print the mutations and run nothing")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds a mutation (default: 120)")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, metavar="S", help="seconds for each mutation (default: 120)"
+    )
     options = parser.parse_args()
     mutations = chosen(options.names)
     if options.list:
@@ -673,7 +676,7 @@ def main() -> None:
             print(f"{mutation.name}  ({mutation.file})  {' '.join(mutation.tests)}")
         return
     for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda number, frame: sys.exit(128 + number))  # by way of what removes the copy
+        signal.signal(kind, lambda number, frame: sys.exit(128 + number))  # an exception, so that the copy is removed
     with tempfile.TemporaryDirectory(prefix="mutations-") as name:
         caught = check_all(mutations, Path(name), options.timeout)
     print(f"{caught} of {len(mutations)} caught")

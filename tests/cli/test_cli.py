@@ -1,4 +1,4 @@
-"""The commands from where a user stands: words, files, exit codes."""
+"""The commands as a user sees them: arguments, files and exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_folder(tmp_path: Path, pattern: str = "*") -> Path:
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """`python train.py`, once, as a new user types it."""
+    """Runs `python train.py` once, as a new user types it."""
     folder = tmp_path_factory.mktemp("default")
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py")], cwd=folder, capture_output=True, text=True, timeout=240
@@ -99,15 +99,15 @@ PAIRS = [
 
 @pytest.mark.parametrize(("backbone", "attention"), PAIRS)
 def test_backbones_and_attentions_train_on_the_default_data(attnbench: Command, backbone: str, attention: str) -> None:
-    words = [f"backbone={backbone}", f"attention={attention}", *QUICK]
-    words += ["backbone.width=0.35"] if "mobilenet" in backbone else []
-    done = attnbench(*words)
+    overrides = [f"backbone={backbone}", f"attention={attention}", *QUICK]
+    overrides += ["backbone.width=0.35"] if "mobilenet" in backbone else []
+    done = attnbench(*overrides)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_sweep_survives_its_members_and_repeats_only_what_failed(attnbench: Command, tmp_path: Path) -> None:
-    words = ("-m", *QUICK, "seed=0,1", "schedule.lr=0.1,1e20")
-    first = attnbench(*words)
+    overrides = ("-m", *QUICK, "seed=0,1", "schedule.lr=0.1,1e20")
+    first = attnbench(*overrides)
     assert first.returncode == 1
     assert "2 done, 0 skipped, 2 failed" in first.stdout
     failed = [p for p in (tmp_path / "outputs").rglob("status.json") if "failed" in p.read_text()]
@@ -117,7 +117,7 @@ def test_a_sweep_survives_its_members_and_repeats_only_what_failed(attnbench: Co
         assert "Traceback" in (status.parent / "train.log").read_text()
         assert not (status.parent / "result.json").exists()
     results = {p: p.stat().st_mtime_ns for p in (tmp_path / "outputs").rglob("result.json")}
-    second = attnbench(*words)
+    second = attnbench(*overrides)
     assert second.returncode == 1 and "0 done, 2 skipped, 2 failed" in second.stdout
     assert {p: p.stat().st_mtime_ns for p in results} == results
 
@@ -129,12 +129,12 @@ def test_a_sweep_with_a_typo_runs_no_member(attnbench: Command, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == code, done.stderr
     assert len(lines) == 1 and "Traceback" not in done.stderr + done.stdout
-    for word in words:
-        assert word in lines[0]
+    for part in parts:
+        assert part in lines[0]
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
@@ -146,8 +146,8 @@ def test_a_truncated_image_is_named(attnbench: Command, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", classes=["a", "b"], per_class=8)
     victim = sorted((root / "train" / "b").iterdir())[0]
     victim.write_bytes(victim.read_bytes()[:200])
-    words = (f"dataset.root={root}", "dataset.size=32", "dataset.resize=36", "runtime.workers=1", *QUICK)
-    one_line(attnbench("dataset=imagenet", "batch_size=4", *words), 3, victim.name)
+    overrides = (f"dataset.root={root}", "dataset.size=32", "dataset.resize=36", "runtime.workers=1", *QUICK)
+    one_line(attnbench("dataset=imagenet", "batch_size=4", *overrides), 3, victim.name)
 
 
 def test_a_class_without_images_is_named(attnbench: Command, tmp_path: Path) -> None:
@@ -164,4 +164,4 @@ def test_an_unknown_command_is_refused_with_the_nearest_one() -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: trian is no command (command line); did you mean train?\n"
+    assert done.stderr == "error: unknown command trian (command line); did you mean train?\n"

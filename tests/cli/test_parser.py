@@ -1,4 +1,4 @@
-"""How command lines are read: which argument is an override, an id, or belongs to an option."""
+"""Parsing command lines: overrides, ids and values of options."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def test_an_override_is_known(argument: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["sb/5", "-m", "--output=DIR", "outputs/k=3", "/abs/k=3/seed0", "SB x0.35*"])
-def test_other_arguments_are_no_overrides(argument: str) -> None:
+def test_other_arguments_are_not_overrides(argument: str) -> None:
     assert not is_override(argument)
 
 
-def test_options_of_several_arguments_give_back_what_is_not_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_and_overrides_are_moved_out_of_options_of_several_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "--runs out/k=3 a/1 epochs=2 debug=true --scale x=1 a/2 ~y --json z=3 a/1"
     monkeypatch.setattr(sys, "argv", ["attnbench test", *line.split()])
     parser = CommandParser()

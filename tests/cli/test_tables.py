@@ -1,4 +1,4 @@
-"""Tables: what is run, what is missing, and what the report says of it."""
+"""Tables: running what is missing, and reporting the results."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ PACKED = ("hydra.launcher.pack=auto",)
 PAIR = ("--rows", "SE x0.35 C1", "SB x0.35 C1")
 CHANGED = "CHANGED PROTOCOL: dataset=digits, schedule.epochs=1; not the paper's setting"
 
-Say = Callable[..., str]
+RunTable = Callable[..., str]
 
 
-def command(outputs: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """``attnbench table`` in a process of its own."""
-    called = [sys.executable, str(ROOT / "tests" / "attnbench_command.py"), "table", *words]
+def command(outputs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``attnbench table`` in a new process."""
+    called = [sys.executable, str(ROOT / "tests" / "attnbench_command.py"), "table", *arguments]
     environment = os.environ | {"ATTNBENCH_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1"}
     return subprocess.run(called, capture_output=True, text=True, env=environment, cwd=outputs.parent, timeout=240)
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
-    """What ``attnbench table`` prints, in this process; outputs lie in the test's own folder."""
+def run_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunTable:
+    """Runs ``attnbench table`` in this process and returns what it prints; runs are in the test's folder."""
 
-    def call(*words: str, outputs: Path = tmp_path / "outputs") -> str:
-        monkeypatch.setattr(sys, "argv", ["attnbench table", *words, "--outputs", str(outputs)])
+    def call(*arguments: str, outputs: Path = tmp_path / "outputs") -> str:
+        monkeypatch.setattr(sys, "argv", ["attnbench table", *arguments, "--outputs", str(outputs)])
         capsys.readouterr()
         main.command("table")()
         return capsys.readouterr().out
@@ -59,7 +59,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Two rows with two seeds, trained, those of a row at once."""
+    """Two rows with two seeds each, trained; the runs of a row are one pack."""
     outputs = tmp_path_factory.mktemp("table") / "outputs"
     return outputs, command(outputs, "sb/5", "--run", "--seeds", "2", *PACKED, *SCALED, *PAIR)
 
@@ -69,7 +69,7 @@ Leave = Callable[..., Path]
 
 @pytest.fixture
 def leave(tmp_path: Path) -> Leave:
-    """Leaves what a run of some overrides would have left."""
+    """Writes what a run with these overrides would have left."""
 
     def done(overrides: list[str], seed: int, top1: float | None = None, failed: str = "") -> Path:
         composed = composition.compose([*overrides, f"paths.outputs={tmp_path}/outputs"])
@@ -119,21 +119,23 @@ def test_a_second_run_of_a_table_trains_nothing(ran: tuple[Path, subprocess.Comp
 
 @pytest.mark.parametrize("form", formats.FORMATS)
 def test_each_format_says_what_was_changed_and_what_came_out(
-    form: str, ran: tuple[Path, subprocess.CompletedProcess[str]], say: Say
+    form: str, ran: tuple[Path, subprocess.CompletedProcess[str]], run_table: RunTable
 ) -> None:
-    text = say("sb/5", "--seeds", "2", *SCALED, *PAIR, "--format", form, outputs=ran[0])
+    text = run_table("sb/5", "--seeds", "2", *SCALED, *PAIR, "--format", form, outputs=ran[0])
     plain = text.replace("&#x27;", "'")
     assert CHANGED in plain
     assert text.count("SE x0.35 C1") >= 2 and "90.980" in text
-    made = json.loads(say("sb/5", "--seeds", "2", *SCALED, *PAIR, "--json", outputs=ran[0]))
+    made = json.loads(run_table("sb/5", "--seeds", "2", *SCALED, *PAIR, "--json", outputs=ran[0]))
     mean = made["rows"][0]["cells"]["top1"]["mean"]
     assert f"{mean:.3f}" in text or str(mean) in text
     if form not in ("csv",):
         assert "UCI handwritten digits" in text
 
 
-def test_a_cell_can_be_traced_to_its_runs(ran: tuple[Path, subprocess.CompletedProcess[str]], say: Say) -> None:
-    made = json.loads(say("sb/5", "--seeds", "2", *SCALED, *PAIR, "--json", outputs=ran[0]))
+def test_a_cell_can_be_traced_to_its_runs(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], run_table: RunTable
+) -> None:
+    made = json.loads(run_table("sb/5", "--seeds", "2", *SCALED, *PAIR, "--json", outputs=ran[0]))
     cell = made["rows"][1]["cells"]["top1"]
     results = [json.loads((Path(run["folder"]) / "result.json").read_text()) for run in cell["runs"]]
     made_by = [json.loads((Path(run["folder"]) / "env.json").read_text()) for run in cell["runs"]]
@@ -156,7 +158,7 @@ def test_a_member_that_fails_is_shown_with_its_reason(tmp_path: Path) -> None:
     assert state.startswith("failed: the loss became nan") and state.endswith("(seed 0)")
 
 
-def test_images_that_were_changed_are_in_every_title(say: Say, leave: Leave) -> None:
+def test_images_that_were_changed_are_in_every_title(run_table: RunTable, leave: Leave) -> None:
     folder = leave(SB, 0, 90.0)
     result = json.loads((folder / "result.json").read_text())
     source = "image folder of 10 classes, 9 + 9 images; changed protocol: resized to shorter side 40"
@@ -164,9 +166,9 @@ def test_images_that_were_changed_are_in_every_title(say: Say, leave: Leave) -> 
     files.write_json(folder / "result.json", result)
     named = "CHANGED PROTOCOL: data resized to shorter side 40; not the paper's setting"
     for form in formats.FORMATS:
-        text = say("sb/5", "--seeds", "1", "--rows", "SB x0.35 C1", "--format", form)
+        text = run_table("sb/5", "--seeds", "1", "--rows", "SB x0.35 C1", "--format", form)
         assert named in text.replace("&#x27;", "'"), form
-    assert "CHANGED" not in say("sb/5", "--seeds", "1", "--rows", "SE x0.35 C1")
+    assert "CHANGED" not in run_table("sb/5", "--seeds", "1", "--rows", "SE x0.35 C1")
 
 
 # Numbers
@@ -206,19 +208,19 @@ def test_equal_differences_have_an_interval_of_no_width_and_are_no_warning() -> 
     assert found is not None and (found.low, found.high) == (1.0, 1.0)
 
 
-# What a report says
+# The contents of a report
 
 
-def cells(say: Say, *words: str) -> dict[str, dict[str, Any]]:
-    made = json.loads(say(*words, "--json"))
+def cells(run_table: RunTable, *arguments: str) -> dict[str, dict[str, Any]]:
+    made = json.loads(run_table(*arguments, "--json"))
     return {line["label"]: line | line["cells"]["top1"] for line in made["rows"]}
 
 
-def test_a_report_has_printed_ours_difference_and_the_paired_one(say: Say, leave: Leave) -> None:
+def test_a_report_has_printed_ours_difference_and_the_paired_one(run_table: RunTable, leave: Leave) -> None:
     for seed, (ours, other) in enumerate(zip(VALUES, OTHERS, strict=True)):
         leave(SB, seed, ours)
         leave(SE, seed, other)
-    found = cells(say, "sb/5", "--rows", "SB x0.35 C1")["SB x0.35 C1"]  # the baseline is not among the rows
+    found = cells(run_table, "sb/5", "--rows", "SB x0.35 C1")["SB x0.35 C1"]  # the baseline is not among the rows
     assert (found["printed"], found["printed_std"], found["unit"], found["state"]) == ("90.826", "0.117", "%", "done")
     assert found["mean"] == pytest.approx(91.29) and found["n"] == 5
     assert found["difference"] == pytest.approx(91.29 - 90.826)
@@ -226,56 +228,56 @@ def test_a_report_has_printed_ours_difference_and_the_paired_one(say: Say, leave
     theirs = stats.ttest_rel(VALUES, OTHERS).confidence_interval(0.95)
     assert found["paired"]["baseline"] == "SE x0.35 C1"
     assert found["paired"]["top1"]["ci95"] == [pytest.approx(theirs.low), pytest.approx(theirs.high)]
-    text = say("sb/5", "--rows", "SB x0.35 C1")
-    for words in ("91.290 ± 0.453 (n=5)", "+0.464", "92.290 ± 0.453 (n=5)", "+0.730 [", "to SE x0.35 C1"):
-        assert words in text
-    for words in ("image folder (JPEG: lossy) (5 runs)", "c0ffee (5 runs)", "a card (5 runs)", "last epoch"):
-        assert words in text
+    text = run_table("sb/5", "--rows", "SB x0.35 C1")
+    for part in ("91.290 ± 0.453 (n=5)", "+0.464", "92.290 ± 0.453 (n=5)", "+0.730 [", "to SE x0.35 C1"):
+        assert part in text
+    for part in ("image folder (JPEG: lossy) (5 runs)", "c0ffee (5 runs)", "a card (5 runs)", "last epoch"):
+        assert part in text
 
 
-def test_speeds_beside_printed_ones_are_those_of_training_and_evaluation(say: Say, leave: Leave) -> None:
+def test_speeds_beside_printed_ones_are_those_of_training_and_evaluation(run_table: RunTable, leave: Leave) -> None:
     folder = leave(overrides("eca/2", "ResNet-50"), 0, 75.0)
     left = json.loads((folder / "result.json").read_text())
     files.write_json(folder / "result.json", left | {"images_per_s": 500.0, "val_images_per_s": 1500.0})
-    (line,) = json.loads(say("eca/2", "--rows", "ResNet-50", "--json"))["rows"]
+    (line,) = json.loads(run_table("eca/2", "--rows", "ResNet-50", "--json"))["rows"]
     found = {name: (line["cells"][name]["printed"], line["cells"][name]["mean"]) for name in ("train_fps", "infer_fps")}
     assert found == {"train_fps": ("1024", 500.0), "infer_fps": ("1855", 1500.0)}
 
 
-def test_a_missing_seed_is_a_visible_gap_and_a_failure_has_its_reason(say: Say, leave: Leave) -> None:
+def test_a_missing_seed_is_a_visible_gap_and_a_failure_has_its_reason(run_table: RunTable, leave: Leave) -> None:
     for seed in (0, 1, 4):
         leave(SE, seed, 90.0 + seed)
     leave(SE, 2, failed="out of memory (batch_size); use a smaller batch_size")
     for form in ("text", "md", "csv", "html"):
-        text = say("sb/5", "--rows", "S? x0.35 C1", "--format", form)
+        text = run_table("sb/5", "--rows", "S? x0.35 C1", "--format", form)
         assert "3 of 5 seeds: 0, 1, 4" in text
         assert "failed: out of memory (batch_size); use a smaller batch_size (seed 2)" in text
         assert "not run (seed 3)" in text
-    found = cells(say, "sb/5", "--rows", "S? x0.35 C1")
+    found = cells(run_table, "sb/5", "--rows", "S? x0.35 C1")
     assert found["SE x0.35 C1"]["n"] == 3
     assert found["SB x0.35 C1"]["state"] == "not run" and found["SB x0.35 C1"]["mean"] is None
 
 
-def test_a_single_seed_has_no_spread(say: Say, leave: Leave) -> None:
+def test_a_single_seed_has_no_spread(run_table: RunTable, leave: Leave) -> None:
     leave(SE, 0, 90.0)
     leave(SB, 0, 91.0)
-    text = say("sb/5", "--seeds", "1", "--rows", "S? x0.35 C1")
+    text = run_table("sb/5", "--seeds", "1", "--rows", "S? x0.35 C1")
     assert "91.000 (n=1)" in text and "+1.000 (n=1) to SE x0.35 C1" in text
     assert "91.000 ±" not in text
 
 
-def test_a_run_of_one_table_is_a_run_of_the_others(say: Say, leave: Leave) -> None:
+def test_a_run_of_one_table_is_a_run_of_the_others(run_table: RunTable, leave: Leave) -> None:
     leave(overrides("sb/5", "SB x0.35 C1+C2+C3"), 3, 91.5)
     for name, label in (("sb/6", "SB x0.35"), ("sb/8", "SB x0.35 lambda 0.1"), ("sb/10", "SB hidden x1")):
-        assert cells(say, name, "--rows", label)[label]["mean"] == 91.5
+        assert cells(run_table, name, "--rows", label)[label]["mean"] == 91.5
 
 
-def test_seeds_beyond_the_papers_count_unless_seeds_are_named(say: Say, leave: Leave) -> None:
+def test_seeds_beyond_the_papers_count_unless_seeds_are_named(run_table: RunTable, leave: Leave) -> None:
     for seed in (0, 7):
         leave(SE, seed, 90.0)
-    words = ("sb/5", "--rows", "SE x0.35 C1")
-    assert cells(say, *words)["SE x0.35 C1"]["n"] == 2
-    assert cells(say, *words, "--seeds", "1")["SE x0.35 C1"]["n"] == 1
+    arguments = ("sb/5", "--rows", "SE x0.35 C1")
+    assert cells(run_table, *arguments)["SE x0.35 C1"]["n"] == 2
+    assert cells(run_table, *arguments, "--seeds", "1")["SE x0.35 C1"]["n"] == 1
 
 
 def test_a_failure_that_no_folder_could_hold_is_shown(compose: Callable[..., Config]) -> None:
@@ -303,9 +305,9 @@ def test_what_made_runs_is_counted() -> None:
     assert tally(["c0ffee", "decaf", "c0ffee"]) == "c0ffee (2 runs); decaf (1 run)"
 
 
-def test_a_csv_has_a_line_for_each_cell(say: Say, leave: Leave) -> None:
+def test_a_csv_has_a_line_for_each_cell(run_table: RunTable, leave: Leave) -> None:
     leave(SE, 0, 90.0)
-    lines = list(csv.DictReader(io.StringIO(say("sb/5", "--rows", "x0.35 C1", "--format", "csv"))))
+    lines = list(csv.DictReader(io.StringIO(run_table("sb/5", "--rows", "x0.35 C1", "--format", "csv"))))
     assert len(lines) == 6 * 2  # C1, C1+C3 and C1+C2+C3 of SE and SB
     assert (lines[1]["row"], lines[1]["column"], lines[1]["ours"], lines[1]["seeds"]) == (
         "SE x0.35 C1",
@@ -315,8 +317,8 @@ def test_a_csv_has_a_line_for_each_cell(say: Say, leave: Leave) -> None:
     )
 
 
-def test_latex_and_html_escape_what_they_must(say: Say) -> None:
-    latex = say("sb/5", "--rows", "SE x0.35 C1", "--format", "latex")
+def test_latex_and_html_escape_what_they_must(run_table: RunTable) -> None:
+    latex = run_table("sb/5", "--rows", "SE x0.35 C1", "--format", "latex")
     lines = [line for line in latex.splitlines() if not line.startswith("%")]
     assert any("\\%" in line for line in lines)
     assert all(line.replace("\\%", "").count("%") == 0 for line in lines)
@@ -324,9 +326,11 @@ def test_latex_and_html_escape_what_they_must(say: Say) -> None:
     assert "&lt;module&gt;" in formats.page([]) + writing.html_table(["<module>"], [])[1]
 
 
-def test_several_tables_make_a_list_and_a_file_takes_them(say: Say, tmp_path: Path) -> None:
+def test_several_tables_make_a_list_and_a_file_takes_them(run_table: RunTable, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "report.json"
-    assert say("sb/8", "sb/9", "--rows", "SB x0.35 tanh", "SB x0.35 lambda 0.1", "--json", "--output", str(target))
+    assert run_table(
+        "sb/8", "sb/9", "--rows", "SB x0.35 tanh", "SB x0.35 lambda 0.1", "--json", "--output", str(target)
+    )
     assert [made["id"] for made in json.loads(target.read_text())] == ["sb/8", "sb/9"]
 
 
@@ -341,7 +345,7 @@ def test_each_network_of_a_row_is_built_once_for_all_its_counts() -> None:
     assert list(found) == ["params", "madds", "madds_added"] and built == ["sb", "none"]
 
 
-# What is asked for
+# Choosing rows and seeds
 
 
 def labels(tables: list[str], *patterns: str) -> list[str]:
@@ -359,14 +363,14 @@ def test_a_pattern_fits_whole_labels_first_and_then_parts_of_them() -> None:
         labels(["sb/5"], "eca")
 
 
-def test_words_may_stand_in_any_order(say: Say) -> None:
-    ordered = say("sb/5", "--plan", "--no-probe", *PAIR, *SCALED, "runtime.device=cpu")
-    mixed = say("--plan", *PAIR, "runtime.device=cpu", "--no-probe", *SCALED, "sb/5")
+def test_arguments_may_come_in_any_order(run_table: RunTable) -> None:
+    ordered = run_table("sb/5", "--plan", "--no-probe", *PAIR, *SCALED, "runtime.device=cpu")
+    mixed = run_table("--plan", *PAIR, "runtime.device=cpu", "--no-probe", *SCALED, "sb/5")
     assert ordered == mixed and "10 runs: 0 done" in mixed and CHANGED in mixed
 
 
 @pytest.mark.parametrize(
-    ("words", "changed"),
+    ("arguments", "changed"),
     [
         (["epochs=2"], "schedule.epochs=2"),
         (["epochs=200"], ""),  # what the paper has
@@ -374,20 +378,20 @@ def test_words_may_stand_in_any_order(say: Say) -> None:
         (["runtime.device=cpu", "runtime.precision=bf16"], "runtime.precision=bf16"),
     ],
 )
-def test_what_makes_another_run_is_a_changed_protocol(words: list[str], changed: str) -> None:
-    assert Composer(words).changed([row("sb/5", "SE x0.35 C1")]) == changed
+def test_what_makes_another_run_is_a_changed_protocol(arguments: list[str], changed: str) -> None:
+    assert Composer(arguments).changed([row("sb/5", "SE x0.35 C1")]) == changed
 
 
 def test_an_experiments_option_of_another_data_set_is_left_out_and_named() -> None:
     composer = Composer(["dataset=digits"])
     assert composer(overrides("sb/1", "SB x0.35")).choices["dataset"] == "digits"
     assert composer.changed([row("sb/1", "SB x0.35")]) == "dataset=digits, without dataset.resize_mode"
-    with pytest.raises(ConfigError, match=r"attention\.lambda_init"):  # a row's own word is not left out
+    with pytest.raises(ConfigError, match=r"attention\.lambda_init"):  # the row's own override is not left out
         Composer(["attention=se"])(overrides("sb/8", "SB x0.35 lambda 0.01"))
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "message"),
     [
         (("sb/5", "--seeds", "x"), "--seeds"),
         (("sb/5", "--seeds", "0"), "--seeds"),
@@ -396,54 +400,56 @@ def test_an_experiments_option_of_another_data_set_is_left_out_and_named() -> No
         (("sb/5", "--scale", "epohcs=2"), "epohcs"),
         (("sb/5", "--launcher", "ship"), "ship"),
         (("sb/5", "--run", "hydra.launcher.slotz=2"), "did you mean hydra.launcher.slots?"),
-        (("sb/5", "--run", "--launcher", "ray", "hydra.launcher.num_gpus=1.5"), "a part of one GPU"),
-        (("sb/5", "--run", "--launcher", "ray", "hydra/launcher=pool"), "name one launcher"),
+        (("sb/5", "--run", "--launcher", "ray", "hydra.launcher.num_gpus=1.5"), "a fraction of one GPU"),
+        (("sb/5", "--run", "--launcher", "ray", "hydra/launcher=pool"), "use only one of them"),
         (("sb/5", "--run", "hydra/launcher=basic"), "pool"),
         (("sb/55",), "sb/5"),
-        (("--run",), "which table"),
+        (("--run",), "needs a table"),
         (("sb/5", "--plan", "--no-probe", "--scale", "placement.stages=[9]"), "SE x0.35 C1: "),
     ],
 )
-def test_a_mistake_is_refused_before_anything_runs(words: tuple[str, ...], complaint: str, say: Say) -> None:
+def test_a_mistake_is_refused_before_anything_runs(
+    arguments: tuple[str, ...], message: str, run_table: RunTable
+) -> None:
     with pytest.raises(ConfigError) as refused:
-        say(*words)
-    assert complaint in str(refused.value)
+        run_table(*arguments)
+    assert message in str(refused.value)
 
 
 # Plan and list
 
 
-def test_the_cifar_tables_plan_345_runs_and_sb8_alone_100(say: Say) -> None:
-    made = json.loads(say(*(f"sb/{n}" for n in range(5, 11)), "--plan", "--no-probe", "--json"))
+def test_the_cifar_tables_plan_345_runs_and_sb8_alone_100(run_table: RunTable) -> None:
+    made = json.loads(run_table(*(f"sb/{n}" for n in range(5, 11)), "--plan", "--no-probe", "--json"))
     assert (made["runs"], made["to_run"]) == (345, 345)
     assert {member["params"] for member in made["members"] if member["label"] == "SB x1.0 lambda 1.0"} == {10_319_614}
-    assert "100 runs: 0 done, 100 to run" in say("sb/8", "--plan", "--no-probe")
+    assert "100 runs: 0 done, 100 to run" in run_table("sb/8", "--plan", "--no-probe")
 
 
-def test_a_plan_says_what_is_done_and_what_failed(say: Say, leave: Leave) -> None:
+def test_a_plan_says_what_is_done_and_what_failed(run_table: RunTable, leave: Leave) -> None:
     leave(SE, 0, 90.0)
     leave(SE, 3, failed="out of memory")
-    text = say("sb/5", "--plan", "--no-probe", "--rows", "SE x0.35 C1", *("--seeds", "4"))
+    text = run_table("sb/5", "--plan", "--no-probe", "--rows", "SE x0.35 C1", *("--seeds", "4"))
     assert "done: seed 0; not run: seed 1, 2; failed (out of memory): seed 3" in text
     assert "1,088,890 parameters" in text and "4 runs: 1 done, 3 to run" in text
 
 
-def planned(*words: str, seeds: int = 1, state: str = "not run") -> list[plan.PlannedRun]:
-    composed = composition.compose(words)
+def planned(*arguments: str, seeds: int = 1, state: str = "not run") -> list[plan.PlannedRun]:
+    composed = composition.compose(arguments)
     return [plan.PlannedRun(RowRun("one", seeded(composed, seed)), RunStatus(state), 1) for seed in range(seeds)]
 
 
 def test_an_estimate_counts_epochs_images_and_evaluation() -> None:
-    asked: list[Config] = []
+    probed: list[Config] = []
 
     def probe(composed: Config) -> plan.Speed:
-        asked.append(composed)
+        probed.append(composed)
         return plan.Speed(0.01, 8)
 
     eca = planned("attention=eca", "schedule.epochs=3", seeds=2) + planned("attention=eca", "attention.kernel_size=5")
     done = planned("attention=se", state="done")
     found = plan.estimate([*eca, *done], probe, lambda composed: (300, 90))
-    assert len(asked) == found.probed == 1
+    assert len(probed) == found.probed == 1
     assert found.hours == pytest.approx((3 + 3 + 6) * 0.01 * (300 + 90 / 3) / 3600)
     assert plan.estimate(eca, probe, lambda composed: None).unknown == ["one"]
 
@@ -474,11 +480,11 @@ def test_the_numbers_of_images_are_those_of_the_data() -> None:
     assert set(catalog.IMAGES) == set(catalog.CLASSES)
 
 
-def test_the_list_has_fifteen_tables_and_how_they_stand(say: Say, leave: Leave) -> None:
+def test_the_list_has_fifteen_tables_and_their_states(run_table: RunTable, leave: Leave) -> None:
     for seed in range(5):
         leave(overrides("sb/5", "SB x0.35 C1+C2+C3"), seed, 91.0)
     leave(SE, 2, 91.0)
-    made = json.loads(say("--json"))
+    made = json.loads(run_table("--json"))
     tables = {one["id"]: one for one in made["tables"]}
     assert len(tables) == 15
     assert not any(one["needs"] for one in tables.values())

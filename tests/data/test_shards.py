@@ -232,7 +232,7 @@ def test_two_at_once_are_refused(folder: Path, tmp_path: Path, data_command: Dat
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )  # fmt: skip
     assert holder.stdout and holder.stdout.readline() == "held\n"
-    with pytest.raises(BusyError, match="another process writes shards here"):
+    with pytest.raises(BusyError, match="another process is writing shards here"):
         data_command("shard", folder, tmp_path)
     holder.communicate("go\n")
     assert "25 images" in data_command("shard", folder, tmp_path)
@@ -267,7 +267,7 @@ def test_invalid_options_are_refused(folder: Path, tmp_path: Path, data_command:
     for options in (["--quality", "80"], ["--short-side", "9", "--quality", "101"], ["--short-side", "0"]):
         with pytest.raises(ConfigError):
             data_command("shard", folder, tmp_path / "out", *options)
-    with pytest.raises(ConfigError, match="an image folder lies there"):
+    with pytest.raises(ConfigError, match="this is an image folder"):
         data_command("shard", folder, folder)
     with pytest.raises(ConfigError, match="did you mean shard"):
         data_command("shards", folder, tmp_path)

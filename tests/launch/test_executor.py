@@ -1,4 +1,4 @@
-"""Members by a launcher that only pretends: who is tried when, and how a sweep ends."""
+"""Sweeps on a fake launcher: when members are tried, and how a sweep ends."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PATIENCE = 60.0
 
 
 class Paper:
-    """A place where a member's attempt ends at once.
+    """A fake launcher, executor and watcher, whose attempts end at once.
 
     Args:
         busy: how many attempts at the first member find its folder held by another process.
-        lost: whether such an attempt ends without a word instead, as where a launcher's own process was lost.
+        lost: whether such an attempt ends without an outcome instead, as when a launcher's own process is lost.
 
     Attributes:
         tries: the member of each attempt, and when it began.
@@ -69,7 +69,7 @@ class Paper:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time passes only where someone sleeps."""
+    """A clock that advances only by calls of sleep."""
     now = 1000.0
 
     def sleep(seconds: float) -> None:
@@ -118,5 +118,5 @@ def test_a_member_that_fails_is_not_tried_again(clock: None, tmp_path: Path) -> 
     [pool.PoolExecutor, ray_cluster.RayExecutor, submitit_local.LocalExecutor, submitit_slurm.SlurmExecutor],
 )
 def test_a_busy_member_does_not_keep_a_core_busy_with_tries(kind: type) -> None:
-    """A try is a process that imports for a second."""
+    """Each try starts a process, whose imports take a second."""
     assert 1.0 <= kind.patience <= 600.0  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Launchers on the command line: their option files, their names in the help."""
+"""Launchers on the command line: their option files, and their names in the help text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hydra/launcher=pool``: a sweep survives its members, its own death and being started twice."""
+"""``hydra/launcher=pool``: a sweep survives failing members, being killed and being started twice."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def test_fifty_members_of_which_ten_fail(tmp_path: Path) -> None:
     assert_survives_its_members(Sweep(tmp_path, *POOL), 50, FIFTY)
 
 
-@pytest.mark.timeout(600)
 def so_far(sweep: Sweep, process: subprocess.Popen[str], results: int) -> bool:
-    """Whether a sweep has so many results, or has ended before."""
+    """Whether a sweep has at least this number of results, or has ended."""
     return len(sweep.results()) >= results or process.poll() is not None
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("members", "results"), [(8, range(0, 8, 2)), pytest.param(50, range(0, 50, 5), marks=pytest.mark.slow)]
 )
 def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(
     tmp_path: Path, members: int, results: Sequence[int]
 ) -> None:
-    """It is killed a moment after it has so many results, again and again."""
-    sweep, words = Sweep(tmp_path, *POOL), faulty(f"range({members})")
+    """The pool is killed repeatedly, each time shortly after it has a certain number of results."""
+    sweep, overrides = Sweep(tmp_path, *POOL), faulty(f"range({members})")
     sweep.faults.unlink()
     moments = random.Random(0)
     seen: dict[Path, int] = {}
     for done in results:
-        process = sweep.start(*words)
+        process = sweep.start(*overrides)
         if process.stderr:
             process.stderr.readline()  # the first member is on its way
         wait_for(functools.partial(so_far, sweep, process, done))
@@ -68,7 +68,7 @@ def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(
         process.communicate()
         assert seen.items() <= sweep.results().items()
         seen = sweep.results()
-    code, out, err = sweep.run(*words)
+    code, out, err = sweep.run(*overrides)
     assert code == 0, err
     assert " 0 failed" in out
     assert seen.items() <= sweep.results().items() and len(sweep.results()) == members
@@ -90,7 +90,7 @@ def test_a_member_that_is_asked_twice_is_stopped_and_not_failed(tmp_path: Path) 
     sweep = Sweep(tmp_path, *POOL)
     _, _, err = sweep.run(*faulty("54"))
     assert "stopped without saving" in err and "failed" not in err
-    assert [status["status"] for status in sweep.statuses()] == ["running"]  # nobody else has written it
+    assert [status["status"] for status in sweep.statuses()] == ["running"]  # no other process has changed it
 
 
 def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_members_of_a_pool_that_is_killed_save_and_end(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("members", [2, pytest.param(49, marks=pytest.mark.slow)])
 def test_processes_that_start_in_the_same_second_share_no_folder(tmp_path: Path, members: int) -> None:
-    """One of them twice: of the twins one runs and the other is busy or skips."""
+    """One run is started twice: one of its two processes runs, the other finds it busy or skips it."""
     if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < (members + 1) * 470 * 2**20:
         pytest.skip(f"{members + 1} processes need 0.47 GiB each")
     environment = os.environ | {"ATTNBENCH_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1"}
@@ -135,7 +135,7 @@ with RunFolder(Path(sys.argv[1])).hold():
 
 
 class Releasing:
-    """A watcher that has a held folder let go after the member was tried twice."""
+    """A watcher that makes another process release a run's folder after two tries of the member."""
 
     def __init__(self, holder: subprocess.Popen[str]) -> None:
         self.holder, self.tries = holder, 0
@@ -203,5 +203,5 @@ def test_a_slot_has_a_gpu_for_each_process(count: int | None, gpus: str, process
 
 
 def test_a_member_with_more_processes_than_gpus_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"4 processes .*runtime\.processes.*there are 2"):
+    with pytest.raises(ConfigError, match=r"4 processes .*there are 2 \(runtime\.processes\)"):
         pool.slots(None, ["0", "1"], 4)

@@ -15,7 +15,7 @@ from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config.composition import compose
 from attnbench.launch import hydra_launchers
 from attnbench.launch.executor import Member
-from attnbench.launch.ray_cluster import Here, Ray, watch_over
+from attnbench.launch.ray_cluster import LauncherContext, Ray, watch_over
 from tests.conftest import ROOT
 from tests.small_runs import wait_for
 from tests.sweeps import (
@@ -38,7 +38,7 @@ def cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # which would write a token to the home folder
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # authentication would write a token to the home folder
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")
         nodes = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -64,8 +64,8 @@ def test_fifty_members_of_which_ten_fail(sweep: Sweep) -> None:
 
 
 def test_a_signal_stops_both_nodes_and_a_member_whose_worker_is_lost_goes_on(sweep: Sweep) -> None:
-    words = long("0,1", epochs=12)
-    process = sweep.start(*words)
+    overrides = long("0,1", epochs=12)
+    process = sweep.start(*overrides)
     sweep.training(2)
     pids = [status["pid"] for status in sweep.statuses()]
     assert len({above(pid, 3) for pid in pids}) == 2  # member, fork server, worker, raylet: both nodes work
@@ -74,7 +74,7 @@ def test_a_signal_stops_both_nodes_and_a_member_whose_worker_is_lost_goes_on(swe
     assert process.returncode == 143, err
     assert [s["status"] for s in sweep.statuses()] == ["stopped", "stopped"]
 
-    process = sweep.start(*words)
+    process = sweep.start(*overrides)
     wait_for(lambda: sweep.resumed() == [1, 1])
     os.kill(above(sweep.statuses()[0]["pid"], 2), signal.SIGKILL)
     out, err = process.communicate(timeout=250)
@@ -90,23 +90,24 @@ def test_members_of_a_launcher_that_is_killed_save_and_end(sweep: Sweep) -> None
 
 
 def test_a_table_runs_on_a_cluster_of_its_own(tmp_path: Path) -> None:
-    words = ["sb/5", "--run", "--rows", "SE x0.35 C1", "--seeds", "1", "--launcher", "ray", "hydra.launcher.slots=1"]
-    words += ["--scale", "dataset=digits", "epochs=1", "dataset.size=8", "dataset.pad=0", "runtime.device=cpu"]
+    options = ["sb/5", "--run", "--rows", "SE x0.35 C1", "--seeds", "1", "--launcher", "ray"]
+    options += ["hydra.launcher.slots=1"]
+    options += ["--scale", "dataset=digits", "epochs=1", "dataset.size=8", "dataset.pad=0", "runtime.device=cpu"]
     variables = {"ATTNBENCH_OUTPUTS": str(tmp_path), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
-    command = [sys.executable, "-m", "attnbench", "table", *words]
+    command = [sys.executable, "-m", "attnbench", "table", *options]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
     assert ended.returncode == 0, ended.stderr
     assert len(list(tmp_path.rglob("result.json"))) == 1
     assert "SE x0.35 C1" in ended.stdout
 
 
-def member(*words: str) -> Member:
-    return Member("one", compose(list(words)))
+def member(*overrides: str) -> Member:
+    return Member("one", compose(list(overrides)))
 
 
 @pytest.mark.parametrize(
-    ("asked", "there", "words", "gpus", "processes"),
+    ("wanted", "there", "overrides", "gpus", "processes"),
     [
         (None, 0, [], 0, None),
         (None, 4, [], 1, None),
@@ -119,11 +120,11 @@ def member(*words: str) -> Member:
     ],
 )
 def test_a_member_has_a_gpu_for_each_process_and_a_process_for_each_gpu(
-    asked: float | None, there: int, words: list[str], gpus: float, processes: int | None
+    wanted: float | None, there: int, overrides: list[str], gpus: float, processes: int | None
 ) -> None:
-    one = member(*words)
+    one = member(*overrides)
     before = one.folder.path
-    assert Ray(num_gpus=asked).gpus_of(one, there) == gpus
+    assert Ray(num_gpus=wanted).gpus_of(one, there) == gpus
     assert one.processes == processes
     assert one.folder.path == before
 
@@ -134,25 +135,25 @@ def test_processes_that_would_share_a_gpu_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("overrides", "message"),
     [
-        (["hydra.launcher.num_gpus=1.5"], "a whole number, or a part of one"),
+        (["hydra.launcher.num_gpus=1.5"], "a whole number, or a fraction of one"),
         (["hydra.launcher.num_gpus=-1"], ">= 0"),
         (["hydra.launcher.num_gpu=1"], "did you mean hydra.launcher.num_gpus?"),
         (["hydra.launcher.slots=many"], "hydra.launcher.slots"),
     ],
 )
-def test_a_bad_option_is_refused(words: list[str], complaint: str) -> None:
+def test_a_bad_option_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        hydra_launchers.chosen(["hydra/launcher=ray", *words])
-    assert complaint in str(refused.value) and "\n" not in str(refused.value)
+        hydra_launchers.chosen(["hydra/launcher=ray", *overrides])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_node_that_does_not_see_the_folders_says_so(tmp_path: Path) -> None:
     (tmp_path / "mark").touch()
-    for here in (Here("/nowhere", tmp_path / "mark", {}), Here(str(tmp_path), tmp_path / "other", {})):
-        outcome = watch_over(compose([]), here, 1, False)
-        assert isinstance(outcome.failure, StorageError) and "share the folders" in outcome.failure.todo
+    for folder, mark in (("/nowhere", "mark"), (str(tmp_path), "other")):
+        outcome = watch_over(compose([]), LauncherContext(folder, tmp_path / mark, {}), 1, False)
+        assert isinstance(outcome.failure, StorageError) and "all nodes share" in outcome.failure.todo
 
 
 WITHOUT = """

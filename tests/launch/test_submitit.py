@@ -1,4 +1,4 @@
-"""``hydra/launcher=submitit_local`` runs; ``submitit_slurm`` is composed, and one of its jobs run as SLURM would."""
+"""``hydra/launcher=submitit_local`` on this machine, and ``submitit_slurm`` with fake SLURM commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_jobs_fail_alone_and_one_whose_time_is_up_is_requeued_and_resumed(tmp_pa
     sweep = Sweep(tmp_path, *LOCAL)
     process = sweep.start(*faulty("2,5"), "schedule.epochs=60")
     sweep.training(1)
-    wait_for(lambda: len(_running(sweep)) == 1)  # it may take a moment to see that the other one was killed
+    wait_for(lambda: len(_running(sweep)) == 1)  # noticing that the other member was killed may take a moment
     (status,) = _running(sweep)
     for generation in (2, 1, 0):  # submitit's process, fork server, member: SLURM signals them all
         os.kill(above(status["pid"], generation), signal.SIGUSR2)
@@ -55,7 +55,7 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run_and_a_signal_stops_them(t
     assert process.returncode == 143, err
     assert [s["status"] for s in sweep.statuses()] == ["stopped"]
     (saved,) = tmp_path.rglob("last.pt")
-    assert len(torch.load(saved, weights_only=True)["rng"]) == 2  # of each process
+    assert len(torch.load(saved, weights_only=True)["rng"]) == 2  # one state for each process
 
 
 SBATCH = """#!/bin/sh
@@ -66,13 +66,13 @@ SQUEUE = """#!/bin/sh
 cat "$HERE/states"
 """
 SCONTROL = """#!/bin/sh
-echo "$@" >> "$HERE/asked"
+echo "$@" >> "$HERE/requests"
 """
 
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a SLURM that takes jobs and never runs them: what it was given, what it says of them."""
+    """A folder with fake SLURM commands, which accept jobs and never run them; it records the submitted script."""
     here = tmp_path / "slurm"
     here.mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n"), ("squeue", SQUEUE), ("scontrol", SCONTROL)):
@@ -84,12 +84,14 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-def members(outputs: Path, *words: str) -> list[Member]:
-    return [Member(f"seed {i}", compose([*TINY, f"seed={i}", f"paths.outputs={outputs}", *words])) for i in range(3)]
+def members(outputs: Path, *overrides: str) -> list[Member]:
+    return [
+        Member(f"seed {i}", compose([*TINY, f"seed={i}", f"paths.outputs={outputs}", *overrides])) for i in range(3)
+    ]
 
 
-def slurm_launcher(outputs: Path, *words: str) -> object:
-    return hydra_launchers.chosen(["hydra/launcher=submitit_slurm", f"paths.outputs={outputs}", *words])
+def slurm_launcher(outputs: Path, *overrides: str) -> object:
+    return hydra_launchers.chosen(["hydra/launcher=submitit_slurm", f"paths.outputs={outputs}", *overrides])
 
 
 OPTIONS = ["partition=gpu", "account=vision", "timeout_min=90", "gpus_per_node=2", "cpus_per_task=8", "mem_gb=64"]
@@ -98,11 +100,11 @@ OPTIONS += ["array_parallelism=2", "constraint=h200", "additional_parameters={ma
 
 def test_the_plugins_options_become_a_job_array(slurm: Path, tmp_path: Path) -> None:
     some = members(tmp_path)
-    executor = slurm_launcher(tmp_path, *(f"hydra.launcher.{word}" for word in OPTIONS)).executor(some)  # type: ignore[attr-defined]
+    executor = slurm_launcher(tmp_path, *(f"hydra.launcher.{option}" for option in OPTIONS)).executor(some)  # type: ignore[attr-defined]
     assert executor.start(some) == some
     lines = (slurm / "script").read_text().splitlines()
-    asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
-    assert asked >= {
+    options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert options >= {
         "array=0-2%2", "partition=gpu", "account=vision", "time=90", "gpus-per-node=2", "cpus-per-task=8",
         "mem=64GB", "constraint=h200", "mail-type=END", "requeue", "signal=USR2@120", "job-name=attnbench",
     }  # fmt: skip
@@ -118,7 +120,7 @@ def test_jobs_of_an_earlier_start_are_found_again_and_left_where_they_are(slurm:
     (slurm / "script").unlink()
     again = slurm_launcher(tmp_path).executor(some := members(tmp_path))  # type: ignore[attr-defined]
     again.start(some)
-    assert "--array" not in (slurm / "script").read_text()  # the one that was cancelled, alone
+    assert "--array" not in (slurm / "script").read_text()  # only the cancelled job is submitted
     assert sorted(there.job_id for there, _ in again.jobs) == ["17", "17_0", "17_1"]
     with pytest.raises(Stopped, match=r"jobs 17.*scancel 17"):
         again.stop()
@@ -127,7 +129,7 @@ def test_jobs_of_an_earlier_start_are_found_again_and_left_where_they_are(slurm:
 def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in (("ASK_SECONDS", 0.0), ("LOOK_SECONDS", 0.0), ("SETTLE_SECONDS", 0.2)):
+    for name, seconds in (("QUEUE_SECONDS", 0.0), ("CHECK_SECONDS", 0.0), ("SETTLE_SECONDS", 0.2)):
         monkeypatch.setattr(f"attnbench.launch.submitit_slurm.{name}", seconds)
     some = members(tmp_path, "schedule.epochs=100")
     executor = slurm_launcher(tmp_path).executor(some)  # type: ignore[attr-defined]
@@ -142,7 +144,7 @@ def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
     wait_for(lambda: metrics.exists() and metrics.stat().st_size)
     job.terminate()
     assert job.wait(100) != 0
-    assert (slurm / "asked").read_text() == "requeue 17_0\n"
+    assert (slurm / "requests").read_text() == "requeue 17_0\n"
     assert some[0].folder.record()["status"] == "stopped"
 
     (slurm / "states").write_text("17_0 PENDING\n17_1 PENDING\n17_2 OUT_OF_MEMORY\n")
@@ -159,7 +161,7 @@ def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
 
 
 @pytest.mark.parametrize(
-    ("words", "where"),
+    ("overrides", "where"),
     [
         (["hydra.launcher.nodes=2"], "hydra.launcher.tasks_per_node"),
         (["hydra.launcher.timeout_min=2"], "hydra.launcher.signal_delay_s"),
@@ -167,9 +169,9 @@ def test_a_preempted_job_saves_and_is_requeued_and_a_lost_one_is_named(
         (["hydra.launcher.partitoin=gpu"], "hydra.launcher.partitoin"),
     ],
 )
-def test_a_bad_option_is_refused(slurm: Path, tmp_path: Path, words: list[str], where: str) -> None:
+def test_a_bad_option_is_refused(slurm: Path, tmp_path: Path, overrides: list[str], where: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        slurm_launcher(tmp_path, *words)
+        slurm_launcher(tmp_path, *overrides)
     assert refused.value.where == where
     assert not (slurm / "script").exists()
 
@@ -186,7 +188,7 @@ def test_tasks_that_would_start_processes_are_refused(slurm: Path, tmp_path: Pat
 
 
 class Task:
-    """A task of a job over two nodes, by submitit's words."""
+    """A task of a job over two nodes, with the attributes of submitit's JobEnvironment."""
 
     num_tasks, num_nodes, global_rank, local_rank = 4, 2, 3, 1
     job_id, hostnames = "17_2", ["node1", "node2"]
@@ -197,5 +199,5 @@ def test_the_tasks_of_a_job_over_two_nodes_find_each_other(monkeypatch: pytest.M
     variables = ranked(Task())
     assert variables.pop("MASTER_PORT").isdecimal()
     assert variables == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1"}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # the one that SLURM gave to this task
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # the GPU that SLURM bound to this task
     assert ranked(Task())["LOCAL_RANK"] == "0"

@@ -336,8 +336,8 @@ def test_a_narrowed_figure_has_only_the_panels_asked_for() -> None:
         (["sb/gate", "--panels", "x9"], 2, "has no panel x9"),
         (["sb/gate", "--scale", "epohcs=2"], 2, "epohcs"),
         (["sb/gate", "--seeds", "0"], 2, "neither a number of seeds"),
-        (["--panels", "x0.5"], 2, "--panels of which figure"),
-        (["sb/hidden", "--runs", "{run}", "--seeds", "5,7"], 3, "no run of these seeds .*there are 0"),
+        (["--panels", "x0.5"], 2, "--panels needs a figure"),
+        (["sb/hidden", "--runs", "{run}", "--seeds", "5,7"], 3, "no run has these seeds .*choose from 0"),
     ],
 )
 def test_bad_arguments_give_one_line_and_an_exit_code(

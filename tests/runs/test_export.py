@@ -263,7 +263,7 @@ def test_wrong_arguments_give_one_line_and_exit_2(
         lambda: command(monkeypatch, *arguments),
         ConfigError,
         what,
-        "(command line); attnbench export --help shows what there is",
+        "(command line); attnbench export --help lists the options",
     )
     assert capsys.readouterr().err == ""
 

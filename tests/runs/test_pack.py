@@ -87,7 +87,7 @@ def test_a_pack_that_is_killed_goes_on_in_halves_and_leaves_what_single_runs_lea
     os.kill(sweep.statuses()[0]["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "3 done, 0 skipped, 0 failed" in out, err
-    assert err.count("a pack of 3 broke off: killed by SIGKILL") == 1 and "now in packs of at most 2" in err
+    assert err.count("a pack of 3 failed: killed by SIGKILL") == 1 and "retrying in packs of at most 2" in err
     assert_equal(runs(outputs), runs(alone))
     assert sorted(result["packed"] for result in runs(outputs).values()) == [1, 2, 2]
     assert all(result["resumed_from_step"] > 0 for result in runs(outputs).values())
@@ -321,7 +321,7 @@ def test_runs_that_are_never_packed_are_reported_with_the_reason(capsys: pytest.
     assert [len(one) for one in packs(some, 1, None)] == [1] * 6 + [3]
     pool.Pool(pack="auto").executor(some)
     assert capsys.readouterr().err.splitlines() == [
-        f"not packed: 3 of 9 members, {objection(detect[0])}", f"not packed: 3 of 9 members, {objection(shared[0])}"
+        f"not packed: 3 of 9 members ({objection(detect[0])})", f"not packed: 3 of 9 members ({objection(shared[0])})"
     ]  # fmt: skip
     assert "task=detection" in objection(detect[0]) and "runtime.processes=2" in objection(shared[0])
     pool.Pool().executor(some)
