@@ -181,7 +181,7 @@ TINY += ["backbone=resnet20", "attention=sb", "placement.stages=[3]", "attention
 VARIED = [
     ["seed=0", "schedule.lr=0.02"],
     ["seed=1", "attention.lambda_init=0.3", "attention.gate=sigmoid", "schedule.weight_decay=0.01"],
-    ["seed=2", "attention.dropout=0.5", "schedule.ema_decay=0.9", "schedule.epochs=2"],
+    ["seed=2", "attention.dropout=0.5", "schedule.ema_decay=0.9", "schedule.epochs=2", "schedule.no_decay=[lambda_]"],
 ]
 POISON = ["seed=3", "schedule.lr=1e200"]
 
