@@ -38,7 +38,6 @@ class FasterRCNN:
         samples: regions per image that train the box head.
         frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
         norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
-        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
     """
 
     short_side: Count = 800
@@ -50,7 +49,6 @@ class FasterRCNN:
     samples: Count = 512
     frozen_stages: Index = 1
     norm: Literal["trained", "frozen"] = "frozen"
-    backbone_from: str | None = None
 
     masks = False
 
