@@ -71,7 +71,8 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "reports": [
         {"paper_tables", "statistics", "writing"},
-        {"counts", "rows"},
+        {"counts", "composer"},
+        {"rows"},
         {"plan", "report"},
         {"comparison", "formats"},
         {"figures"},

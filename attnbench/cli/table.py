@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.base import console, files
-from attnbench.base.errors import ConfigError
+from attnbench.base.errors import ConfigError, StorageError
 from attnbench.cli.parser import CommandParser, count, find_ids_and_overrides, seeds
 from attnbench.config import catalog, hydra_state, option_files
 from attnbench.config.configuration import Config
 from attnbench.launch import executor, hydra_launchers
 from attnbench.launch.progress import watcher
 from attnbench.reports import counts, formats, paper_tables, plan
+from attnbench.reports.composer import Composer
 from attnbench.reports.report import Report, report
-from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
+from attnbench.reports.rows import Chosen, Listed, RowRun, choose, in_order, listed, matching, warning
+from attnbench.runs.attempt import Outcome
 from attnbench.runs.data import DataCheck
 
 if TYPE_CHECKING:
@@ -54,7 +56,20 @@ def _options() -> argparse.Namespace:
         "--seeds", type=seeds, help="3 for seeds 0, 1 and 2, or a list such as 0,1,4 (default: as many as in the paper)"
     )
     parser.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="only these rows, such as 'SB x0.35*'")
-    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="change the setting of all rows")
+    parser.add_argument(
+        "--scale",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="change the setting of all rows, or of one table's: eca/2:key=value",
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="ROW=RUN|FILE",
+        help="trained weights for the rows that start from others, instead of training those first; may be repeated",
+    )
     parser.add_argument("--outputs", help="the folder of runs (default: outputs, or ATTNBENCH_OUTPUTS)")
     parser.add_argument(
         "--launcher", choices=hydra_launchers.names(), help="default: pool; its options are hydra.launcher.KEY=VALUE"
@@ -80,7 +95,10 @@ def _is_of_launcher(override: str) -> bool:
 
 
 def _composer(options: argparse.Namespace) -> Composer:
-    return Composer([*options.scale, *options.overrides], options.outputs)
+    weights = [one.partition("=") for one in options.weights]
+    if wrong := next((row for row, equals, path in weights if not (row and equals and path)), None):
+        raise ConfigError(f"{wrong} does not name weights", "--weights", "write ROW=RUN or ROW=FILE")
+    return Composer([*options.scale, *options.overrides], options.outputs, {row: path for row, _, path in weights})
 
 
 def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
@@ -92,7 +110,12 @@ def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
     tables = [_buildable(name) for name in options.ids]
     rows = matching(tables, options.rows)
     with hydra_state.prepared():
-        return [choose(one, rows[one.id], options.seeds, composer) for one in tables if rows[one.id]]
+        chosen = [choose(one, rows[one.id], options.seeds, composer, _lacking) for one in tables if rows[one.id]]
+    if unused := composer.weights.keys() - composer.used.keys():
+        starts = dict.fromkeys(source.label for some in chosen for source in some.sources.values())
+        todo = f"name one of {', '.join(starts)}" if starts else "none of these rows starts from trained weights"
+        raise ConfigError(f"{min(unused)} names no row that others start from", "--weights", todo)
+    return chosen
 
 
 def _buildable(name: str) -> paper_tables.Table:
@@ -111,6 +134,18 @@ def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
     from attnbench.models import factory
 
     return factory.counting_sketch(composed)
+
+
+def _lacking(composed: Config) -> str:
+    """What a given file of weights lacks for a network; empty if it fits.
+
+    Raises:
+        StorageError: the weights do not fit.
+    """
+    from attnbench.models import factory
+
+    loaded = factory.fitted(composed, catalog.class_count(composed))
+    return f"without attention, by {loaded.layout} names" if loaded.sites else ""
 
 
 # attnbench table
@@ -230,16 +265,30 @@ def _run(options: argparse.Namespace) -> None:
     chosen_launcher = hydra_launchers.chosen(_launching(options))
     composer = _composer(options)
     chosen = _asked(options, composer)
-    runs = [planned.run for planned in plan.planned_runs(chosen, _sketch)]
-    members = [executor.Member(f"{run.label} seed {run.seed}", run.config) for run in runs]
+    plan.planned_runs(chosen, _sketch)
     for some in chosen:
         print(some.title, file=sys.stderr)
-    executor.run(members, chosen_launcher, watcher())
+    members: list[executor.Member] = []
+    for group in in_order(run for some in chosen for run in some.runs()):
+        failed = {member.folder.path for member in members if member.outcome and member.outcome.failure}
+        some_members = [_member(run, failed) for run in group]
+        executor.run(some_members, chosen_launcher, watcher())
+        members += some_members
     failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
     _show(_reports(chosen, composer, failures), options)
     if failures:
         print(f"{len(failures)} of {len(members)} runs failed", file=sys.stderr)
         sys.exit(1)
+
+
+def _member(run: RowRun, failed: Collection[Path]) -> executor.Member:
+    """A run as a member; one that starts from a failed run fails with it."""
+    member = executor.Member(f"{run.label} seed {run.seed}", run.config)
+    if run.start and run.start.path in failed:
+        what = f"{run.start.label} seed {run.start.seed}, whose weights this run starts from, failed"
+        failure = StorageError(what, run.start.path, "see its reason; the same command runs what is missing")
+        member.outcome = Outcome("failed", str(member.folder.path), failure=failure)
+    return member
 
 
 def _launching(options: argparse.Namespace) -> list[str]:

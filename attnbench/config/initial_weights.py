@@ -12,16 +12,24 @@ from functools import cache
 from pathlib import Path
 
 from attnbench.base import files
+from attnbench.base.errors import StorageError
 
 RUN = re.compile(r"(?:^|.*/)runs/([^/]+/[^/]+/[^/]+-[0-9a-f]{8}(?:/seed\d+)?)")
 
 
 def locate(weights: str, seed: int) -> Path:
-    """The file, or the folder of the run, that a run with this seed starts from; it may not exist."""
+    """The file, or the folder of the run, that a run with this seed starts from.
+
+    Raises:
+        StorageError: it does not exist.
+    """
     path = Path(weights).expanduser()
-    if path.is_file() or (path / "config.yaml").is_file() or re.fullmatch(r"seed\d+", path.name):
-        return path
-    return path / f"seed{seed}"
+    for found in (path, path / f"seed{seed}"):
+        if found.is_file() or (found / "config.yaml").is_file():
+            return found
+    wanted = path if not path.is_dir() else path / f"seed{seed}"
+    todo = "train it first, or give another run's folder, such as outputs/runs/<dataset>/<backbone>/<name>, or a file"
+    raise StorageError("there is no such run or file of weights", wanted, todo)
 
 
 def name(weights: str) -> str:

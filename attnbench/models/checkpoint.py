@@ -83,10 +83,13 @@ def of_run(run: Path, config: Config) -> Mapping[str, Tensor]:
 
     Raises:
         ConfigError: the run's backbone, attention or placement differs; the message names the keys.
-        StorageError: the folder is not a run's, or the checkpoint is damaged.
+        StorageError: the folder is not a run's, the run is not finished, or the checkpoint is damaged.
     """
     refuse_other_backbone(run, config)
     state, _ = checkpoint(run / "checkpoints", "last")
+    if files.read_json(run / "result.json") is None:
+        what = f"this run is not finished: its weights are those of epoch {state['epoch']}"
+        raise StorageError(what, run, "finish it, or export its weights and start from the file")
     return evaluated(state)
 
 

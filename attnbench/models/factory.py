@@ -73,6 +73,18 @@ def sketch(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
         return network(without_weights(config), num_classes)
 
 
+def fitted(config: Config, num_classes: int) -> warm_start.Loaded:
+    """What becomes of the weights in ``backbone.weights``, tried on a network on the meta device.
+
+    Raises:
+        ConfigError, StorageError: they do not fit.
+    """
+    with torch.device("meta"):
+        body = without_weights(config).build("backbone", num_classes=num_classes)
+        _attended(config, body)
+        return warm_start.start(body, config)
+
+
 def refuse_other_backbone(config: Config) -> None:
     """Check that the run in ``backbone.weights``, if any, has the same backbone; builds nothing.
 

@@ -24,8 +24,9 @@ from attnbench.config import catalog, composition
 from attnbench.config.configuration import Config
 from attnbench.models import complexity, factory
 from attnbench.reports import counts, formats, paper_tables, plan, statistics, writing
+from attnbench.reports.composer import Composer
 from attnbench.reports.report import report, tally
-from attnbench.reports.rows import Chosen, Composer, RowRun, choose, matching, seeded
+from attnbench.reports.rows import Chosen, RowRun, choose, matching, seeded
 from attnbench.runs.status import RunStatus, folder_status
 from tests.conftest import ROOT
 

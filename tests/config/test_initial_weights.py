@@ -36,8 +36,6 @@ def test_the_seeds_of_a_run_share_a_group_whose_name_has_its_weights() -> None:
     line = ["task=detection", "attention=eca", f"backbone.weights=outputs/runs/{SOURCE}"]
     configs = [compose([*line, f"seed={seed}"]) for seed in (0, 1)]
     assert configs[0].group_folder == configs[1].group_folder
-    located = [initial_weights.locate(c.tree["backbone"]["weights"], c.seed) for c in configs]
-    assert [path.name for path in located] == ["seed0", "seed1"]
     others = (compose(["task=detection", "attention=eca"]), compose([*line[:-1], f"{line[-1]}/seed0"]))
     assert len({configs[0].hash, *(other.hash for other in others)}) == 3
 

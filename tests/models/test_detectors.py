@@ -283,7 +283,7 @@ def test_the_error_for_a_different_backbone_names_the_difference(
 
 
 def test_a_folder_without_a_run_is_refused_as_the_start(compose: Callable[..., Config], tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="not a run's folder"):
+    with pytest.raises(StorageError, match="there is no such run"):
         run.train(compose(*DETECT, f"backbone.weights={tmp_path}"))
 
 

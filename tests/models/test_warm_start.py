@@ -117,7 +117,7 @@ def test_a_run_of_another_attention_is_refused_before_anything_is_written(compos
 
 
 def test_missing_weights_are_named(compose: Compose, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"not a run's folder.*nowhere/seed0"):
+    with pytest.raises(StorageError, match=r"there is no such run or file of weights \(.*nowhere\)"):
         run.train(compose(*SMALL, f"backbone.weights={tmp_path / 'nowhere'}"))
 
 

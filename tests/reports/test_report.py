@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from attnbench.reports import paper_tables
+from attnbench.reports.composer import Composer
 from attnbench.reports.report import Report, as_dict, remarks, report
-from attnbench.reports.rows import Composer, choose
+from attnbench.reports.rows import choose
 from tests.figure_fixtures import Leave
 
 
