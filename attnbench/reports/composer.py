@@ -59,10 +59,10 @@ class Composer:
     ) -> None:
         scoped = [(match[1], match[2]) for one in extra if (match := SCOPED.fullmatch(one))]
         self.extra = [_long(one) for one in extra if not SCOPED.fullmatch(one)]
+        self.extra += [f"paths.outputs={outputs}"] if outputs else []
         self.scoped = {table: [_long(one) for name, one in scoped if name == table] for table, _ in scoped}
         if unknown := self.scoped.keys() - set(paper_tables.ids()):
             raise ConfigError(f"there is no table {min(unknown)}", "--scale", "write a table's id before the colon")
-        self.outputs = [f"paths.outputs={outputs}"] if outputs else []
         self.weights = dict(weights or {})
         self.left_out: dict[str, None] = {}
         self.used: dict[str, None] = {}
@@ -173,7 +173,7 @@ class Composer:
     def _composed(self, overrides: Sequence[str], extra: Sequence[str]) -> Config:
         given = {override_key(override) for override in extra}
         own = [override for override in overrides if override_key(override) not in given]
-        key = (*own, *extra, *self.outputs)
+        key = (*own, *extra)
         if key not in self.made:
             self.made[key] = self._compose([*key])
         return self.made[key]
