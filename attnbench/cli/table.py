@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def main() -> None:
     """``attnbench table [ID ...] [--count | --plan | --run] ...``."""
     options = _options()
-    if options.count:
+    if options.tally:
+        _tally(options)
+    elif options.count:
         _count(options)
     elif not options.ids:
         _list(options)
@@ -50,6 +52,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("ids", nargs="*", metavar="ID", help="such as sb/5, and key=value; without an ID, list all")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--count", action="store_true", help="compare printed parameters and operations with ours")
+    what.add_argument(
+        "--tally", action="store_true", help="count all tables of both papers: what is matched, and what not"
+    )
     what.add_argument("--plan", action="store_true", help="list the runs, their state and about how long they take")
     what.add_argument("--run", action="store_true", help="run what is missing, then report")
     parser.add_argument(
@@ -224,6 +229,33 @@ def _print_counted(
         console.show(listing, *remarks)
     else:
         print(*remarks, sep="\n")
+
+
+# attnbench table --tally
+
+
+def _tally(options: argparse.Namespace) -> None:
+    if options.ids or options.rows or options.scale or options.overrides:
+        raise ConfigError("--tally counts all tables as printed", "command line", "use --count for one table")
+    tables = [one for one in map(paper_tables.load, paper_tables.printed()) if not _missing(one)]
+    with console.waiting("counting the networks of every table"):
+        cells = counts.tally(tables, _sketch)
+    totals, missed = counts.totals(cells), [one for one in cells if not one.cell.matched]
+    if options.format == "json":
+        by_kind = {kind: {"matched": matched, "printed": total} for kind, (matched, total) in totals.items()}
+        about = [vars(one) | {"cell": vars(one.cell)} for one in missed]
+        _write(json.dumps({"counts": by_kind, "not_matched": about}, indent=2) + "\n", options)
+        return
+    lines = [f"{kind}: {matched} of {total} printed counts matched" for kind, (matched, total) in totals.items()]
+    lines += ["", "not matched:", *(f"  {_missed(one)}" for one in missed)]
+    _write("\n".join(lines) + "\n", options)
+
+
+def _missed(one: counts.TalliedCell) -> str:
+    cell = one.cell
+    ours = f"{cell.ours:,} ours" if cell.ours is not None else "not counted"
+    where = f"{one.table} {one.row}: {one.kind} {cell.printed} {cell.unit} printed, {ours}"
+    return f"{where}. {cell.note}" if cell.note else where
 
 
 # attnbench table ID --plan

@@ -94,6 +94,11 @@ def ids() -> list[str]:
     return [f"{p.parent.name}/{p.stem}" for d in found for p in sorted(d.glob("*.yaml"), key=lambda p: int(p.stem))]
 
 
+def printed() -> list[str]:
+    """The ids of the tables that stand in a paper: those with a number."""
+    return [table for table in ids() if table.rpartition("/")[2].isdecimal()]
+
+
 def load(table: str) -> Table:
     """Read a table.
 
