@@ -147,16 +147,16 @@ MUTATIONS = [
     # The loop
     Mutation(
         "rate-after-the-step", "attnbench/training/engine.py",
-        "            pace(state, progress, schedule.rate(progress, batch_size))\n"
+        "            pace(state, progress, schedule.rate(progress, batch_size, done))\n"
         "            state.loss_sum += step(batch)\n",
         "            state.loss_sum += step(batch)\n"
-        "            pace(state, progress, schedule.rate(progress, batch_size))\n",
+        "            pace(state, progress, schedule.rate(progress, batch_size, done))\n",
         [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
     ),
     Mutation(
         "rate-of-the-epochs-beginning", "attnbench/training/engine.py",
-        "schedule.rate(progress, batch_size)",
-        "schedule.rate(epoch, batch_size)",
+        "schedule.rate(progress, batch_size, done)",
+        "schedule.rate(epoch, batch_size, done)",
         [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
     ),
     Mutation(
