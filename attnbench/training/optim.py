@@ -24,7 +24,7 @@ class Schedule:
         lr: the initial rate. If ``lr_reference_batch`` is given, it is the rate for batches of that size.
         lr_reference_batch: the rate is multiplied by batch_size / lr_reference_batch; null leaves it unchanged.
         warmup_epochs: the number of epochs over which the rate first rises linearly.
-        warmup_steps: the same as a number of updates; it takes the place of ``warmup_epochs``.
+        warmup_steps: the same as a number of updates; ``warmup_epochs`` is then 0.
         warmup_from: the share of the rate at which the warm-up begins.
         per: whether e is a whole number (``epoch``) or grows with every ``step``.
         factor, period: parameters of the laws step and exponential. The period is the number of epochs between drops,

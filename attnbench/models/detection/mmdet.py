@@ -4,14 +4,15 @@ The numbers are those of its configurations ``*_r50_fpn_1x``. What both projects
 suppression, the clipping of boxes to the image, and mean, standard deviation and padding of images, is torchvision's
 code. So are the names of all weights.
 
-**Coordinates.** In MMDetection 1.x, a box ends with the last pixel inside it: the first 32 pixels are [0, 31], and every
-width, overlap and offset has a "+ 1". Here a box ends where that pixel ends: [0, 32]. Overlaps, offsets, regions and
-their levels are then those of torchvision's formulas, so only anchors and mask targets, which are rounded, need to know.
+**Coordinates.** In MMDetection 1.x, a box ends with the last pixel inside it: the first 32 pixels are [0, 31], and
+every width, overlap and offset has a "+ 1". Here a box ends where that pixel ends: [0, 32]. Overlaps, offsets, regions
+and their levels are then those of torchvision's formulas. Only anchors and mask targets, which are rounded to pixels,
+need to know.
 
-**Not followed**, as each changes a coordinate by less than a pixel: an annotated box is scaled before its last pixel is
-added, not after; the side of a resized image is rounded to the nearest pixel, not down; a mask is pasted into a box
-that is rounded to pixels. The pixels of a resized image are rounded to bytes before they are normalised. A proposal
-without area is kept, one pixel wide. The logarithm of a side's offset is also limited from below.
+**Not followed** are details that move a coordinate by less than a pixel. MMDetection scales the last pixel of an
+annotated box, and not its end; it rounds the sides of a resized image to the nearest number, and not down; it rounds
+the pixels of a resized image to bytes; it pastes masks into boxes that are rounded to pixels. It also keeps proposals
+without area, as boxes of one pixel, and limits how much smaller than its anchor a box may be.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 PADDED = 32  # the sides of an image are padded to a multiple of this
 RPN_BETA, REGION_BETA = 1 / 9, 1.0  # where the losses of boxes turn from quadratic to linear
+ROUNDING = 1e-5  # by which a share of one half may be too small
 
 Targets = list[dict[str, Tensor]]
 
@@ -253,12 +255,12 @@ def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Te
         for x, share_x in columns:
             there = masks[objects[:, None, None], y[:, :, None], x[:, None, :]]
             values += share_y[:, :, None] * share_x[:, None, :] * there
-    return (values >= 0.5).float()
+    return (values >= 0.5 - ROUNDING).float()
 
 
 def _taps(first: Tensor, extent: Tensor, side: int, end: int) -> list[tuple[Tensor, Tensor]]:
     """The two pixels between which each of ``side`` points lies, and their shares; (n, side) each."""
-    points = (torch.arange(side, device=first.device) + 0.5) / side * extent[:, None] - 0.5
+    points = (torch.arange(side, device=first.device) + 0.5) * extent[:, None] / side - 0.5
     points = torch.minimum(points.clamp(min=0), extent[:, None] - 1)
     low = points.floor()
     share = points - low

@@ -158,7 +158,8 @@ class SingleStageByMMDetection(SingleStage):
             aims = self.box_coder.encode_single(target["boxes"][mine], given[shows])
             boxes.append(F.smooth_l1_loss(deltas[shows], aims, beta=BETA, reduction="sum"))
             number += max(1, len(mine))
-        return {"classification": torch.stack(kinds).sum() / number, "bbox_regression": torch.stack(boxes).sum() / number}
+        sums = {"classification": torch.stack(kinds).sum(), "bbox_regression": torch.stack(boxes).sum()}
+        return {name: value / number for name, value in sums.items()}
 
     def _objects(self, boxes: Tensor, anchors: Tensor, valid: Tensor) -> Tensor:
         """The object of each anchor (anchors,): -1 for background, -2 for anchors that are not used."""
@@ -178,11 +179,9 @@ class SingleStageByMMDetection(SingleStage):
         """
         best = [one.amax(2).topk(min(CANDIDATES, one.shape[1]), 1).indices for one in head_outputs["cls_logits"]]
         chosen = {
-            name: [one.gather(1, at[..., None].expand(-1, -1, one.shape[2])) for one, at in zip(maps, best, strict=True)]
+            name: [torch.take_along_dim(one, at[..., None], 1) for one, at in zip(maps, best, strict=True)]
             for name, maps in head_outputs.items()
         }
-        given = [
-            [one[at[number]] for one, at in zip(image, best, strict=True)] for number, image in enumerate(anchors)
-        ]
+        given = [[one[at[number]] for one, at in zip(image, best, strict=True)] for number, image in enumerate(anchors)]
         self.topk_candidates = CANDIDATES * chosen["cls_logits"][0].shape[2]  # every class of a chosen anchor
         return super().postprocess_detections(chosen, given, image_shapes)
