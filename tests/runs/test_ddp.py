@@ -151,7 +151,7 @@ class Plain(nn.Module):
         return self.layers(images.double())
 
 
-CLIP = 0.8  # the gradients of some updates have a larger norm, and those of others a smaller one
+CLIP = 0.28  # the gradients of some updates have a larger norm, and those of others a smaller one
 
 
 class Fitted(NamedTuple):
