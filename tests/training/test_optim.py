@@ -132,7 +132,13 @@ def test_the_optimizer_is_sgd_by_hand() -> None:
         torch.testing.assert_close(parameter.detach(), hand[name], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"law": "poly"}, {"accumulate": 0}, {"clip_grad_norm": 0.0}])
+OUT_OF_RANGE: list[dict[str, Any]] = [
+    *({"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"law": "poly"}, {"accumulate": 0}),
+    *({"clip_grad_norm": 0.0}, {"warmup_from": 1.0}, {"warmup_steps": 0}),
+]
+
+
+@pytest.mark.parametrize("bad", OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises((ConfigError, ValueError), match=next(iter(bad))):
         schedule(**bad)
