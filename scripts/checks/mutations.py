@@ -573,7 +573,7 @@ MUTATIONS = [
         "mmdet-best-region-stays", "attnbench/models/detection/mmdet.py",
         "matches.copy_(torch.where(last >= 0, last, matches))",
         "matches.copy_(torch.where((last >= 0) & (matches < 0), last, matches))",
-        [f"{MMDET}a_region_that_overlaps_one_object_most_may_belong_to_another", f"{MMDET}regions_are_assigned_by_the_rule"],
+        [f"{MMDET}a_region_that_overlaps_one_object_most_may_belong_to_another"],
     ),
     Mutation(
         "mmdet-objects-compete", "attnbench/models/detection/mmdet.py",
@@ -649,8 +649,8 @@ MUTATIONS = [
     ),
     Mutation(
         "clip-the-scaled-gradients", "attnbench/training/step.py",
-        "            self.state.scaler.unscale_(self.state.optimizer)  # the limit is for gradients of the unscaled loss\n",
-        "",
+        "self.state.scaler.unscale_(self.state.optimizer)  # the limit",
+        "# the limit",
         ["tests/training/test_update.py::test_gradients_are_clipped_to_a_norm_over_all_parameters"],
     ),
     Mutation(

@@ -444,15 +444,15 @@ def test_retinanets_losses_are_sums_over_the_batch_by_the_number_of_its_objects(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_retinanet_decodes_the_anchors_with_the_highest_scores(protocol: str) -> None:
-    """1001 anchors of one map. The last one's best class has the lowest score of all best ones, and is above 0.05.
+    """1001 anchors of one map. The last one has the lowest best score, and the highest sum of scores.
 
-    MMDetection leaves that anchor out. torchvision takes the 1000 highest of 5005 scores, here all those of classes 1
-    and 2 of 500 anchors.
+    MMDetection leaves that anchor out. torchvision takes the 1000 highest of 5005 scores, here all of class 2 first.
     """
     network = small(RetinaNet, protocol, short_side=4000, long_side=4000)
     logits = torch.full((1, 1001, 5), -9.0)
     logits[0, :, 0] = 2.0 - torch.arange(1001) / 1001
     logits[0, :500, 1] = 3.0
+    logits[0, 1000, 2:] = 0.5
     corners = torch.arange(1001)[:, None] * torch.tensor([3.0, 3.0])
     anchors = torch.cat([corners, corners + 3], 1)
     network.detections_per_img = 3000
