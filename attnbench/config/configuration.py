@@ -189,6 +189,7 @@ def coherent(config: Config) -> Config:
         ConfigError: options that do not fit together; it names the wrong key and what to do.
     """
     _refuse_other_task(config)
+    _refuse_two_warmups(config)
     if config.choices["dataset"] in NAMED_BY_FOLDER and not config.tree["dataset"]["name"]:
         data = config.tree["dataset"]
         config = replace(config, tree=config.tree | {"dataset": data | {"name": name_of_folder(data["root"])}})
@@ -238,6 +239,14 @@ def _refuse_other_task(config: Config) -> None:
         raise ConfigError(what, "dataset", f"use {', '.join(fitting)}")
     if detects and choices["detector"].startswith("mask_") and dataset in BOXES - MASKS:
         raise ConfigError(f"dataset={dataset} has no masks", "detector", f"use {', '.join(sorted(MASKS))}")
+
+
+def _refuse_two_warmups(config: Config) -> None:
+    """Refuse a warm-up whose length is given twice."""
+    schedule = config.tree["schedule"]
+    if schedule.get("warmup_steps") and schedule.get("warmup_epochs"):
+        what, todo = "the warm-up has a length in epochs too", "set it to null, or schedule.warmup_epochs to 0"
+        raise ConfigError(what, "schedule.warmup_steps", todo)
 
 
 @cache

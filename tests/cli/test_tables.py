@@ -509,7 +509,12 @@ def test_the_tally_counts_every_printed_cell_and_names_what_is_not_matched(run_t
     """The page of results prints the same totals and the same misses."""
     made = json.loads(run_table("--tally", "--json"))
     totals = {kind: (found["matched"], found["printed"]) for kind, found in made["counts"].items()}
-    assert [totals[kind][1] for kind in ("parameters", "operations", "multiply-adds", "module formulas")] == [92, 37, 16, 10]
+    assert [totals[kind][1] for kind in ("parameters", "operations", "multiply-adds", "module formulas")] == [
+        92,
+        37,
+        16,
+        10,
+    ]
     assert totals["all"] == (155 - len(made["not_matched"]), 155)
     assert totals["multiply-adds"][0] == 1 and totals["module formulas"][0] == 10
     page = " ".join((ROOT / "docs" / "results" / "README.md").read_text("utf-8").split())
