@@ -11,7 +11,6 @@ from attnbench.config.options import Count, OddInt, checked
 from attnbench.models.attention.squeeze import ChannelFirst
 from attnbench.models.insertion import Attended, Site
 
-
 SpatialNorm = bool | Literal["released"]
 
 
