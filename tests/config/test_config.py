@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import builders, composition, hydra_state, option_files
+from attnbench.config import builders, composition, hydra_state, option_files, options
 from attnbench.config.configuration import BOXES, DETECTION, GROUPS, MASKS, Config
 from attnbench.models import factory
 
@@ -37,7 +37,8 @@ def test_every_option_declares_just_what_its_builder_takes(group: str, name: str
     root = ["dataset.root=/pictures"] if (group, name) == ("dataset", "folder") else []
     node = composition.compose([f"{group}={name}", *attention, *task, *root])
     values = set(node.tree[group]) - {"_target_"}
-    assert values == set(builders.declaration(node.tree[group]["_target_"], group))
+    declared = set(builders.declaration(node.tree[group]["_target_"], group))
+    assert values == declared | options.SHARED.get(group, {}).keys()
 
 
 @pytest.mark.parametrize("name", option_files.names("backbone"))

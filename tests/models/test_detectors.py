@@ -275,7 +275,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_detector_starts_from_a_classification_run(classifier: Path, compose: Callable[..., Config]) -> None:
-    composed = compose(*DETECT, f"detector.backbone_from={classifier}")
+    composed = compose(*DETECT, f"backbone.weights={classifier}")
     model: Any = factory.network(composed, 10)[0]
     theirs = torch.load(classifier / "checkpoints/last.pt", weights_only=True)["model"]
     ours = model.backbone.body.state_dict()
@@ -300,14 +300,14 @@ def test_the_error_for_a_different_backbone_names_the_difference(
     changed = {override.split("=")[0] for override in overrides}
     kept = [override for override in DETECT if override.split("=")[0] not in changed]
     with pytest.raises(ConfigError) as refused:
-        run.train(compose(*kept, *overrides, f"detector.backbone_from={classifier}"))
-    assert named in str(refused.value) and refused.value.where == "detector.backbone_from"
+        run.train(compose(*kept, *overrides, f"backbone.weights={classifier}"))
+    assert named in str(refused.value) and refused.value.where == "backbone.weights"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_a_run_is_refused_as_the_start(compose: Callable[..., Config], tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="not a run's folder"):
-        run.train(compose(*DETECT, f"detector.backbone_from={tmp_path}"))
+    with pytest.raises(StorageError, match="there is no such run"):
+        run.train(compose(*DETECT, f"backbone.weights={tmp_path}"))
 
 
 def test_dense_needs_no_boxes_and_counts_all_regions() -> None:

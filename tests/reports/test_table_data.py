@@ -62,7 +62,19 @@ def test_every_file_is_a_table_of_a_paper() -> None:
 
 ARXIV = {"eca": "arXiv:1910.03151", "sb": "arXiv:2103.13080"}
 KEYS = {"title", "source", "seeds", "baseline", "columns", "notes", "rows"}
-ROW_KEYS = {"label", "overrides", "printed", "counts", "baseline", "quoted", "note", "per", "unit", "counter"}
+ROW_KEYS = {
+    "weights",
+    "label",
+    "overrides",
+    "printed",
+    "counts",
+    "baseline",
+    "quoted",
+    "note",
+    "per",
+    "unit",
+    "counter",
+}
 COUNTERS = {"params", "sb", "sb_added", "thop2019", "thop2019_late", "detection", "trainable", "module_params"}
 
 

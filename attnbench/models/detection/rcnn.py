@@ -38,7 +38,6 @@ class FasterRCNN:
         norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
         protocol: the project whose training and testing is reproduced: ``torchvision``'s, or MMDetection 1.x's
             (``mmdet``); see ``attnbench.models.detection.mmdet``.
-        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
     """
 
     short_side: Count = 800
@@ -51,7 +50,6 @@ class FasterRCNN:
     frozen_stages: Index = 1
     norm: Literal["trained", "frozen"] = "frozen"
     protocol: Toolkit = "torchvision"
-    backbone_from: str | None = None
 
     masks = False
 

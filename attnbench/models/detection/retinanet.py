@@ -39,7 +39,6 @@ class RetinaNet:
         norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
         protocol: the project whose training and testing is reproduced: ``torchvision``'s, or MMDetection 1.x's
             (``mmdet``).
-        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
     """
 
     short_side: Count = 800
@@ -49,7 +48,6 @@ class RetinaNet:
     frozen_stages: Index = 1
     norm: Literal["trained", "frozen"] = "frozen"
     protocol: Toolkit = "torchvision"
-    backbone_from: str | None = None
 
     masks = False
 
