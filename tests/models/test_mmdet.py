@@ -295,7 +295,8 @@ INITIAL = {
 
 @pytest.mark.parametrize("kind", [MaskRCNN, RetinaNet])
 def test_every_layer_of_the_heads_begins_as_in_mmdetection(kind: Any) -> None:
-    network = small(kind, channels=64, **({} if kind is RetinaNet else {"hidden": 128}))
+    hidden: dict[str, Any] = {} if kind is RetinaNet else {"hidden": 128}
+    network = small(kind, channels=64, **hidden)
     layers = {name: layer for name, layer in network.named_modules() if hasattr(layer, "weight") and "body" not in name}
     assert sum(p.numel() for layer in layers.values() for p in layer.parameters()) == sum(
         p.numel() for name, p in network.named_parameters() if "body" not in name

@@ -174,7 +174,7 @@ class Regions(RoIHeads):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of each image or, in training mode, the losses; as torchvision's."""
         if not self.training:
-            return super().forward(features, proposals, image_shapes)  # type: ignore[no-any-return]
+            return super().forward(features, proposals, image_shapes)
         assert targets is not None
         regions, objects, labels, aims = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(features, regions, image_shapes)
