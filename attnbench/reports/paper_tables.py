@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper; ``id`` is ``<paper>/<number>``."""
+    """A table of a paper; ``id`` is ``<paper>/<number>``, or ``<paper>/<name>`` if the paper does not print it."""
 
     id: str
     title: str
@@ -89,9 +90,14 @@ class Table:
 
 
 def ids() -> list[str]:
-    """The ids of all tables, ``eca/1`` first."""
-    found = (folder() / paper for paper in ("eca", "sb"))
-    return [f"{p.parent.name}/{p.stem}" for d in found for p in sorted(d.glob("*.yaml"), key=lambda p: int(p.stem))]
+    """The ids of all tables, ``eca/1`` first; each paper's printed tables come before the others."""
+    names = {paper: [path.stem for path in (folder() / paper).glob("*.yaml")] for paper in ("eca", "sb")}
+    return [f"{paper}/{name}" for paper, all_names in names.items() for name in sorted(all_names, key=_order)]
+
+
+def _order(name: str) -> tuple[float, str]:
+    """The printed tables by number, then the others by name."""
+    return (int(name) if name.isdigit() else math.inf), name
 
 
 def printed() -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from attnbench.config.options import Count, Fraction, Law, NonNegative, Pace, Positive
+from attnbench.base.errors import ConfigError
+from attnbench.config.options import Count, Fraction, Law, Names, NonNegative, Pace, Positive
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
@@ -35,6 +38,8 @@ class Schedule:
             average.
         clip_grad_norm: before an update, gradients whose L2 norm over all parameters exceeds this are scaled down to
             it; null: they are not.
+        no_decay: parameters without weight decay: their names, or the last parts of their names, such as ``lambda_``,
+            with ``*`` for any text. null: all parameters have weight decay.
     """
 
     law: Law
@@ -53,6 +58,7 @@ class Schedule:
     accumulate: Count = 1
     ema_decay: Fraction | None = None
     clip_grad_norm: Positive | None = None
+    no_decay: Names | None = None
 
     def rate(self, epoch: float, batch_size: int, steps: int = 0) -> float:
         """The learning rate of an update.
@@ -72,15 +78,45 @@ class Schedule:
         return self.warmup_from + (1.0 - self.warmup_from) * risen
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD over all trainable parameters, with weight decay on each of them, as in both papers."""
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        """SGD over all trainable parameters, with weight decay on each of them (as in both papers) but ``no_decay``.
+
+        Raises:
+            ConfigError: a pattern of ``no_decay`` matches no parameter.
+        """
         return torch.optim.SGD(
-            parameters,
+            self._groups(model),
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
         )
+
+    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The trainable parameters as groups: those with weight decay, then those without, if there are any."""
+        spared = _matching(model, self.no_decay or [])
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in trained if name not in spared]
+        others = [p for name, p in trained if name in spared]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+
+def _matching(model: nn.Module, patterns: list[str]) -> set[str]:
+    """The names of the parameters that patterns match, as a whole or in their last part.
+
+    Raises:
+        ConfigError: a pattern matches none.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    found = {
+        pattern: {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)}
+        for pattern in patterns
+    }
+    for pattern, matched in found.items():
+        if not matched:
+            todo = "use names such as lambda_ or bias, or parts of them with *"
+            raise ConfigError(f"no parameter is named {pattern}", "schedule.no_decay", todo)
+    return set().union(*found.values())
 
 
 def _drops(period: int | list[int], epoch: float) -> float:

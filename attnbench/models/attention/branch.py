@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attnbench.config.options import Gate
+from attnbench.config.options import DropoutPlace, Gate
 from attnbench.models.attention.squeeze import PooledAttention
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,7 +41,9 @@ class Branch(PooledAttention):
         gate: the function on the output; ``softmax`` runs over the channels.
         norm: batch norm after each layer, as in the SB paper; the SE and ECA papers have none.
         bias: biases in the layers.
-        dropout: probability in the hidden layer, after its ReLU.
+        dropout: its probability.
+        dropout_at: ``hidden``: on the hidden layer, after its ReLU; ``linear``: on the first layer's output, before its
+            norm; ``input``: on the pooled input. Before the ReLU, dropout would be the same as after it.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Branch(PooledAttention):
         norm: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
+        dropout_at: DropoutPlace = "hidden",
     ) -> None:
         super().__init__()
         self.reduce = nn.Linear(in_channels, hidden, bias=bias)
         self.norm1 = nn.BatchNorm1d(hidden) if norm else nn.Identity()
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
+        self.dropout_at = dropout_at
         self.expand = nn.Linear(hidden, out_channels, bias=bias)
         self.norm2 = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
         self.gated = Gated(gate)
@@ -71,8 +75,13 @@ class Branch(PooledAttention):
 
     def signal(self, pooled: Tensor) -> Tensor:
         """The signal a, (N, C_in) to (N, C_out)."""
-        hidden = self.dropout(self.relu(self.norm1(self.reduce(pooled))))
-        return self.gated(self.norm2(self.expand(hidden)))
+        hidden = self.reduce(self._dropped(pooled, "input"))
+        hidden = self.relu(self.norm1(self._dropped(hidden, "linear")))
+        return self.gated(self.norm2(self.expand(self._dropped(hidden, "hidden"))))
+
+    def _dropped(self, x: Tensor, place: DropoutPlace) -> Tensor:
+        """The values at a place, with dropout if this is the place for it."""
+        return self.dropout(x) if place == self.dropout_at else x
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows in addition to the layers: the gate."""

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from attnbench.config.options import Count, OddInt, checked
 from attnbench.models.attention.squeeze import ChannelFirst
 from attnbench.models.insertion import Attended, Site
+
+
+SpatialNorm = bool | Literal["released"]
+
+
+def _spatial_norm(norm: SpatialNorm) -> nn.Module:
+    """The norm after the spatial convolution; the released one starts with a gate of 1/2 at every position."""
+    if not norm:
+        return nn.Identity()
+    if norm is True:
+        return nn.BatchNorm2d(1)
+    released = nn.BatchNorm2d(1, momentum=0.01)
+    nn.init.zeros_(released.weight)
+    return released
 
 
 class ChannelGate(nn.Module):
@@ -33,10 +49,10 @@ class SpatialGate(nn.Module):
     (N, C, H, W) to (N, 1, H, W).
     """
 
-    def __init__(self, kernel_size: int, *, norm: bool) -> None:
+    def __init__(self, kernel_size: int, *, norm: SpatialNorm) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(1) if norm else nn.Identity()
+        self.norm = _spatial_norm(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """The gate of each position, (N, C, H, W) to (N, 1, H, W) in [0, 1]."""
@@ -47,7 +63,7 @@ class SpatialGate(nn.Module):
 class ConvolutionalBlockAttention(ChannelFirst):
     """x' = x * channel(x),  y = x' * spatial(x'); returns the refined map y, (N, C, H, W)."""
 
-    def __init__(self, channels: int, hidden: int, kernel_size: int, *, bias: bool, norm: bool) -> None:
+    def __init__(self, channels: int, hidden: int, kernel_size: int, *, bias: bool, norm: SpatialNorm) -> None:
         super().__init__()
         self.channel = ChannelGate(channels, hidden, bias=bias)
         self.spatial = SpatialGate(kernel_size, norm=norm)
@@ -68,7 +84,7 @@ def cbam(
     reduction: Count = 16,
     kernel_size: OddInt = 7,
     bias: bool = False,
-    norm: bool = False,
+    norm: SpatialNorm = False,
 ) -> nn.Module:
     """CBAM on the output of a site.
 
@@ -78,7 +94,8 @@ def cbam(
         reduction: r; the MLP's hidden layer has C // r units.
         kernel_size: of the spatial gate's convolution.
         bias: biases in the MLP, as in the released code.
-        norm: batch norm after the spatial convolution, as in the released code.
+        norm: batch norm after the spatial convolution. ``released``: as in the released code, with weight 0 at the
+            start and momentum 0.01.
     """
     channels = site.out_channels
     hidden = max(1, channels // reduction)

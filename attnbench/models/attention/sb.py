@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from attnbench.config.options import Count, Fraction, Gate, NonNegative, checked
+from attnbench.config.options import Count, DropoutPlace, Fraction, Gate, NonNegative, checked
 from attnbench.models.attention.branch import Branch
 from attnbench.models.attention.squeeze import PooledAttention
 from attnbench.models.insertion import Attended, Site
@@ -26,9 +28,11 @@ class ShiftAndBalance(PooledAttention):
         lambda_init: float,
         gate: Gate,
         dropout: float,
+        dropout_at: DropoutPlace = "hidden",
     ) -> None:
         super().__init__()
-        self.branch = Branch(in_channels, hidden, out_channels, gate=gate, norm=True, dropout=dropout)
+        options: dict[str, Any] = {"norm": True, "dropout": dropout, "dropout_at": dropout_at}
+        self.branch = Branch(in_channels, hidden, out_channels, gate=gate, **options)
         self.lambda_ = nn.Parameter(torch.full((out_channels, 1, 1), lambda_init))
 
     def signal(self, pooled: Tensor) -> Tensor:
@@ -54,6 +58,7 @@ def sb(
     gate: Gate = "tanh",
     hidden: Count = 1,
     dropout: Fraction = 0.0,
+    dropout_at: DropoutPlace = "hidden",
 ) -> nn.Module:
     """SB: its signal is computed from the input of a site and added to the site's output.
 
@@ -62,9 +67,16 @@ def sb(
         gate: the function on the branch's output (Table 9).
         hidden: multiplies the hidden layer's width (Table 10).
         dropout: probability in the hidden layer (Table 7 tries 0.2).
+        dropout_at: ``hidden``: after the hidden layer's ReLU; ``linear``: before its norm; ``input``: on the pooled
+            input.
     """
-    units = hidden_units(site, hidden)
     signal = ShiftAndBalance(
-        site.in_channels, units, site.out_channels, lambda_init=lambda_init, gate=gate, dropout=dropout
+        site.in_channels,
+        hidden_units(site, hidden),
+        site.out_channels,
+        lambda_init=lambda_init,
+        gate=gate,
+        dropout=dropout,
+        dropout_at=dropout_at,
     )
     return Attended(site.trunk, signal, reads="input", combine="add")

@@ -13,13 +13,28 @@ from attnbench.config.options import Count, Fraction, Positive, checked
 
 @checked
 def resnet(
-    *, depth: Literal[18, 34, 50, 101, 152, 200] = 50, pretrained: bool = False, num_classes: Count = 1000
+    *,
+    depth: Literal[18, 34, 50, 101, 152, 200] = 50,
+    last_stride: Literal[1, 2] = 2,
+    pretrained: bool = False,
+    num_classes: Count = 1000,
 ) -> nn.Module:
-    """ResNet-18 to -200 (arXiv:1512.03385; ResNet-200: 1603.05027), with strides at 3x3 convolutions."""
+    """ResNet-18 to -200 (arXiv:1512.03385; ResNet-200: 1603.05027), with strides at 3x3 convolutions.
+
+    Args:
+        depth: the number of layers.
+        last_stride: of stage 4. With 1, as in GSoP-Net, the last maps of a 224x224 image are 14x14 instead of 7x7.
+        pretrained: torchvision's weights, which were trained with ``last_stride`` 2.
+        num_classes: outputs of the classifier.
+    """
     if depth == 200:
         _no_weights(pretrained, "ResNet-200")
-        return _bottlenecks((3, 24, 36, 3), num_classes)
-    return _torchvision(f"resnet{depth}", pretrained, num_classes)
+        model = _bottlenecks((3, 24, 36, 3), num_classes)
+    else:
+        model = _torchvision(f"resnet{depth}", pretrained, num_classes)
+    if last_stride == 1:
+        _unstride(model.get_submodule("layer4"))
+    return model
 
 
 @checked
@@ -88,6 +103,13 @@ def _bottlenecks(blocks: tuple[int, ...], num_classes: int, **options: int) -> n
     from torchvision.models import resnet as resnets
 
     return resnets.ResNet(resnets.Bottleneck, list(blocks), num_classes=num_classes, **options)
+
+
+def _unstride(stage: nn.Module) -> None:
+    """Give every convolution of a stage stride 1: in its first block, one of the branch and the shortcut's."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
 
 
 def _torchvision(name: str, pretrained: bool, num_classes: int, **options: Any) -> nn.Module:

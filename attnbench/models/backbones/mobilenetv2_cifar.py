@@ -2,17 +2,20 @@
 
 This is the SB paper's CIFAR-10 backbone. The paper's parameter counts (Table 5) determine what its text leaves open:
 the stem has 16 channels and the last 1x1 convolution 1280 at every width, block channels are rounded to multiples of 8,
-every block has its expansion convolution, and a stride-1 block whose channels change has a 1x1 shortcut.
+every block has its expansion convolution, and a stride-1 block whose channels change has a 1x1 shortcut. Strides
+are those of pytorch-cifar; the paper does not print them.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.config.options import Count, Positive, checked
 
-# expansion, channels, blocks, stride of the first block: Table 2 of arXiv:1801.04381, strides for 32x32
+# expansion, channels, blocks, stride of the first block: Table 2 of arXiv:1801.04381, pytorch-cifar's strides
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -22,7 +25,8 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-STEM, LAST = 16, 1280
+LAST = 1280
+STRIDED = 1  # the index of the stage whose stride is an option
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -63,23 +67,26 @@ class MobileNetV2(nn.Module):
     Args:
         width: multiplies the blocks' channels.
         num_classes: outputs of the classifier.
+        stem: channels of the first convolution, at every width.
+        stem_stride: its stride.
+        stage2_stride: stride of the first block of stage 2.
     """
 
-    def __init__(self, width: float, num_classes: int) -> None:
+    def __init__(self, width: float, num_classes: int, stem: int, stem_stride: int, stage2_stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, STEM, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STEM)
-        self.layers = nn.Sequential(*self._blocks(width))
+        self.conv1 = nn.Conv2d(3, stem, 3, stem_stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layers = nn.Sequential(*self._blocks(width, stem, stage2_stride))
         self.conv2 = nn.Conv2d(round_channels(width * STAGES[-1][1]), LAST, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(LAST)
         self.linear = nn.Linear(LAST, num_classes)
 
     @staticmethod
-    def _blocks(width: float) -> list[nn.Module]:
+    def _blocks(width: float, in_channels: int, stage2_stride: int) -> list[nn.Module]:
         blocks: list[nn.Module] = []
-        in_channels = STEM
-        for expansion, base, count, stride in STAGES:
+        for number, (expansion, base, count, usual) in enumerate(STAGES):
             channels = round_channels(width * base)
+            stride = stage2_stride if number == STRIDED else usual
             for i in range(count):
                 blocks.append(InvertedResidual(in_channels, channels, expansion, stride if i == 0 else 1))
                 in_channels = channels
@@ -93,6 +100,23 @@ class MobileNetV2(nn.Module):
 
 
 @checked
-def mobilenetv2_cifar(*, width: Positive = 1.0, num_classes: Count = 10) -> nn.Module:
-    """MobileNetV2: 416,698 parameters at width 0.35, 715,834 at 0.5, 1,401,386 at 0.75, 2,294,682 at 1.0."""
-    return MobileNetV2(width, num_classes)
+def mobilenetv2_cifar(
+    *,
+    width: Positive = 1.0,
+    stem: Count = 16,
+    stem_stride: Literal[1, 2] = 1,
+    stage2_stride: Literal[1, 2] = 1,
+    num_classes: Count = 10,
+) -> nn.Module:
+    """MobileNetV2: 416,698 parameters at width 0.35, 715,834 at 0.5, 1,401,386 at 0.75, 2,294,682 at 1.0.
+
+    Both strides are 1 in pytorch-cifar and 2 in the network for 224x224.
+
+    Args:
+        width: multiplies the blocks' channels.
+        stem: channels of the first convolution: 16 by the SB paper's counts, 32 in pytorch-cifar.
+        stem_stride: 2 halves all maps.
+        stage2_stride: 2 halves the maps from stage 2 on, and removes the shortcut of its first block.
+        num_classes: outputs of the classifier.
+    """
+    return MobileNetV2(width, num_classes, stem, stem_stride, stage2_stride)
