@@ -12,8 +12,9 @@ from matplotlib.figure import Figure as Picture
 
 from attnbench.base import files
 from attnbench.config import composition
+from attnbench.reports.composer import Composer
 from attnbench.reports.figures import drawing, paper_figures
-from attnbench.reports.rows import Composer, seeded
+from attnbench.reports.rows import seeded
 from attnbench.runs import results
 
 Draw = Callable[..., tuple[Picture, str]]

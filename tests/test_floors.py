@@ -20,7 +20,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "config": [
         {"options", "renamed", "first_release"},
-        {"annotations", "naming"},
+        {"annotations", "naming", "initial_weights"},
         {"builders"},
         {"option_files"},
         {"configuration", "hydra_state"},
@@ -45,6 +45,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"attention", "placement", "backbones"},
         {"weights", "complexity", "fused", "folding", "stacking", "detection"},
         {"checkpoint"},
+        {"warm_start"},
         {"factory"},
         {"inspection"},
     ],
@@ -54,7 +55,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder", "data"},
+        {"folder", "data", "initial_weights"},
         {"status"},
         {"results", "load", "probe", "run"},
         {"evaluate", "export", "predict", "processes"},
@@ -70,7 +71,8 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "reports": [
         {"paper_tables", "statistics", "writing"},
-        {"counts", "rows"},
+        {"counts", "composer"},
+        {"rows"},
         {"plan", "report"},
         {"comparison", "formats"},
         {"figures"},

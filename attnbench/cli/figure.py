@@ -11,9 +11,10 @@ from attnbench.base import console
 from attnbench.base.errors import ConfigError, DataError
 from attnbench.cli.parser import CommandParser, find_ids_and_overrides, seeds
 from attnbench.config import hydra_state
+from attnbench.reports.composer import Composer
 from attnbench.reports.figures import paper_figures
 from attnbench.reports.figures.paper_figures import Figure
-from attnbench.reports.rows import Composer, Listed, choose, listed, warning
+from attnbench.reports.rows import Listed, choose, listed, warning
 from attnbench.runs import results
 from attnbench.runs.data import DataCheck
 from attnbench.runs.results import Run

@@ -40,12 +40,12 @@ def override_parser(command: str, about: str) -> CommandParser:
 
 
 def is_override(argument: str) -> bool:
-    """Whether an argument is a Hydra override, such as ``epochs=2``, ``~key`` or ``hydra/launcher=pool``.
+    """Whether an argument is an override: ``epochs=2``, ``~key``, ``hydra/launcher=pool``, ``eca/2:dataset=digits``.
 
     Options such as ``--output=DIR`` and folders such as ``outputs/k=3`` are not overrides.
     """
     key, equals, _ = argument.partition("=")
-    is_path = "/" in key and not key.lstrip("+").startswith("hydra/")
+    is_path = "/" in key and ":" not in key and not key.lstrip("+").startswith("hydra/")
     return key.startswith("~") or (bool(equals) and not key.startswith("-") and not is_path)
 
 

@@ -173,7 +173,8 @@ def timed_network(
     given = Noise(setup.noise(composed, batch, process.device, overrides))
     noise = next(Feed(given, process, (0.5,) * 3, (0.25,) * 3).epoch(0))
 
-    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+    parts, clip = schedule.accumulate, schedule.clip_grad_norm
+    update = Update(state, lambda part: task.loss(network, part), process, parts, clip)
 
     def train() -> None:
         network.train()

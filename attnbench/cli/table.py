@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.base import console, files
-from attnbench.base.errors import ConfigError
+from attnbench.base.errors import ConfigError, StorageError
 from attnbench.cli.parser import CommandParser, count, find_ids_and_overrides, seeds
 from attnbench.config import catalog, hydra_state, option_files
 from attnbench.config.configuration import Config
 from attnbench.launch import executor, hydra_launchers
 from attnbench.launch.progress import watcher
 from attnbench.reports import counts, formats, paper_tables, plan
+from attnbench.reports.composer import Composer
 from attnbench.reports.report import Report, report
-from attnbench.reports.rows import Chosen, Composer, Listed, choose, listed, matching, warning
+from attnbench.reports.rows import Chosen, Listed, RowRun, choose, in_order, listed, matching, warning
+from attnbench.runs.attempt import Outcome
 from attnbench.runs.data import DataCheck
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 def main() -> None:
     """``attnbench table [ID ...] [--count | --plan | --run] ...``."""
     options = _options()
-    if options.count:
+    if options.tally:
+        _tally(options)
+    elif options.count:
         _count(options)
     elif not options.ids:
         _list(options)
@@ -48,13 +52,29 @@ def _options() -> argparse.Namespace:
     parser.add_argument("ids", nargs="*", metavar="ID", help="such as sb/5, and key=value; without an ID, list all")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--count", action="store_true", help="compare printed parameters and operations with ours")
+    what.add_argument(
+        "--tally", action="store_true", help="count all tables of both papers: what is matched, and what not"
+    )
     what.add_argument("--plan", action="store_true", help="list the runs, their state and about how long they take")
     what.add_argument("--run", action="store_true", help="run what is missing, then report")
     parser.add_argument(
         "--seeds", type=seeds, help="3 for seeds 0, 1 and 2, or a list such as 0,1,4 (default: as many as in the paper)"
     )
     parser.add_argument("--rows", nargs="+", default=[], metavar="PATTERN", help="only these rows, such as 'SB x0.35*'")
-    parser.add_argument("--scale", nargs="+", default=[], metavar="key=value", help="change the setting of all rows")
+    parser.add_argument(
+        "--scale",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="change the setting of all rows, or of one table's: eca/2:key=value",
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="ROW=RUN|FILE",
+        help="trained weights for the rows that start from others, instead of training those first; may be repeated",
+    )
     parser.add_argument("--outputs", help="the folder of runs (default: outputs, or ATTNBENCH_OUTPUTS)")
     parser.add_argument(
         "--launcher", choices=hydra_launchers.names(), help="default: pool; its options are hydra.launcher.KEY=VALUE"
@@ -80,7 +100,10 @@ def _is_of_launcher(override: str) -> bool:
 
 
 def _composer(options: argparse.Namespace) -> Composer:
-    return Composer([*options.scale, *options.overrides], options.outputs)
+    weights = [one.partition("=") for one in options.weights]
+    if wrong := next((row for row, equals, path in weights if not (row and equals and path)), None):
+        raise ConfigError(f"{wrong} does not name weights", "--weights", "write ROW=RUN or ROW=FILE")
+    return Composer([*options.scale, *options.overrides], options.outputs, {row: path for row, _, path in weights})
 
 
 def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
@@ -92,7 +115,12 @@ def _asked(options: argparse.Namespace, composer: Composer) -> list[Chosen]:
     tables = [_buildable(name) for name in options.ids]
     rows = matching(tables, options.rows)
     with hydra_state.prepared():
-        return [choose(one, rows[one.id], options.seeds, composer) for one in tables if rows[one.id]]
+        chosen = [choose(one, rows[one.id], options.seeds, composer, _lacking) for one in tables if rows[one.id]]
+    if unused := composer.weights.keys() - composer.used.keys():
+        starts = dict.fromkeys(source.label for some in chosen for source in some.sources.values())
+        todo = f"name one of {', '.join(starts)}" if starts else "none of these rows starts from trained weights"
+        raise ConfigError(f"{min(unused)} names no row that others start from", "--weights", todo)
+    return chosen
 
 
 def _buildable(name: str) -> paper_tables.Table:
@@ -111,6 +139,18 @@ def _sketch(composed: Config) -> tuple[nn.Module, complexity.Size]:
     from attnbench.models import factory
 
     return factory.counting_sketch(composed)
+
+
+def _lacking(composed: Config) -> str:
+    """What a given file of weights lacks for a network; empty if it fits.
+
+    Raises:
+        StorageError: the weights do not fit.
+    """
+    from attnbench.models import factory
+
+    loaded = factory.fitted(composed, catalog.class_count(composed))
+    return f"without attention, by {loaded.layout} names" if loaded.sites else ""
 
 
 # attnbench table
@@ -191,6 +231,33 @@ def _print_counted(
         print(*remarks, sep="\n")
 
 
+# attnbench table --tally
+
+
+def _tally(options: argparse.Namespace) -> None:
+    if options.ids or options.rows or options.scale or options.overrides:
+        raise ConfigError("--tally counts all tables as printed", "command line", "use --count for one table")
+    tables = [one for one in map(paper_tables.load, paper_tables.printed()) if not _missing(one)]
+    with console.waiting("counting the networks of every table"):
+        cells = counts.tally(tables, _sketch)
+    totals, missed = counts.totals(cells), [one for one in cells if not one.cell.matched]
+    if options.format == "json":
+        by_kind = {kind: {"matched": matched, "printed": total} for kind, (matched, total) in totals.items()}
+        about = [vars(one) | {"cell": vars(one.cell)} for one in missed]
+        _write(json.dumps({"counts": by_kind, "not_matched": about}, indent=2) + "\n", options)
+        return
+    lines = [f"{kind}: {matched} of {total} printed counts matched" for kind, (matched, total) in totals.items()]
+    lines += ["", "not matched:", *(f"  {_missed(one)}" for one in missed)]
+    _write("\n".join(lines) + "\n", options)
+
+
+def _missed(one: counts.TalliedCell) -> str:
+    cell = one.cell
+    ours = f"{cell.ours:,} ours" if cell.ours is not None else "not counted"
+    where = f"{one.table} {one.row}: {one.kind} {cell.printed} {cell.unit} printed, {ours}"
+    return f"{where}. {cell.note}" if cell.note else where
+
+
 # attnbench table ID --plan
 
 
@@ -230,16 +297,30 @@ def _run(options: argparse.Namespace) -> None:
     chosen_launcher = hydra_launchers.chosen(_launching(options))
     composer = _composer(options)
     chosen = _asked(options, composer)
-    runs = [planned.run for planned in plan.planned_runs(chosen, _sketch)]
-    members = [executor.Member(f"{run.label} seed {run.seed}", run.config) for run in runs]
+    plan.planned_runs(chosen, _sketch)
     for some in chosen:
         print(some.title, file=sys.stderr)
-    executor.run(members, chosen_launcher, watcher())
+    members: list[executor.Member] = []
+    for group in in_order(run for some in chosen for run in some.runs()):
+        failed = {member.folder.path for member in members if member.outcome and member.outcome.failure}
+        some_members = [_member(run, failed) for run in group]
+        executor.run(some_members, chosen_launcher, watcher())
+        members += some_members
     failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
     _show(_reports(chosen, composer, failures), options)
     if failures:
         print(f"{len(failures)} of {len(members)} runs failed", file=sys.stderr)
         sys.exit(1)
+
+
+def _member(run: RowRun, failed: Collection[Path]) -> executor.Member:
+    """A run as a member; one that starts from a failed run fails with it."""
+    member = executor.Member(f"{run.label} seed {run.seed}", run.config)
+    if run.start and run.start.path in failed:
+        what = f"{run.start.label} seed {run.start.seed}, whose weights this run starts from, failed"
+        failure = StorageError(what, run.start.path, "see its reason; the same command runs what is missing")
+        member.outcome = Outcome("failed", str(member.folder.path), failure=failure)
+    return member
 
 
 def _launching(options: argparse.Namespace) -> list[str]:

@@ -40,8 +40,9 @@ def build(node: dict[str, Any], group: str, *args: Any, **supplied: Any) -> Any:
     target = present(node["_target_"])
     declaration(target, group)
     function = _imported(target, group)
+    own = {k: v for k, v in node.items() if k != "_target_" and k not in options.SHARED.get(group, ())}
     try:
-        return function(*args, **{k: v for k, v in node.items() if k != "_target_"}, **supplied)
+        return function(*args, **own, **supplied)
     except ValidationError as error:  # from a dataclass; ``checked`` translates its own errors
         raise ConfigError(options.explain(error), group) from error
 
@@ -66,7 +67,7 @@ def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
     """
     target = present(str(node.get("_target_")))
     values = {k: v for k, v in node.items() if k not in ("_target_", "_revision_")}
-    return {"_target_": target, **validated(values, declaration(target, group), group)}
+    return {"_target_": target, **validated(values, declaration(target, group) | options.SHARED.get(group, {}), group)}
 
 
 def validated(values: dict[str, Any], known: dict[str, Any], where: str) -> dict[str, Any]:

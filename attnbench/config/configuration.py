@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import naming
+from attnbench.config import initial_weights, naming
 from attnbench.config.builders import build, checked_node
 from attnbench.config.naming import TARGET
 from attnbench.config.option_files import folder, is_shipped, names, resolved
@@ -27,6 +27,8 @@ BOXES = {"digits_det", "voc", "coco"}
 MASKS = {"digits_det", "coco"}
 
 NAMED_BY_FOLDER = {"folder"}  # data sets that get the name of their folder, unless dataset.name is set
+
+WEIGHTS = "backbone.weights"
 
 FORMAT = 2  # of config.yaml and of the configuration in exported weights; release 0.1.0 wrote no number
 
@@ -43,6 +45,7 @@ class Config:
         usual: the default option of each group.
         revised: the options' revisions above 1, by group; None for those that the option files declare now.
         named: the recorded hash of a run whose options have been revised since; it can no longer be computed.
+        weights: what the initial weights are called in the run's name (see ``initial_weights``); empty without any.
     """
 
     tree: dict[str, Any]
@@ -52,6 +55,7 @@ class Config:
     usual: Mapping[str, str] = field(default_factory=dict)
     revised: Mapping[str, int] | None = None
     named: str | None = None
+    weights: str = ""
 
     @property
     def seed(self) -> int:
@@ -61,7 +65,8 @@ class Config:
     @property
     def values(self) -> dict[str, Any]:
         """The dotted keys and values that decide a run's result, except its seed."""
-        return naming.deciding(self.tree, self.declared)
+        values = naming.deciding(self.tree, self.declared)
+        return values | {WEIGHTS: self.weights} if self.weights else values
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -113,8 +118,11 @@ class Config:
     @property
     def group_folders(self) -> list[Path]:
         """The group's folder, and the folders of runs that were made under former names."""
-        former = naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions, self.usual)
-        return [*self._folders(self.hash), *(self._folders(former) if former else ())]
+        former = [naming.first_release_hash(self.tree, self.choices, self.deviations, self.revisions, self.usual)]
+        if self.weights:  # before 0.2, detectors only, and the name had the path as it was typed
+            typed = self.deviations | {WEIGHTS: self.tree["backbone"]["weights"]}
+            former.insert(0, naming.hash8(self._options, typed, self.revisions, self.usual))
+        return [*self._folders(self.hash), *(path for digest in former if digest for path in self._folders(digest))]
 
     @property
     def run_folder(self) -> Path:
@@ -138,6 +146,7 @@ class Config:
         """
         revised: dict[str, Any] = {"revisions": self.revisions} if self.revisions else {}
         revised |= {"removed": list(self.removed)} if self.removed else {}
+        revised |= {"weights": self.weights} if self.weights else {}
         values = {key: self._written(key, value) for key, value in self.tree.items()}
         return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
 
@@ -154,7 +163,8 @@ class Config:
             ConfigError: an unknown key, a wrong type, a value out of range, or options that do not fit together.
         """
         nodes = {group: checked_node(self.tree[group] | dict(new), group) for group, new in values.items()}
-        return coherent(replace(self, tree=self.tree | nodes))
+        kept = "" if "weights" in values.get("backbone", {}) else self.weights
+        return coherent(replace(self, tree=self.tree | nodes, weights=kept))
 
     def without_attention(self) -> Config:
         """This configuration with ``attention=none``."""
@@ -172,15 +182,19 @@ class Config:
 def coherent(config: Config) -> Config:
     """Refuse options that do not fit together, and set values that follow from others.
 
-    Without attention, the placement is none. ``dataset=folder`` gets a name from its folder.
+    Without attention, the placement is none. ``dataset=folder`` gets a name from its folder. The name of the initial
+    weights becomes part of the run's.
 
     Raises:
         ConfigError: options that do not fit together; it names the wrong key and what to do.
     """
     _refuse_other_task(config)
+    _refuse_two_warmups(config)
     if config.choices["dataset"] in NAMED_BY_FOLDER and not config.tree["dataset"]["name"]:
         data = config.tree["dataset"]
         config = replace(config, tree=config.tree | {"dataset": data | {"name": name_of_folder(data["root"])}})
+    if weights := config.tree["backbone"].get("weights"):
+        config = replace(config, weights=config.weights or initial_weights.name(weights))
     if config.choices["attention"] == "none":
         return _without_placement(config)
     if not config.tree["placement"]["roles"]:
@@ -225,6 +239,14 @@ def _refuse_other_task(config: Config) -> None:
         raise ConfigError(what, "dataset", f"use {', '.join(fitting)}")
     if detects and choices["detector"].startswith("mask_") and dataset in BOXES - MASKS:
         raise ConfigError(f"dataset={dataset} has no masks", "detector", f"use {', '.join(sorted(MASKS))}")
+
+
+def _refuse_two_warmups(config: Config) -> None:
+    """Refuse a warm-up whose length is given twice."""
+    schedule = config.tree["schedule"]
+    if schedule.get("warmup_steps") and schedule.get("warmup_epochs"):
+        what, todo = "the warm-up has a length in epochs too", "set it to null, or schedule.warmup_epochs to 0"
+        raise ConfigError(what, "schedule.warmup_steps", todo)
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 
 from attnbench.base.moved import present
 from attnbench.config import first_release
+from attnbench.config.options import SHARED
 from attnbench.config.renamed import first_key, first_option
 
 TARGET, REVISION = "_target_", "_revision_"
@@ -129,14 +130,21 @@ def first_release_hash(
     if revised or later_root_keys or not _is_first_groups(choices, deviations, usual or choices):
         return None
     identity: dict[str, Any] = {"batch_size": tree["batch_size"]}
-    for group, node in tree.items():
-        if group not in FIRST_GROUPS:
-            continue
-        exchanged = f"{group}.{TARGET}" in deviations
-        target = _first_target(f"{group}/{first_option(group, choices[group])}", node[TARGET], exchanged)
+    targets = {
+        group: _first_target(
+            f"{group}/{first_option(group, choices[group])}", node[TARGET], f"{group}.{TARGET}" in deviations
+        )
+        for group, node in tree.items()
+        if group in FIRST_GROUPS
+    }
+    known = {
+        f"{group}.{key}" for group, one in targets.items() for key in first_release.KEYS.get(one or "", "").split()
+    }
+    for group, target in targets.items():
         if target is None:
             return None
-        later = _later_keys(group, node, target)
+        node = tree[group]
+        later = _later_keys(group, node, target, known)
         if any(f"{group}.{key}" in deviations for key in later):
             return None
         identity |= {first_key(f"{group}.{key}"): value for key, value in node.items() if key not in later}
@@ -151,12 +159,10 @@ def _is_first_groups(choices: Mapping[str, str], deviations: Mapping[str, Any], 
     return not any(exchanged) and all(choices[group] == usual.get(group) for group in later)
 
 
-def _later_keys(group: str, node: Mapping[str, Any], target: str) -> set[str]:
-    """The keys of an option that its builder did not have in 0.1.0; a user's own builder has none."""
-    if target not in first_release.KEYS:
-        return set()
-    known = {f"{group}.{key}" for key in first_release.KEYS[target].split()}
-    return {key for key in node if key != TARGET and first_key(f"{group}.{key}") not in known}
+def _later_keys(group: str, node: Mapping[str, Any], target: str, known: set[str]) -> set[str]:
+    """The keys of an option that are not among those known to 0.1.0; a user's own builder has only shared ones."""
+    keys = node if target in first_release.KEYS else (key for key in node if key in SHARED.get(group, ()))
+    return {key for key in keys if key != TARGET and first_key(f"{group}.{key}") not in known}
 
 
 def _first_target(option: str, target: str, exchanged: bool) -> str | None:

@@ -67,8 +67,12 @@ Law = Literal["step", "exponential", "linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Tail = Literal["auto", "reference", "algebraic", "fused"]
 Pace = Literal["epoch", "step"]
+Toolkit = Literal["torchvision", "mmdet"]  # whose protocol a detector follows
 Workers = Literal["auto"] | Index
 PackSize = Literal["auto"] | Count  # runs trained at once; auto: as many as possible
+
+# Options that every option of a group has. configs/train.yaml declares them, and no builder sees them.
+SHARED: dict[str, dict[str, Any]] = {"backbone": {"weights": str | None}}
 
 F = TypeVar("F", bound=Callable[..., Any])
 

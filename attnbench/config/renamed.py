@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Present name -> former names, the oldest one first.
-KEYS: dict[str, tuple[str, ...]] = {}  # for example "schedule.warmup": ("schedule.warmup_epochs",)
+KEYS: dict[str, tuple[str, ...]] = {"backbone.weights": ("detector.backbone_from",)}
 OPTIONS: dict[str, tuple[str, ...]] = {}  # for example "attention/se_conv": ("attention/se_layer",)
 
 

@@ -10,14 +10,15 @@ import yaml
 
 from attnbench.base.errors import ConfigError, StorageError, first_line
 from attnbench.base.moved import present
+from attnbench.config import initial_weights
 from attnbench.config.composition import declarations
-from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, Config
+from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, WEIGHTS, Config
 from attnbench.config.hydra_state import prepared
 from attnbench.config.naming import TARGET, revisions
 from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
-ABOUT = ("format", "hash", "choices", "revisions", "removed")  # the keys of a record that are not values
+ABOUT = ("format", "hash", "choices", "revisions", "removed", "weights")  # the keys of a record that are not values
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -60,7 +61,10 @@ def from_record(record: Any, where: Path) -> Config:
         named = str(parts.get("hash")) if revised != revisions(known["declared"]) else None
         gone = set(map(present_key, parts.get("removed", [])))
         kept = {key: value for key, value in known["declared"].items() if key not in gone}
-        return Config(_completed(tree, kept), choices, **known, revised=revised, named=named)
+        tree["backbone"].setdefault("weights", None)
+        given = tree["backbone"]["weights"]
+        weights = parts.get("weights") or (initial_weights.name(given) if given else "")
+        return Config(_completed(tree, kept), choices, **known, revised=revised, named=named, weights=weights)
 
 
 def checked(config: Config, where: Path) -> Config:
@@ -100,7 +104,9 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
 
 
 def _present_value(key: str, value: Any) -> Any:
-    """A value in a checkpoint; the option of a group under its present name."""
+    """A value in a checkpoint; options and initial weights under their present names."""
+    if present_key(key) == WEIGHTS and value:
+        return initial_weights.name(value)
     return present_option(key, value) if "." not in key and isinstance(value, str) else value
 
 
@@ -123,6 +129,9 @@ def _parts(record: Any, where: Path) -> dict[str, Any]:
         raise StorageError(
             "not the configuration of a run: its removed keys are no list", where, "restore or remove it"
         )
+    if not isinstance(parts.get("weights", ""), str):
+        what = "not the configuration of a run: the name of its weights is no text"
+        raise StorageError(what, where, "restore or remove it")
     revised = parts.get("revisions", {})
     if not isinstance(revised, dict) or not all(isinstance(one, int) for one in revised.values()):
         what = "not the configuration of a run: its revisions are not numbers"

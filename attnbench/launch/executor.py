@@ -29,7 +29,7 @@ class Member:
     Attributes:
         name: what is shown to distinguish it from the others.
         config: the run's configuration.
-        outcome: how it ended; None while it waits or runs.
+        outcome: how it ended; None while it waits or runs. A member that has one from the start is not run.
         began: when its process began, by the monotonic clock; None while it waits.
         not_before: the earliest time to start it, by the monotonic clock.
         status: the contents of its folder's status.json when it was submitted.
@@ -145,7 +145,7 @@ def run(members: Sequence[Member], launcher: Launcher, watcher: Watcher) -> None
     with closing(watcher):
         data_check = DataCheck()
         for member in members:
-            member.outcome = settled(member, data_check)
+            member.outcome = member.outcome or settled(member, data_check)
         waiting = [member for member in members if member.outcome is None]
         if waiting:
             with closing(launcher.executor(waiting)) as executor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnbench.base import files
 from attnbench.base.errors import ConfigError, StorageError, first_line, listed
@@ -24,7 +24,7 @@ FILES: dict[Which, tuple[str, ...]] = {"last": ("last.pt", "next.pt", "previous.
 
 # The groups that must be the same to load a backbone's weights, and keys in them that may differ.
 BACKBONE = ("backbone", "attention", "placement")
-APART = ("backbone.pretrained", "backbone.dropout")
+APART = ("backbone.pretrained", "backbone.dropout", "backbone.weights")
 
 
 def checkpoint(folder: Path, which: Which) -> tuple[dict[str, Any], str]:
@@ -74,24 +74,23 @@ def refuse_other_config(config: Config, state: Mapping[str, Any], run: Path) -> 
         raise StorageError(what, run, "restore config.yaml, or train again with resume=never")
 
 
-def load_backbone(body: nn.Module, run: Path, config: Config) -> None:
-    """Load the backbone of a classification run, its attention included, into that of a detector.
+def of_run(run: Path, config: Config) -> Mapping[str, Tensor]:
+    """The weights of a classification run, to start a network with the same backbone and attention.
 
     Args:
-        body: the backbone without its classifier, with its attention.
         run: the run's folder.
-        config: of the detector.
+        config: of the network.
 
     Raises:
         ConfigError: the run's backbone, attention or placement differs; the message names the keys.
-        StorageError: the folder is not a run's, the checkpoint is damaged, or the weights do not fit.
+        StorageError: the folder is not a run's, the run is not finished, or the checkpoint is damaged.
     """
     refuse_other_backbone(run, config)
     state, _ = checkpoint(run / "checkpoints", "last")
-    theirs = evaluated(state)
-    heads = tuple(f"{name}." for name, child in body.named_children() if isinstance(child, nn.Identity))
-    kept = {key: value for key, value in theirs.items() if not key.startswith(heads)}
-    weights.load(body, kept, run / "checkpoints" / "last.pt")
+    if files.read_json(run / "result.json") is None:
+        what = f"this run is not finished: its weights are those of epoch {state['epoch']}"
+        raise StorageError(what, run, "finish it, or export its weights and start from the file")
+    return evaluated(state)
 
 
 def refuse_other_backbone(run: Path, config: Config) -> None:
@@ -104,13 +103,13 @@ def refuse_other_backbone(run: Path, config: Config) -> None:
     theirs = stored.checked(stored.read(run), run / "config.yaml")
     if "detector" in theirs.tree:
         what = f"this run is of a detector, {theirs.choices['detector']}"
-        raise ConfigError(what, "detector.backbone_from", "give a classification run")
+        raise ConfigError(what, "backbone.weights", "give a classification run")
     there, here = (_backbone(one) for one in (theirs, config))
     differ = [key for key in here | there if here.get(key) != there.get(key)]
     if differ:
         pairs = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in differ]
         what = f"the backbone of {run} differs: {listed(pairs)}"
-        raise ConfigError(what, "detector.backbone_from", "give a run of the same backbone, attention and placement")
+        raise ConfigError(what, "backbone.weights", "give a run of the same backbone, attention and placement")
 
 
 def _backbone(config: Config) -> dict[str, Any]:

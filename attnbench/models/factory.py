@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from attnbench.config import catalog, option_files
+from attnbench.config import catalog, initial_weights, option_files
 from attnbench.config import composition as configuration
 from attnbench.config.configuration import Config
-from attnbench.models import checkpoint
+from attnbench.models import checkpoint, warm_start
 from attnbench.models.complexity import Size
 from attnbench.models.insertion import Site, insert
 
@@ -30,10 +29,15 @@ def network(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
     Raises:
         ConfigError: the placement selects no site, or the attention cannot be used at one of them.
     """
-    model = config.build("backbone", num_classes=num_classes)
+    weights = config.tree["backbone"].get("weights")
+    stock = without_weights(config) if weights else config
+    model = stock.build("backbone", num_classes=num_classes)
     if "detector" in config.tree:
         return _detector(config, model, num_classes)
-    return model, _attended(config, model)
+    sites = _attended(config, model)
+    if weights:
+        warm_start.start(model, config)
+    return model, sites
 
 
 def _attended(config: Config, model: nn.Module) -> list[Site]:
@@ -51,8 +55,8 @@ def _detector(config: Config, body: nn.Module, num_classes: int) -> tuple[nn.Mod
     options: Detector = config.build("detector")
     model = options.network(body, num_classes)
     sites = _attended(config, body)
-    if options.backbone_from:
-        checkpoint.load_backbone(body, Path(options.backbone_from), config)
+    if config.tree["backbone"].get("weights"):
+        warm_start.start(body, config)
     options.settle(model)
     return model, [_inside(site, "backbone.body.") for site in sites]
 
@@ -69,26 +73,37 @@ def sketch(config: Config, num_classes: int) -> tuple[nn.Module, list[Site]]:
         return network(without_weights(config), num_classes)
 
 
+def fitted(config: Config, num_classes: int) -> warm_start.Loaded:
+    """What becomes of the weights in ``backbone.weights``, tried on a network on the meta device.
+
+    Raises:
+        ConfigError, StorageError: they do not fit.
+    """
+    with torch.device("meta"):
+        body = without_weights(config).build("backbone", num_classes=num_classes)
+        _attended(config, body)
+        return warm_start.start(body, config)
+
+
 def refuse_other_backbone(config: Config) -> None:
-    """Check that the run in ``detector.backbone_from``, if any, has the same backbone; builds nothing.
+    """Check that the run in ``backbone.weights``, if any, has the same backbone; builds nothing.
 
     Raises:
         ConfigError: the backbones differ; the message names the keys.
-        StorageError: the run does not exist.
+        StorageError: the run or file does not exist.
     """
-    if source := config.tree.get("detector", {}).get("backbone_from"):
-        checkpoint.refuse_other_backbone(Path(source), config)
+    if given := config.tree["backbone"].get("weights"):
+        source = initial_weights.locate(given, config.seed)
+        if not source.is_file():
+            checkpoint.refuse_other_backbone(source, config)
 
 
 def without_weights(config: Config) -> Config:
     """The configuration, changed so that the network loads no weights."""
-    none = {"backbone": ("pretrained", False), "detector": ("backbone_from", None)}
-    nodes = {
-        group: config.tree[group] | {key: value}
-        for group, (key, value) in none.items()
-        if key in config.tree.get(group, {})
-    }
-    return replace(config, tree=config.tree | nodes)
+    none = {"pretrained": False, "weights": None}
+    backbone = config.tree["backbone"]
+    plain = backbone | {key: value for key, value in none.items() if key in backbone}
+    return replace(config, tree=config.tree | {"backbone": plain})
 
 
 def counting_sketch(config: Config) -> tuple[nn.Module, Size]:

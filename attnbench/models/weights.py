@@ -88,7 +88,7 @@ def load(model: nn.Module, weights: Weights, where: object) -> None:
     Raises:
         StorageError: they do not fit; lists up to five missing keys, unexpected keys and wrong shapes each.
     """
-    _copy(model.state_dict(), weights, where)
+    copy(model.state_dict(), weights, where)
 
 
 def to_timm(model: nn.Module, theirs: nn.Module) -> None:
@@ -106,10 +106,10 @@ def to_timm(model: nn.Module, theirs: nn.Module) -> None:
         StorageError: keys or shapes differ, for example because the hidden width (timm rounds it to a multiple of 8)
             or k differs.
     """
-    ours = _as_timm(model)
+    ours = as_timm(model)
     _refuse_other_slots(theirs)
     expected = theirs.state_dict()
-    _copy(expected, _with_biases(ours, expected), "timm's network")
+    copy(expected, _with_biases(ours, expected), "timm's network")
 
 
 def from_timm(model: nn.Module, theirs: nn.Module) -> None:
@@ -118,9 +118,9 @@ def from_timm(model: nn.Module, theirs: nn.Module) -> None:
     Raises:
         ConfigError, StorageError: as in `to_timm`; also if timm has biases other than zero and our SE has none.
     """
-    ours = _as_timm(model)
+    ours = as_timm(model)
     _refuse_other_slots(theirs)
-    _copy(ours, _with_biases(theirs.state_dict(), ours), "timm's network")
+    copy(ours, _with_biases(theirs.state_dict(), ours), "timm's network")
 
 
 def load_released(model: nn.Module, source: Path | Weights) -> None:
@@ -136,13 +136,11 @@ def load_released(model: nn.Module, source: Path | Weights) -> None:
         StorageError: the weights do not fit; if k differs, the message gives the kernel sizes of the weights.
     """
     weights = read(source) if isinstance(source, Path) else stripped(source)
-    slots = {path: _released_slot(model, path) for path in _sites(model)}
-    if other := [path for path in slots if not isinstance(_attended(model, path).attention, EfficientChannelAttention)]:
-        raise ConfigError(f"the attention at {other[0]} is not ECA", "attention", "use attention=eca")
+    slots = _released_slots(model)
     expected = _renamed(model, slots)
     ours, theirs = (_kernel_sizes(model, slots, some) for some in (expected, weights))
     todo = f"build the network with attention.kernel_size={theirs}" if theirs and ours != theirs else ""
-    _copy(expected, weights, source if isinstance(source, Path) else "ECA-Net's layout", todo)
+    copy(expected, weights, source if isinstance(source, Path) else "ECA-Net's layout", todo)
 
 
 def _torch(path: Path) -> Any:
@@ -206,13 +204,51 @@ def _attended(model: nn.Module, path: str) -> Attended:
     return module
 
 
-def _as_timm(model: nn.Module) -> dict[str, Tensor]:
-    """Our own tensors (views, not copies) under timm's names and in its shapes."""
+def as_stock(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own tensors under the names of the stock network; those of its attention keep their own names.
+
+    This view, like the other two, is in the order of the model's state dict and shares its memory.
+    """
+    return {
+        f"{match['site']}.{match['name']}"
+        if (match := AT_SITE.fullmatch(key)) and match["part"] == "trunk"
+        else key: value
+        for key, value in model.state_dict().items()
+    }
+
+
+def as_released(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own tensors under the names of the released ECA-Nets.
+
+    Raises:
+        ConfigError: its attention is not ECA at its blocks' outputs.
+    """
+    return _renamed(model, _released_slots(model))
+
+
+def as_timm(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own tensors under timm's names and in its shapes.
+
+    Raises:
+        ConfigError: timm has no slot for the model's attention.
+    """
     slots = {path: f"{path.rpartition('.')[0]}.se" for path in _sites(model)}
     return {
         key: value[:, :, None, None] if SE_WEIGHT.fullmatch(key) else value  # a layer (out, in) as a 1x1 convolution
         for key, value in _renamed(model, slots).items()
     }
+
+
+def _released_slots(model: nn.Module) -> dict[str, str]:
+    """The name of the ECA in the official networks, for the path of each site.
+
+    Raises:
+        ConfigError: an attention is not ECA at its block's output.
+    """
+    slots = {path: _released_slot(model, path) for path in _sites(model)}
+    if other := [path for path in slots if not isinstance(_attended(model, path).attention, EfficientChannelAttention)]:
+        raise ConfigError(f"the attention at {other[0]} is not ECA", "attention", "use attention=eca")
+    return slots
 
 
 def _released_slot(model: nn.Module, path: str) -> str:
@@ -283,7 +319,7 @@ def _with_biases(given: Weights, expected: Weights) -> dict[str, Tensor]:
     return plain | {key: torch.zeros_like(expected[key]) for key in differ if key in expected}
 
 
-def _copy(expected: Weights, given: Weights, where: object, todo: str = "") -> None:
+def copy(expected: Weights, given: Weights, where: object, todo: str = "") -> None:
     """Copy weights into tensors of the same names and shapes: all of them, or none.
 
     The given weights may lack ``num_batches_tracked``, as those of torch before 0.4.1 do; it then keeps its value.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -56,6 +56,48 @@ def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]])
         for row, cells in counted
     ]
     return {"id": table.id, "title": table.title, "source": table.source, "notes": table.notes, "rows": rows}
+
+
+# What each counter counts.
+KINDS = {
+    "params": "parameters",
+    "trainable": "parameters",
+    "thop2019": "operations",
+    "thop2019_late": "operations",
+    "detection": "operations",
+    "sb": "multiply-adds",
+    "sb_added": "multiply-adds",
+    "module_params": "module formulas",
+}
+
+
+@dataclass(frozen=True)
+class TalliedCell:
+    """A printed count in the tally: its kind, the id of its table, its row and column, and the cell."""
+
+    kind: str
+    table: str
+    row: str
+    column: str
+    cell: CountedCell
+
+
+def tally(tables: Iterable[Table], sketch: Sketch) -> list[TalliedCell]:
+    """Every printed count of some tables; cells that we derive from printed ones are left out."""
+    return [
+        TalliedCell(KINDS[row.counter.get(name) or table.columns[name].counter or ""], table.id, row.label, name, cell)
+        for table in tables
+        for row, counted in count(table, sketch)
+        for name, cell in counted.items()
+        if not table.columns[name].derived
+    ]
+
+
+def totals(cells: Sequence[TalliedCell]) -> dict[str, tuple[int, int]]:
+    """For each kind of count, and for ``all``, how many cells are matched, and how many there are."""
+    kinds = dict.fromkeys(KINDS.values())
+    groups = {kind: [one for one in cells if one.kind == kind] for kind in kinds} | {"all": list(cells)}
+    return {kind: (sum(one.cell.matched for one in some), len(some)) for kind, some in groups.items()}
 
 
 def rounds_to(ours: int, printed: str, per: float) -> bool:

@@ -32,6 +32,20 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The network whose trained weights a row's runs start from.
+
+    Attributes:
+        table, row: the id of a table and the label of its row.
+        overrides: in what the network, or its training, differs from that row's.
+    """
+
+    table: str
+    row: str
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a table.
 
@@ -44,6 +58,7 @@ class Row:
         unit, per, counter: by column, where this row differs from the column.
         quoted: whether the paper's authors copied the row from another publication.
         baseline: the label of the row to compare with, if it differs from the table's baseline.
+        weights: the network whose trained weights its runs start from, if any.
     """
 
     label: str
@@ -56,6 +71,7 @@ class Row:
     counter: dict[str, str] = field(default_factory=dict)
     quoted: bool = False
     baseline: str | None = None
+    weights: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,11 @@ def ids() -> list[str]:
 def _order(name: str) -> tuple[float, str]:
     """The printed tables by number, then the others by name."""
     return (int(name) if name.isdigit() else math.inf), name
+
+
+def printed() -> list[str]:
+    """The ids of the tables that stand in a paper: those with a number."""
+    return [table for table in ids() if table.rpartition("/")[2].isdecimal()]
 
 
 def load(table: str) -> Table:
@@ -112,7 +133,7 @@ def contents(kind: str, name: str, known: Sequence[str]) -> dict[str, Any]:
 def parsed(table: str, content: Mapping[str, Any]) -> Table:
     """Build a table from the contents of its file."""
     columns = {name: Column(**about) for name, about in content["columns"].items()}
-    rows = [Row(**row) for row in content["rows"]]
+    rows = [Row(**row | ({"weights": Start(**row["weights"])} if "weights" in row else {})) for row in content["rows"]]
     rest = {key: value for key, value in content.items() if key not in ("columns", "rows")}
     return Table(id=table, columns=columns, rows=rows, **rest)
 

@@ -10,7 +10,7 @@ from typing import Any
 from attnbench.base.errors import Failure
 from attnbench.config.configuration import Config
 from attnbench.reports.counts import Sketch
-from attnbench.reports.rows import Chosen, RowRun, distinct
+from attnbench.reports.rows import Chosen, RowRun, in_order
 from attnbench.runs.data import DataCheck
 from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.recorder import read_metrics
@@ -60,14 +60,14 @@ class Estimate:
 
 
 def planned_runs(chosen: Sequence[Chosen], sketch: Sketch) -> list[PlannedRun]:
-    """Plan every run of some tables once; each network is built without weights.
+    """Plan every run of some tables once, after the run that it starts from; each network is built without weights.
 
     Raises:
         ConfigError: a network cannot be built; the message names the row.
     """
     sizes: dict[str, int] = {}
     planned, data_check = [], DataCheck()
-    for run in distinct(run for some in chosen for run in some.runs()):
+    for run in (run for group in in_order(run for some in chosen for run in some.runs()) for run in group):
         if run.config.hash not in sizes:
             sizes[run.config.hash] = _params(run, sketch)
         planned.append(PlannedRun(run, run_status(run.config, data_check), sizes[run.config.hash]))
@@ -104,7 +104,8 @@ def estimate(planned: Sequence[PlannedRun], probe: Probe, images: Images) -> Est
 def _kind(config: Config) -> str:
     """A key that is equal for runs with the same backbone, attention, data and runtime, which are probed once."""
     tree = config.tree
-    what = [tree["backbone"], config.choices["attention"], config.choices["dataset"], tree.get("detector")]
+    backbone = tree["backbone"] | {"weights": None}
+    what = [backbone, config.choices["attention"], config.choices["dataset"], tree.get("detector")]
     return json.dumps([*what, tree["runtime"]])
 
 
@@ -128,6 +129,7 @@ def as_dict(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estim
 def _member(one: PlannedRun) -> dict[str, Any]:
     run, status = one.run, one.status
     about = {"state": status.state, "reason": status.reason, "unseen": status.unseen, "folder": str(run.path)}
+    about["starts_from"] = str(run.start.path) if run.start else run.config.tree["backbone"].get("weights")
     return {"label": run.label, "seed": run.seed, **about, "params": one.params, "config_hash": run.config.hash}
 
 
@@ -141,10 +143,16 @@ def lines(chosen: Sequence[Chosen], planned: Sequence[PlannedRun], time: Estimat
         by_row.setdefault(one.run.config.hash, []).append(one)
     for of_row in by_row.values():
         first = of_row[0]
-        written.append(f"  {first.run.label:{width}}  {first.params:>12,} parameters  {_states(of_row)}")
+        written.append(f"  {first.run.label:{width}}  {first.params:>12,} parameters  {_states(of_row)}{_start(first)}")
     written.append(f"{len(planned)} runs: {len(planned) - waiting} done, {waiting} to run")
     unseen = dict.fromkeys(one.status.unseen for one in planned if one.status.unseen)
     return [*written, *unseen, *_time(time)]
+
+
+def _start(one: PlannedRun) -> str:
+    """From which weights a row's runs start; empty for random or stock ones."""
+    given = one.run.start.label if one.run.start else one.run.config.tree["backbone"].get("weights")
+    return f"; starts from {given}" if given else ""
 
 
 def _states(of_row: Sequence[PlannedRun]) -> str:

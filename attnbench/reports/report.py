@@ -36,7 +36,10 @@ STATISTICS = (
 
 @dataclass(frozen=True)
 class Trace:
-    """Where a value comes from: a run's folder, seed, state, values, commit, device, configuration and data."""
+    """Where a value comes from: a run's folder, seed, state, values, commit, device, configuration, data and weights.
+
+    ``weights`` are the initial ones; empty for random or stock weights.
+    """
 
     folder: str
     seed: int
@@ -49,6 +52,7 @@ class Trace:
     device: str | None = None
     config_hash: str = ""
     data: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,7 @@ def _listed(seeds: list[int]) -> str:
 def _trace(seed: int, path: Path, status: RunStatus, name: str) -> Trace:
     environment = files.read_json(path / "env.json") or {}
     result = status.result
+    start = result.get("weights", {})
     return Trace(
         str(path),
         seed,
@@ -251,6 +256,7 @@ def _trace(seed: int, path: Path, status: RunStatus, name: str) -> Trace:
         environment.get("device"),
         path.parent.name.rpartition("-")[2],
         source_of(result),
+        " ".join(filter(None, [start.get("from", ""), start.get("sha256", "")[:8]])),
     )
 
 
@@ -321,6 +327,7 @@ def coverage(made: Report) -> list[str]:
         ("devices", [trace.device or "unknown" for trace in done]),
         ("data sources", [trace.data or "unknown" for trace in done]),
         ("epochs", [str(trace.epochs) for trace in done]),
+        ("initial weights", [trace.weights for trace in done if trace.weights]),
     ):
         if values:
             lines.append(f"{what}: {tally(values)}")

@@ -1,91 +1,21 @@
-"""From a table's rows to runs: composing rows, choosing them by label and seed, and counting finished runs.
+"""From a table's rows to runs: choosing rows by label and seed, ordering and counting runs.
 
 A run is a row with a seed. Rows that compose to the same configuration share their runs, also between tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import composition
 from attnbench.config.configuration import Config
-from attnbench.config.naming import is_neutral, override_key
+from attnbench.reports.composer import Composer, Fits, Source
 from attnbench.reports.paper_tables import Row, Table
 from attnbench.runs.data import DataCheck
 from attnbench.runs.status import run_status
-
-SHORT = {"epochs": "schedule.epochs"}  # short keys for --scale
-
-
-class Composer:
-    """Composes rows, with extra overrides for all of them. Each list of overrides is composed only once.
-
-    Args:
-        extra: overrides such as ``dataset=digits`` and ``epochs=2``, which take precedence over a row's own.
-        outputs: the folder of runs, if it differs from the configuration's.
-
-    Attributes:
-        left_out: keys that a row's experiment sets but that the options chosen in ``extra`` do not have.
-    """
-
-    def __init__(self, extra: Sequence[str] = (), outputs: str | None = None) -> None:
-        self.extra = [_long(override) for override in extra] + ([f"paths.outputs={outputs}"] if outputs else [])
-        self.left_out: dict[str, None] = {}
-        self.made: dict[tuple[str, ...], Config] = {}
-
-    def __call__(self, overrides: Sequence[str]) -> Config:
-        """Compose a row's overrides.
-
-        Raises:
-            ConfigError: an override is invalid.
-        """
-        key = tuple(overrides)
-        if key not in self.made:
-            given = {override_key(override) for override in self.extra}
-            own = [override for override in key if override_key(override) not in given]
-            self.made[key] = self._compose([*own, *self.extra])
-        return self.made[key]
-
-    def changed(self, rows: Iterable[Row]) -> str:
-        """The overrides that change the paper's setting in some row, as text; empty if no run changes."""
-        overrides = [override for override in self.extra if not is_neutral(override_key(override))]
-        lists = [row.overrides for row in rows if row.overrides]
-        if not overrides or not any(self(given).hash != composition.compose(given).hash for given in lists):
-            return ""
-        return ", ".join([*overrides, *(f"without {key}" for key in self.left_out)])
-
-    def _compose(self, overrides: list[str]) -> Config:
-        """Compose overrides without the keys that an experiment sets but an option chosen in ``extra`` lacks."""
-        try:
-            return composition.compose(overrides)
-        except ConfigError as error:
-            key = error.where
-            group = key.split(".")[0]
-            named = any(override_key(override) == key for override in overrides)
-            chosen = any(override.startswith(f"{group}=") for override in self.extra)
-            if error.what != "unknown key" or named or not chosen:
-                raise
-            composed = self._compose([*overrides, f"~{key}"])
-            self.left_out[key] = None
-            return composed
-
-
-def _long(override: str) -> str:
-    """Replace a short key in an override by its full one.
-
-    Raises:
-        ConfigError: this is not an override, or it sets the seed.
-    """
-    key, equals, value = override.partition("=")
-    if not (key and equals) and not override.startswith("~"):
-        raise ConfigError(f"{override} is not an override", "command line", "write key=value, such as epochs=2")
-    if key == "seed":
-        raise ConfigError("a table has its own seeds", "seed", f"use --seeds {value}")
-    return f"{SHORT[key]}={value}" if key in SHORT else override
 
 
 @dataclass(frozen=True)
@@ -95,10 +25,12 @@ class RowRun:
     Attributes:
         label: the row's label.
         config: the row's configuration with this seed.
+        start: the run whose trained weights it starts from; None for other or no weights.
     """
 
     label: str
     config: Config
+    start: RowRun | None = None
 
     @property
     def seed(self) -> int:
@@ -121,6 +53,7 @@ class Chosen:
         seeds: the seeds of each row.
         exact: whether ``--seeds`` gave the seeds; if not, finished runs of other seeds count too.
         changed: how these runs change the paper's setting, as text; empty if they do not.
+        sources: the networks whose weights the rows start from, by the rows' labels.
     """
 
     table: Table
@@ -129,12 +62,19 @@ class Chosen:
     seeds: list[int]
     exact: bool
     changed: str
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     def runs(self) -> Iterator[RowRun]:
         """A run for each chosen row and seed, row by row."""
         for row, composed in self.rows:
             if composed:
-                yield from (RowRun(row.label, seeded(composed, seed)) for seed in self.seeds)
+                yield from (
+                    RowRun(row.label, seeded(composed, seed), self._start(row.label, seed)) for seed in self.seeds
+                )
+
+    def _start(self, label: str, seed: int) -> RowRun | None:
+        source = self.sources.get(label)
+        return None if source is None or source.given else RowRun(source.label, seeded(source.config, seed))
 
     @property
     def title(self) -> str:
@@ -148,31 +88,41 @@ def warning(changed: str) -> str:
     return f"CHANGED PROTOCOL: {changed}; not the paper's setting"
 
 
-def choose(table: Table, rows: Sequence[Row], seeds: Sequence[int] | None, composer: Composer) -> Chosen:
+def choose(
+    table: Table,
+    rows: Sequence[Row],
+    seeds: Sequence[int] | None,
+    composer: Composer,
+    fits: Fits = lambda config: "",
+) -> Chosen:
     """Choose and compose rows of a table.
 
     Args:
         seeds: None for as many as in the paper.
+        fits: tells what a given file of weights lacks for a configuration's network.
 
     Raises:
         ConfigError: a row cannot be composed; the message names it.
+        StorageError: given weights do not fit a row's network.
     """
-    composed = [(row, _composed(row, composer)) for row in rows]
+    composed = [(row, _composed(table, row, composer)) for row in rows]
     wanted = dict.fromkeys(baseline(table, row) for row in rows)
-    compared = {row.label: _composed(row, composer) for row in table.rows if row.label in wanted}
+    compared = {row.label: _composed(table, row, composer) for row in table.rows if row.label in wanted}
+    sources = {row.label: composer.source(row) for row in rows if row.overrides}
     return Chosen(
         table,
         composed,
         {label: made for label, made in compared.items() if made},
         list(seeds if seeds is not None else range(table.seeds)),
         seeds is not None,
-        composer.changed(rows),
+        composer.changed(rows, table.id, fits),
+        {label: source for label, source in sources.items() if source},
     )
 
 
-def _composed(row: Row, composer: Composer) -> Config | None:
+def _composed(table: Table, row: Row, composer: Composer) -> Config | None:
     try:
-        return composer(row.overrides) if row.overrides else None
+        return composer.row(row, table.id)
     except ConfigError as error:
         raise ConfigError(f"{row.label}: {error.what}", error.where, error.todo) from None
 
@@ -213,6 +163,19 @@ def seeded(composed: Config, seed: int) -> Config:
 def distinct(runs: Iterable[RowRun]) -> list[RowRun]:
     """Each run once, under its first label."""
     return list({run.path: run for run in reversed(list(runs))}.values())[::-1]
+
+
+def in_order(runs: Iterable[RowRun]) -> list[list[RowRun]]:
+    """Runs and those that they start from, each once, in groups: each run is in a later group than its start."""
+    groups: dict[int, list[RowRun]] = {}
+    for one in distinct(part for run in runs for part in _chain(run)):
+        groups.setdefault(len(_chain(one)), []).append(one)
+    return [groups[length] for length in sorted(groups)]
+
+
+def _chain(run: RowRun) -> list[RowRun]:
+    """A run after those that it starts from."""
+    return [*(_chain(run.start) if run.start else []), run]
 
 
 @dataclass(frozen=True)

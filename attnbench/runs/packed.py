@@ -147,7 +147,7 @@ class PackedRun(Process):
         return _SharedNetwork(self, model)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A loss scaler that requests the pack's gradients before each step; it scales only in fp16."""
+        """A loss scaler that requests the pack's gradients before each update; it scales only in fp16."""
         return _Scaler(self, self.device.type, enabled=self.runtime.precision == "fp16")
 
     def signals(self) -> Any:
@@ -174,15 +174,27 @@ class _SharedNetwork(nn.Module):
 
 
 class _Scaler(torch.amp.GradScaler):
-    """A loss scaler that requests the pack's gradients before it reads them."""
+    """A loss scaler that requests the pack's gradients before it reads them, once for each update."""
 
     def __init__(self, run: PackedRun, device: str, *, enabled: bool) -> None:
         super().__init__(device, enabled=enabled)
-        self.run = run
+        self.run, self.complete = run, False
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        self._complete()
+        super().unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> float | None:
-        self.run.ask(Gradients())
-        return super().step(optimizer, *args, **options)
+        self._complete()
+        done = super().step(optimizer, *args, **options)
+        self.complete = False
+        return done
+
+    def _complete(self) -> None:
+        """Wait for the gradients, unless the run has them for this update: clipping reads them before the step."""
+        if not self.complete:
+            self.run.ask(Gradients())
+        self.complete = True
 
 
 class Pack:

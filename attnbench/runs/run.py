@@ -30,6 +30,7 @@ from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
 from attnbench.models import complexity, factory, fused
 from attnbench.models.insertion import Site
+from attnbench.runs import initial_weights
 from attnbench.runs.data import kept, other_data, record
 from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
@@ -127,8 +128,10 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     feed, val = setup.feeds(config, data, process)
     if saved:
         _resume(state, saved, len(feed), process)
+    weights = (initial_weights.kept(folder.path) if saved else {}) or initial_weights.record(config)
+    about_weights = {"weights": weights} if weights else {}
     if process.main:
-        folder.write("data.json", made_of.as_dict())
+        folder.write("data.json", made_of.as_dict() | about_weights)
         files.write_json(folder.path / "classes.json", list(data.classes))
     recorder = _recorder(config, folder, state, task, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
@@ -153,7 +156,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
         sketch = Sketch.of(config, len(data.classes))
     size = setup.counted_size(config, data)
     counted = {"params": complexity.params(sketch.network), "macs": complexity.macs(sketch.network, size)}
-    result = _result(config, folder, made_of, counted, state, task, process)
+    result = _result(config, folder, made_of, counted, state, task, process) | about_weights
     if process.main:
         checkpoints.settle()  # completes a last save that was interrupted
         folder.write("result.json", result)

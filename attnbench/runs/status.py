@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from attnbench.base import files
 from attnbench.base.errors import BusyError, ConfigError, DataError, OtherData, StorageError, listed
 from attnbench.config import stored
 from attnbench.config.configuration import Config
+from attnbench.runs import initial_weights
 from attnbench.runs.data import DataCheck
 from attnbench.runs.folder import RunFolder
+
+log = logging.getLogger("attnbench")
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class RunStatus:
     """The status of a run.
 
     Attributes:
-        state: ``done``, ``failed``, ``stopped`` (it can be continued), ``running``, ``not run`` or ``other data``.
-        reason: why it failed or stopped, or how its data differ.
+        state: ``done``, ``failed``, ``stopped`` (it can be continued), ``running``, ``not run``, ``other data`` or
+            ``other weights`` (initial ones).
+        reason: why it failed or stopped, or how its data or initial weights differ.
         result: the contents of result.json if the run is done.
         unseen: why its data could not be compared with those that a run would open now; empty if they were compared.
     """
@@ -39,14 +44,20 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
 
     Raises:
         ConfigError: the run was made with other values, because an option now declares other defaults.
-        OtherData: the run, finished or not, was trained on other data.
+        OtherData: the run, finished or not, was trained on other data; or it started from other weights.
         DataError: its data cannot be opened.
     """
     folder = RunFolder(config.run_folder)
     if (folder.path / "config.yaml").is_file():
         _refuse_other_values(config, folder.path)
     (data_check or DataCheck()).refuse_other(config, folder.path)
-    return folder.result()
+    result = folder.result()
+    if result:
+        try:
+            initial_weights.refuse_other(config, folder.path)
+        except StorageError as error:
+            log.warning("%s", error)
+    return result
 
 
 def _refuse_other_values(config: Config, run: Path) -> None:
@@ -57,7 +68,7 @@ def _refuse_other_values(config: Config, run: Path) -> None:
 
 
 def run_status(config: Config, data_check: DataCheck) -> RunStatus:
-    """The status of a configuration's run; a finished run on other data has the state ``other data``."""
+    """The status of a configuration's run, compared with the present data and initial weights if it is finished."""
     status = folder_status(config.run_folder)
     if status.state != "done":
         return status
@@ -67,6 +78,12 @@ def run_status(config: Config, data_check: DataCheck) -> RunStatus:
         return RunStatus("other data", str(other))
     except DataError as error:
         return replace(status, unseen=f"data of {config.dataset_name} not compared: {error.what} ({error.where})")
+    try:
+        initial_weights.refuse_other(config, config.run_folder)
+    except OtherData as other:
+        return RunStatus("other weights", str(other))
+    except StorageError as error:
+        return replace(status, unseen=str(error))
     return status
 
 

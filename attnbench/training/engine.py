@@ -72,7 +72,8 @@ def fit(
         NonFiniteError: the loss or a weight is NaN or infinite.
         Stopped: a signal asked the run to stop; the state is between two steps.
     """
-    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+    clip = schedule.clip_grad_norm
+    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate, clip)
     step = recorded(update, schedule.per) if process.runtime.graph else update
     for epoch in range(state.epoch, schedule.epochs):
         clock = Clock(state, train)
@@ -80,7 +81,8 @@ def fit(
         network.train()
         for batch in train.epoch(epoch, start=state.step):
             progress = epoch + state.step / len(train)
-            pace(state, progress, schedule.rate(progress, batch_size))
+            done = epoch * len(train) + state.step
+            pace(state, progress, schedule.rate(progress, batch_size, done))
             state.loss_sum += step(batch)
             if state.average is not None:
                 state.average.update_parameters(state.model)

@@ -1,4 +1,4 @@
-"""SGD, and learning-rate laws that are pure functions of the epoch."""
+"""SGD, and learning-rate laws that are pure functions of the position in a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnbench.config.options import Count, Fraction, Law, Names, NonNegative, P
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Schedule:
-    """SGD with a learning rate that depends only on the epoch.
+    """SGD with a learning rate that depends only on the position: epochs and updates done.
 
     Attributes:
         law: the learning rate at epoch e of E. ``step``: lr * factor^(e // period); ``exponential``: lr * factor^e;
@@ -27,6 +27,8 @@ class Schedule:
         lr: the initial rate. If ``lr_reference_batch`` is given, it is the rate for batches of that size.
         lr_reference_batch: the rate is multiplied by batch_size / lr_reference_batch; null leaves it unchanged.
         warmup_epochs: the number of epochs over which the rate first rises linearly.
+        warmup_steps: the same as a number of updates; ``warmup_epochs`` is then 0.
+        warmup_from: the share of the rate at which the warm-up begins.
         per: whether e is a whole number (``epoch``) or grows with every ``step``.
         factor, period: parameters of the laws step and exponential. The period is the number of epochs between drops,
             or a list of the epochs after which the rate drops.
@@ -34,6 +36,8 @@ class Schedule:
             the other and make one update. Where batch norm trains, each part has at least two samples.
         ema_decay: the decay of a moving average of the weights, which is evaluated instead of the weights; null: no
             average.
+        clip_grad_norm: before an update, gradients whose L2 norm over all parameters exceeds this are scaled down to
+            it; null: they are not.
         no_decay: parameters without weight decay: their names, or the last parts of their names, such as ``lambda_``,
             with ``*`` for any text. null: all parameters have weight decay.
     """
@@ -46,19 +50,32 @@ class Schedule:
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
     warmup_epochs: NonNegative = 0.0
+    warmup_steps: Count | None = None
+    warmup_from: Fraction = 0.0
     per: Pace = "epoch"
     factor: Positive = 0.1
     period: Count | list[Count] = 30
     accumulate: Count = 1
     ema_decay: Fraction | None = None
+    clip_grad_norm: Positive | None = None
     no_decay: Names | None = None
 
-    def rate(self, epoch: float, batch_size: int) -> float:
-        """The learning rate at an epoch, a whole number or a fraction."""
+    def rate(self, epoch: float, batch_size: int, steps: int = 0) -> float:
+        """The learning rate of an update.
+
+        Args:
+            epoch: how many epochs are done, a whole number or a fraction.
+            steps: how many updates are done, over all epochs.
+        """
         scale = batch_size / self.lr_reference_batch if self.lr_reference_batch else 1.0
-        warmup = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         at = math.floor(epoch) if self.per == "epoch" else epoch
-        return self.lr * scale * warmup * LAWS[self.law](self, at)
+        return self.lr * scale * self._warmup(epoch, steps) * LAWS[self.law](self, at)
+
+    def _warmup(self, epoch: float, steps: int) -> float:
+        """The share of the rate that the warm-up allows."""
+        done, length = (steps, self.warmup_steps) if self.warmup_steps else (epoch, self.warmup_epochs)
+        risen = min(1.0, done / length) if length else 1.0
+        return self.warmup_from + (1.0 - self.warmup_from) * risen
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD over all trainable parameters, with weight decay on each of them (as in both papers) but ``no_decay``.

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from attnbench.data.dataset import Batch
 from attnbench.training.parts import fewest
@@ -26,10 +27,18 @@ class Update:
         loss: computes the network's loss for a part of a batch.
         parts: the number of parts into which a batch is split. A smaller batch, such as an epoch's last one, is split
             into as many parts as it has samples for. The number is the same in every process.
+        clip: the largest L2 norm of the gradients of all parameters together; None for no limit.
     """
 
-    def __init__(self, state: TrainState, loss: Callable[[Batch], Tensor], process: Process, parts: int) -> None:
-        self.state, self.loss, self.process, self.parts = state, loss, process, parts
+    def __init__(
+        self,
+        state: TrainState,
+        loss: Callable[[Batch], Tensor],
+        process: Process,
+        parts: int,
+        clip: float | None = None,
+    ) -> None:
+        self.state, self.loss, self.process, self.parts, self.clip = state, loss, process, parts, clip
 
     def __call__(self, batch: Batch) -> Tensor:
         """Update the weights once and return the batch's loss, a scalar on its device."""
@@ -38,6 +47,9 @@ class Update:
         for number, part in enumerate(parts, 1):
             with self.process.gradients(last=number == len(parts)):
                 total += self._backward(part)
+        if self.clip is not None:
+            self.state.scaler.unscale_(self.state.optimizer)  # the limit is for gradients of the unscaled loss
+            clip_grad_norm_(self.state.model.parameters(), self.clip)
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
         self.state.optimizer.zero_grad()
@@ -106,7 +118,7 @@ class Recorded:
         self.graph = graph
 
 
-def recordable(state: TrainState, process: Process, per: str) -> str | None:
+def recordable(state: TrainState, process: Process, per: str, clip: float | None = None) -> str | None:
     """Why a run's updates cannot be recorded; None if they can."""
     if process.device.type != "cuda":
         return "there is no CUDA device"
@@ -118,6 +130,8 @@ def recordable(state: TrainState, process: Process, per: str) -> str | None:
         return "fp16 may skip updates"
     if state.annealing:
         return "the attention anneals"
+    if clip is not None:
+        return "gradients are clipped"  # which nobody has tried in a graph
     return "the learning rate changes with every step" if per == "step" else None
 
 
@@ -127,7 +141,7 @@ def recorded(update: Update, per: str) -> Update | Recorded:
     Args:
         per: whether the learning rate changes with every ``epoch`` or every ``step``.
     """
-    if reason := recordable(update.state, update.process, per):
+    if reason := recordable(update.state, update.process, per, update.clip):
         log.info("runtime.graph: updates run operation by operation, because %s", reason)
         return update
     return Recorded(update)

@@ -130,7 +130,8 @@ def _ours(*overrides: str) -> Iterator[None]:
         model = process.place(factory.network(composed, 10)[0])
         network = process.wrap(model)
         state = setup.train_state(model, schedule, process)
-        update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate)
+        parts, clip = schedule.accumulate, schedule.clip_grad_norm
+        update = Update(state, lambda part: task.loss(network, part), process, parts, clip)
         feed = _feed(process)
         network.train()
         for epoch in itertools.count():

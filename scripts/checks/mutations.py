@@ -54,6 +54,7 @@ RECORDER = "tests/training/test_recorder.py::test_"
 RESULT = "tests/runs/test_result.py::test_"
 PLACEMENT = "tests/models/test_placement.py::test_"
 FAST = "tests/models/test_fused.py::test_the_default_backend_fuses_the_norm_with_its_attention_on_a_cpu"
+MMDET = "tests/models/test_mmdet.py::test_"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
 
 MUTATIONS = [
@@ -147,16 +148,16 @@ MUTATIONS = [
     # The loop
     Mutation(
         "rate-after-the-step", "attnbench/training/engine.py",
-        "            pace(state, progress, schedule.rate(progress, batch_size))\n"
+        "            pace(state, progress, schedule.rate(progress, batch_size, done))\n"
         "            state.loss_sum += step(batch)\n",
         "            state.loss_sum += step(batch)\n"
-        "            pace(state, progress, schedule.rate(progress, batch_size))\n",
+        "            pace(state, progress, schedule.rate(progress, batch_size, done))\n",
         [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
     ),
     Mutation(
         "rate-of-the-epochs-beginning", "attnbench/training/engine.py",
-        "schedule.rate(progress, batch_size)",
-        "schedule.rate(epoch, batch_size)",
+        "schedule.rate(progress, batch_size, done)",
+        "schedule.rate(epoch, batch_size, done)",
         [f"{ENGINE}the_rate_is_set_before_each_step_and_so_is_what_anneals"],
     ),
     Mutation(
@@ -528,6 +529,148 @@ MUTATIONS = [
         "_fingerprint(*train, *val)",
         "_fingerprint(*train)",
         ["tests/data/test_data.py::test_fingerprint_follows_pixels_and_labels"],
+    ),
+    # Detectors by MMDetection's protocol; clipping and warm-up
+    Mutation(
+        "mmdet-beta-of-regions", "attnbench/models/detection/mmdet.py",
+        "RPN_BETA, REGION_BETA = 1 / 9, 1.0",
+        "RPN_BETA, REGION_BETA = 1 / 9, 1 / 9",
+        [f"{MMDET}the_loss_of_a_residual_of_a_tenth"],
+    ),
+    Mutation(
+        "mmdet-beta-of-proposals", "attnbench/models/detection/mmdet.py",
+        "RPN_BETA, REGION_BETA = 1 / 9, 1.0",
+        "RPN_BETA, REGION_BETA = 1.0, 1.0",
+        [f"{MMDET}the_proposal_networks_losses_are_means_over_the_samples_of_the_batch"],
+    ),
+    Mutation(
+        "mmdet-samples-of-an-empty-image", "attnbench/models/detection/mmdet.py",
+        ".clamp(min=1).sum()",
+        ".sum()",
+        [f"{MMDET}the_proposal_networks_losses_are_means_over_the_samples_of_the_batch"],
+    ),
+    Mutation(
+        "mmdet-border", "attnbench/models/detection/mmdet.py",
+        "(boxes[:, 2] <= width)",
+        "(boxes[:, 2] <= width + 1)",
+        [f"{MMDET}an_anchor_that_crosses_the_border_does_not_train"],
+    ),
+    Mutation(
+        "mmdet-border-before-the-assignment", "attnbench/models/detection/mmdet.py",
+        "chosen = [boxes[where] for boxes, where in zip(anchors, inside, strict=True)]\n"
+        "        found = super().assign_targets_to_anchors(chosen, targets)",
+        "whole = super().assign_targets_to_anchors(anchors, targets)\n"
+        "        found = [[part[where] for part, where in zip(one, inside, strict=True)] for one in whole]",
+        [f"{MMDET}anchors_are_assigned_by_the_rule"],
+    ),
+    Mutation(
+        "mmdet-least-overlap", "attnbench/models/detection/mmdet.py",
+        "chosen = (match_quality_matrix == most) & (most >= self.least)",
+        "chosen = match_quality_matrix == most",
+        [f"{MMDET}the_best_anchor_of_an_object_needs_an_overlap_of_three_tenths"],
+    ),
+    Mutation(
+        "mmdet-best-region-stays", "attnbench/models/detection/mmdet.py",
+        "matches.copy_(torch.where(last >= 0, last, matches))",
+        "matches.copy_(torch.where((last >= 0) & (matches < 0), last, matches))",
+        [f"{MMDET}a_region_that_overlaps_one_object_most_may_belong_to_another"],
+    ),
+    Mutation(
+        "mmdet-objects-compete", "attnbench/models/detection/mmdet.py",
+        "found = [part[: len(part) - len(boxes)] for",
+        "found = [part for",
+        [f"{MMDET}regions_are_assigned_by_the_rule"],
+    ),
+    Mutation(
+        "mmdet-anchors-at-the-corner", "attnbench/models/detection/mmdet.py",
+        "middle = (stride - 1) / 2",
+        "middle = -0.5",
+        [f"{MMDET}the_anchors_of_a_small_image_are_those_of_a_hand"],
+    ),
+    Mutation(
+        "mmdet-anchors-end-inside", "attnbench/models/detection/mmdet.py",
+        "(middle + reach).round() + 1",
+        "(middle + reach).round()",
+        [f"{MMDET}the_anchors_of_a_small_image_are_those_of_a_hand"],
+    ),
+    Mutation(
+        "mmdet-strides-are-quotients", "attnbench/models/detection/mmdet.py",
+        "steps = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]",
+        "steps = [[torch.tensor(image_list.tensors.shape[2 + a] // g[a]) for a in (0, 1)] for g in grids]",
+        [f"{MMDET}the_anchors_of_a_small_image_are_those_of_a_hand"],
+    ),
+    Mutation(
+        "mmdet-soft-masks", "attnbench/models/detection/mmdet.py",
+        "return (values >= 0.5 - ROUNDING).float()",
+        "return values",
+        [f"{MMDET}mask_targets_are_crops_resized_and_rounded"],
+    ),
+    Mutation(
+        "mmdet-no-xavier-in-the-pyramid", "attnbench/models/detection/mmdet.py",
+        "    xavier(network.backbone.fpn)\n",
+        "",
+        [f"{MMDET}every_layer_of_the_heads_begins_as_in_mmdetection"],
+    ),
+    Mutation(
+        "mmdet-no-initial-boxes", "attnbench/models/detection/mmdet.py",
+        "bbox_pred.weight, std=0.001",
+        "bbox_pred.weight, std=0.01",
+        [f"{MMDET}every_layer_of_the_heads_begins_as_in_mmdetection"],
+    ),
+    Mutation(
+        "retinanet-padding-trains", "attnbench/models/detection/retinanet.py",
+        "objects[valid] = -1 if not len(boxes) else self.proposal_matcher(box_iou(boxes, anchors[valid]))",
+        "objects[:] = -1 if not len(boxes) else self.proposal_matcher(box_iou(boxes, anchors))",
+        [f"{MMDET}retinanets_losses_are_sums_over_the_batch_by_the_number_of_its_objects"],
+    ),
+    Mutation(
+        "retinanet-labels-of-data-sets", "attnbench/models/detection/retinanet.py",
+        'target["labels"] - 1}',
+        'target["labels"] - 0}',
+        [f"{MMDET}retinanets_losses_are_sums_over_the_batch_by_the_number_of_its_objects"],
+    ),
+    Mutation(
+        "retinanet-beta", "attnbench/models/detection/retinanet.py",
+        "BETA = 2.0, 0.25, 0.11",
+        "BETA = 2.0, 0.25, 1 / 9",
+        [f"{MMDET}retinanets_losses_are_sums_over_the_batch_by_the_number_of_its_objects"],
+    ),
+    Mutation(
+        "retinanet-coarse-maps-with-relu", "attnbench/models/detection/retinanet.py",
+        "self.p7(p6)]",
+        "self.p7(p6.relu())]",
+        [f"{MMDET}retinanets_coarsest_maps"],
+    ),
+    Mutation(
+        "retinanet-candidates-by-score", "attnbench/models/detection/retinanet.py",
+        "best = [one.amax(2)",
+        "best = [one.sum(2)",
+        [f"{MMDET}retinanet_decodes_the_anchors_with_the_highest_scores"],
+    ),
+    Mutation(
+        "clip-the-scaled-gradients", "attnbench/training/step.py",
+        "self.state.scaler.unscale_(self.state.optimizer)  # the limit",
+        "# the limit",
+        ["tests/training/test_update.py::test_gradients_are_clipped_to_a_norm_over_all_parameters"],
+    ),
+    Mutation(
+        "clip-before-the-packs-gradients", "attnbench/runs/packed.py",
+        "    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:\n"
+        "        self._complete()\n",
+        "    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:\n",
+        ["tests/runs/test_pack.py::test_runs_that_differ_in_values_are_what_they_are_alone"],
+    ),
+    Mutation(
+        "warmup-of-every-epoch", "attnbench/training/engine.py",
+        "done = epoch * len(train) + state.step",
+        "done = state.step",
+        [f"{ENGINE}a_warmup_in_steps_counts_the_steps_of_all_epochs"],
+    ),
+    Mutation(
+        "warmup-from-zero", "attnbench/training/optim.py",
+        "return self.warmup_from + (1.0 - self.warmup_from) * risen",
+        "return risen",
+        ["tests/training/test_optim.py::test_the_rates_of_the_eca_papers_detectors_are_those_of_mmdetection"],
     ),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnbench.base.errors import ConfigError
-from attnbench.config import builders, composition, hydra_state, option_files
+from attnbench.config import builders, composition, hydra_state, option_files, options
 from attnbench.config.configuration import BOXES, DETECTION, GROUPS, MASKS, Config
 from attnbench.models import factory
 
@@ -37,7 +37,8 @@ def test_every_option_declares_just_what_its_builder_takes(group: str, name: str
     root = ["dataset.root=/pictures"] if (group, name) == ("dataset", "folder") else []
     node = composition.compose([f"{group}={name}", *attention, *task, *root])
     values = set(node.tree[group]) - {"_target_"}
-    assert values == set(builders.declaration(node.tree[group]["_target_"], group))
+    declared = set(builders.declaration(node.tree[group]["_target_"], group))
+    assert values == declared | options.SHARED.get(group, {}).keys()
 
 
 @pytest.mark.parametrize("name", option_files.names("backbone"))
@@ -88,7 +89,7 @@ PAPERS = {
 # The same for the options of detectors.
 DETECTORS: dict[str, dict[str, object]] = {
     "sb_voc": {"size": 300, "frozen_stages": 0, "norm": "trained"},
-    "eca_coco": {"short_side": 800, "long_side": 1333, "frozen_stages": 1, "norm": "frozen"},
+    "eca_coco": {"short_side": 800, "long_side": 1333, "frozen_stages": 1, "norm": "frozen", "protocol": "mmdet"},
 }
 
 REFUSED = [
@@ -112,6 +113,10 @@ REFUSED = [
     (["schedule.epochs=3.7"], "schedule.epochs", "whole number"),
     (["schedule.law=sine"], "schedule.law", "cosine"),
     (["schedule.momentum=1.5"], "schedule.momentum", "< 1"),
+    (["schedule.clip_grad_norm=0"], "schedule.clip_grad_norm", "> 0"),
+    (["schedule.warmup_from=1"], "schedule.warmup_from", "< 1"),
+    (["schedule.warmup_steps=500"], "schedule.warmup_steps", "schedule.warmup_epochs to 0"),
+    (["task=detection", "detector=faster_rcnn", "detector.protocol=mmdetection"], "detector.protocol", "mmdet"),
     (["batch_size=1"], "batch_size", ">= 2"),
     (["seed=-1"], "seed", ">= 0"),
     (["debug=maybe"], "debug", "true or false"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet50
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, retinanet_resnet50_fpn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
@@ -26,6 +26,7 @@ from attnbench.config.configuration import Config
 from attnbench.models import factory
 from attnbench.models.detection.features import Features
 from attnbench.models.detection.rcnn import FasterRCNN, MaskRCNN
+from attnbench.models.detection.retinanet import RetinaNet
 from attnbench.models.detection.ssd import SSD, Priors
 from attnbench.models.insertion import Attended
 from attnbench.runs import run
@@ -49,20 +50,26 @@ SCENES = [scene(0), scene(1, (90, 64))]
 IMAGES, TARGETS = [image for image, _ in SCENES], [target for _, target in SCENES]
 
 
-def same(ours: nn.Module, theirs: nn.Module) -> None:
-    """Check that two networks give equal losses, with the same random samples, and equal detections."""
+def same(ours: nn.Module, theirs: nn.Module, targets: list[dict[str, Tensor]] = TARGETS) -> None:
+    """Check that two networks give equal losses, with the same random samples, and equal detections.
+
+    Args:
+        targets: for the second network, if its labels begin at 0.
+    """
     for network in (ours, theirs):
         network.train()
     losses = []
-    for network in (ours, theirs):
+    for network, given in ((ours, TARGETS), (theirs, targets)):
         torch.manual_seed(5)
-        losses.append(network(IMAGES, TARGETS))
+        losses.append(network(IMAGES, given))
     assert losses[0].keys() == losses[1].keys()
     for name, value in losses[1].items():
         assert value > 0 and losses[0][name].item() == pytest.approx(value.item(), abs=1e-5), name
     with torch.no_grad():
         for one, other in zip(ours.eval()(IMAGES), theirs.eval()(IMAGES), strict=True):
             assert one.keys() == other.keys() and len(other["boxes"])
+            if targets is not TARGETS:
+                other["labels"] = other["labels"] + 1
             for name, value in other.items():
                 assert torch.allclose(one[name].float(), value.float(), atol=1e-5), name
 
@@ -78,6 +85,20 @@ def test_an_rcnn_without_attention_equals_torchvisions(masks: bool) -> None:
     nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.3)  # otherwise nothing is detected
     theirs.load_state_dict(ours.state_dict())
     same(ours, theirs)
+
+
+def test_a_retinanet_without_attention_equals_torchvisions() -> None:
+    """With 6 outputs, torchvision's first one is for no label that a data set has."""
+    torch.manual_seed(0)
+    options = RetinaNet(short_side=96, long_side=128, frozen_stages=0, norm="trained")
+    ours: Any = options.network(resnet50(), 6)
+    sizes: dict[str, Any] = {"min_size": 96, "max_size": 128}
+    theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=6, **sizes)
+    options.settle(ours)
+    nn.init.normal_(ours.head.classification_head.cls_logits.weight, std=3.0)  # otherwise nothing is detected
+    theirs.load_state_dict(ours.state_dict())
+    below = [{**target, "labels": target["labels"] - 1} for target in TARGETS]
+    same(ours, theirs, below)
 
 
 class Slices(nn.Module):
@@ -144,13 +165,15 @@ def small(*overrides: str) -> nn.Module:
     return factory.network(composed, 10)[0]
 
 
-DETECTORS = ["ssd", "faster_rcnn_small", "mask_rcnn_small"]
+MMDET = "detector.protocol=mmdet"
+DETECTORS = ["ssd", "faster_rcnn_small", "mask_rcnn_small", "retinanet_small"]
+DETECTORS += [f"mask_rcnn_small {MMDET}", f"retinanet_small {MMDET}"]
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("attention", ["se", "eca", "sb"])
 def test_attention_is_inserted_only_in_the_backbone_and_gets_gradients(detector: str, attention: str) -> None:
-    overrides = [f"detector={detector}", "backbone=mobilenetv2_cifar", "backbone.width=0.35"]
+    overrides = [*f"detector={detector}".split(), "backbone=mobilenetv2_cifar", "backbone.width=0.35"]
     composed = composition.compose(["task=detection", *overrides, f"attention={attention}"])
     torch.manual_seed(0)
     model, sites = factory.network(composed, 10)
@@ -174,7 +197,7 @@ def clipped(targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_a_batch_without_any_box_trains(detector: str) -> None:
-    model = small(f"detector={detector}")
+    model = small(*f"detector={detector}".split())
     nothing = [
         {
             "boxes": torch.zeros(0, 4),
@@ -194,7 +217,7 @@ FAMILIES = ["resnet18", "resnet20", "mobilenetv2", "mobilenetv2_cifar", "shuffle
 
 @pytest.mark.parametrize("backbone", [*FAMILIES, "timm/resnet18", "timm/mobilenetv2_050"])
 def test_every_backbone_supports_a_detector(backbone: str) -> None:
-    for detector in ("ssd", "faster_rcnn")[: 1 if backbone == "densenet264" else 2]:
+    for detector in ("ssd", "faster_rcnn", "retinanet")[: 1 if backbone == "densenet264" else 3]:
         composed = composition.compose(["task=detection", f"detector={detector}", f"backbone={backbone}"])
         model: Any = factory.sketch(composed, 10)[0]
         model.eval()(torch.empty(1, 3, 128, 128, device="meta"))
@@ -252,7 +275,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_detector_starts_from_a_classification_run(classifier: Path, compose: Callable[..., Config]) -> None:
-    composed = compose(*DETECT, f"detector.backbone_from={classifier}")
+    composed = compose(*DETECT, f"backbone.weights={classifier}")
     model: Any = factory.network(composed, 10)[0]
     theirs = torch.load(classifier / "checkpoints/last.pt", weights_only=True)["model"]
     ours = model.backbone.body.state_dict()
@@ -277,14 +300,14 @@ def test_the_error_for_a_different_backbone_names_the_difference(
     changed = {override.split("=")[0] for override in overrides}
     kept = [override for override in DETECT if override.split("=")[0] not in changed]
     with pytest.raises(ConfigError) as refused:
-        run.train(compose(*kept, *overrides, f"detector.backbone_from={classifier}"))
-    assert named in str(refused.value) and refused.value.where == "detector.backbone_from"
+        run.train(compose(*kept, *overrides, f"backbone.weights={classifier}"))
+    assert named in str(refused.value) and refused.value.where == "backbone.weights"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_a_run_is_refused_as_the_start(compose: Callable[..., Config], tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="not a run's folder"):
-        run.train(compose(*DETECT, f"detector.backbone_from={tmp_path}"))
+    with pytest.raises(StorageError, match="there is no such run"):
+        run.train(compose(*DETECT, f"backbone.weights={tmp_path}"))
 
 
 def test_dense_needs_no_boxes_and_counts_all_regions() -> None:

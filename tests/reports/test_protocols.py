@@ -71,6 +71,8 @@ KERNELS: dict[tuple[str, str], tuple[str, int | list[int]]] = {
     ("eca/5", "ResNet-101 + ECA"): ("37.4", [3, 3, 5, 7]),
     ("eca/later", "ECA-Net18"): ("70.92", [3, 5, 7, 7]),
     ("eca/later", "ECA-Net34"): ("74.21", [3, 3, 5, 7]),
+    ("eca/later", "RetinaNet ECA-Net50"): ("37.3", [3, 3, 7, 7]),
+    ("eca/later", "RetinaNet ECA-Net101"): ("39.1", [3, 3, 5, 7]),
 }
 every_row_of_eca = pytest.mark.parametrize(("table", "label"), KERNELS)
 
@@ -216,7 +218,7 @@ def rates(name: str, at: Iterable[tuple[int, int]]) -> list[float]:
     found = []
     for epoch, step in at:
         progress = epoch + step / steps
-        pace(state, progress, schedule.rate(progress, batch))
+        pace(state, progress, schedule.rate(progress, batch, epoch * steps + step))
         assert len({group["lr"] for group in optimizer.param_groups}) == 1
         found.append(optimizer.param_groups[0]["lr"])
     return found
@@ -248,9 +250,10 @@ def test_there_are_as_many_steps_as_a_data_loader_that_drops_nothing_has() -> No
 
 
 @every_experiment
-def test_there_is_neither_warm_up_nor_label_smoothing_nor_an_average(name: str) -> None:
+def test_there_is_no_warm_up_clipping_average_or_label_smoothing(name: str) -> None:
     config = composed(f"experiment={name}")
-    assert config.tree["schedule"]["warmup_epochs"] == 0.0 and config.tree["schedule"]["ema_decay"] is None
+    options = ("warmup_epochs", "warmup_steps", "clip_grad_norm", "ema_decay", "no_decay")
+    assert not any(config.tree["schedule"][option] for option in options)
     logits, labels = torch.randn(7, 10, dtype=torch.float64), torch.arange(7)
     loss = config.build("task").loss(lambda _: logits, Batch(torch.zeros(7), labels, 1.0))
     chosen = np.exp(logits.numpy())[np.arange(7), labels.numpy()] / np.exp(logits.numpy()).sum(1)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from attnbench.reports import paper_tables
+from attnbench.reports.composer import Composer
 from attnbench.reports.report import Report, as_dict, remarks, report
-from attnbench.reports.rows import Composer, choose
+from attnbench.reports.rows import choose
 from tests.figure_fixtures import Leave
 
 
@@ -40,7 +41,16 @@ MEASURES = {"mAP": 41.0, "best_mAP": 42.0, "AP": 21.0, "best_AP": 22.0, "AP50": 
 def test_a_cell_has_the_last_and_the_best_epochs_value_of_its_own_measure(
     leave: Leave, tmp_path: Path, name: str, label: str, column: str, value: float, best: float | None
 ) -> None:
-    leave(overrides(name, label), 0, 11.0, best_top1=12.0, **MEASURES)
+    (row,) = [row for row in paper_tables.load(name).rows if row.label == label]
+    composed = Composer([f"paths.outputs={tmp_path}/outputs"]).row(row)
+    start = composed.tree["backbone"]["weights"] if composed else None
+    leave(
+        [*overrides(name, label), *([f"backbone.weights={start}"] if start else [])],
+        0,
+        11.0,
+        best_top1=12.0,
+        **MEASURES,
+    )
     cell = reported(name, label, tmp_path / "outputs").lines[0].cells[column]
     assert cell.ours == value
     assert (cell.best and cell.best.mean) == best

@@ -73,7 +73,19 @@ def test_a_table_that_no_paper_prints_says_so_in_its_title_or_source() -> None:
 
 ARXIV = {"eca": "arXiv:1910.03151", "sb": "arXiv:2103.13080"}
 KEYS = {"title", "source", "seeds", "baseline", "columns", "notes", "rows"}
-ROW_KEYS = {"label", "overrides", "printed", "counts", "baseline", "quoted", "note", "per", "unit", "counter"}
+ROW_KEYS = {
+    "label",
+    "weights",
+    "overrides",
+    "printed",
+    "counts",
+    "baseline",
+    "quoted",
+    "note",
+    "per",
+    "unit",
+    "counter",
+}
 COUNTERS = {"params", "macs", "sb", "sb_added", "thop2019", "thop2019_late", "detection", "trainable", "module_params"}
 
 
@@ -312,7 +324,7 @@ def test_every_count_is_the_documented_one_and_none_is_missing() -> None:
 
 
 def test_eca_with_other_kernels_than_those_documented_adds_as_many_parameters_as_kernels_differ() -> None:
-    """ResNet-50 has 3, 4, 6, 3 blocks by stage, -101 has 3, 4, 23, 3, -152 3, 8, 36, 3. Detectors freeze stage 1."""
+    """Blocks by stage: 3, 4, 6, 3 in ResNet-50, 3, 4, 23, 3 in -101, 3, 8, 36, 3 in -152; detectors freeze stage 1."""
     added = {
         "ECA-Net ResNet-101": (3 * 3 + 4 * 3 + 23 * 5 + 3 * 7) - 165,
         "ECA-Net ResNet-152": (3 * 3 + 8 * 3 + 36 * 5 + 3 * 7) - 250,

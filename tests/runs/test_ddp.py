@@ -151,6 +151,9 @@ class Plain(nn.Module):
         return self.layers(images.double())
 
 
+CLIP = 0.28  # the gradients of some updates have a larger norm, and those of others a smaller one
+
+
 class Fitted(NamedTuple):
     """The outcome of an epoch: weights, the mean loss, and how many times gradients were exchanged."""
 
@@ -166,8 +169,9 @@ def fitted(accumulate: int = 1, batch_size: int = 63) -> Fitted:
 
 
 def fitted_in(process: Process, accumulate: int, batch_size: int) -> Fitted:
-    averaged: dict[str, Any] = {"ema_decay": 0.5, "weight_decay": 0.01, "no_decay": ["bias"]}
-    schedule = Schedule(law="cosine", epochs=1, lr=0.1, per="step", accumulate=accumulate, **averaged)
+    pace: Any = {"law": "cosine", "epochs": 1, "lr": 0.1, "per": "step"}
+    decay: Any = {"weight_decay": 0.01, "no_decay": ["bias"]}
+    schedule = Schedule(**pace, **decay, accumulate=accumulate, ema_decay=0.5, clip_grad_norm=CLIP)
     data, task = digits(size=4, pad=1), Classification(label_smoothing=0.1)
     ranks = {"rank": process.rank, "world_size": process.world_size}
     loader = Loader(data.train, batch_size=batch_size, seed=1, train=True, **ranks)

@@ -18,7 +18,7 @@ from attnbench.config import composition
 from attnbench.config.configuration import Config
 from attnbench.data.record import stamp
 from attnbench.reports import paper_tables
-from attnbench.reports.rows import Composer
+from attnbench.reports.composer import Composer
 from attnbench.runs import data
 from attnbench.runs.attempt import Outcome, attempt
 from attnbench.runs.data import DataCheck

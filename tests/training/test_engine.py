@@ -276,6 +276,16 @@ def test_the_rate_is_set_before_each_step_and_so_is_what_anneals(begin: Begin, p
     assert trial.lines[1]["lr"] == trial.rates[-1]
 
 
+def test_a_warmup_in_steps_counts_the_steps_of_all_epochs(begin: Begin) -> None:
+    """Three steps an epoch; also after a start in the middle."""
+    expected = [0.1 * (0.25 + 0.75 * step / 5) for step in range(5)] + [0.1]
+    for first in (0, 4):
+        trial = begin(law="step", per="epoch", warmup_steps=5, warmup_from=0.25, scores=(50.0, 60.0))
+        trial.state.epoch, trial.state.step = divmod(first, STEPS)
+        trial.fit()
+        assert trial.rates == pytest.approx(expected[first:])
+
+
 def test_the_network_trains_in_every_step_also_after_an_evaluation(begin: Begin) -> None:
     trial = begin()
     trial.fit()

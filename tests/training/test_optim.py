@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from attnbench.base.errors import ConfigError
+from attnbench.config import composition
 from attnbench.training.optim import Schedule
 
 
@@ -68,6 +69,39 @@ def test_warmup_rises_linearly_to_the_law() -> None:
     assert warm.rate(4.0, 64) == cold.rate(4.0, 64)
 
 
+STEPS = 14_659  # updates of an epoch of COCO: 117,266 images with objects, 8 at once
+
+
+def test_the_rates_of_the_eca_papers_detectors_are_those_of_mmdetection() -> None:
+    """Its warm-up: k = (1 - i / 500) (1 - 1/3), lr = regular (1 - k). Its steps: x0.1 after epochs 8 and 11."""
+    ours = composition.compose(["experiment=eca_coco"]).build("schedule")
+
+    def rate(step: int) -> float:
+        return float(ours.rate(step // STEPS + step % STEPS / STEPS, 8, step))
+
+    expected = [0.01 * (1 - (1 - i / 500) * (1 - 1 / 3)) for i in range(500)] + [0.01] * 100
+    assert [rate(i) for i in range(600)] == pytest.approx(expected, rel=1e-12)
+    assert [rate(i) for i in (0, 125, 250, 499)] == pytest.approx([0.01 / 3, 0.005, 0.02 / 3, 0.009986666667], rel=1e-9)
+    for drop, before, after in ((8, 0.01, 0.001), (11, 0.001, 0.0001)):
+        at = drop * STEPS
+        assert [rate(at - 1), rate(at), rate(at + 1)] == pytest.approx([before, after, after], rel=1e-12)
+    assert rate(12 * STEPS - 1) == pytest.approx(0.0001, rel=1e-12)
+    assert ours.clip_grad_norm == 35
+
+
+@pytest.mark.parametrize("law", ["cosine", "linear"])
+def test_a_warmup_in_steps_does_not_depend_on_the_length_of_an_epoch(law: str) -> None:
+    warm, cold = schedule(law=law, warmup_steps=20, per="step"), schedule(law=law, per="step")
+    for length in (7, 50):
+        shares = [warm.rate(i / length, 64, i) / cold.rate(i / length, 64, i) for i in range(30)]
+        assert shares == pytest.approx([min(1, i / 20) for i in range(30)])
+
+
+def test_a_warmup_in_epochs_may_begin_above_zero() -> None:
+    warm, cold = schedule(warmup_epochs=4.0, warmup_from=0.25, per="step"), schedule(per="step")
+    assert [warm.rate(e, 64) / cold.rate(e, 64) for e in (0, 1, 2, 4, 5)] == pytest.approx([0.25, 0.4375, 0.625, 1, 1])
+
+
 def test_the_rate_is_scaled_only_where_a_reference_batch_is_given() -> None:
     assert schedule().rate(0, 1024) == 0.1
     assert schedule(lr_reference_batch=256).rate(0, 1024) == pytest.approx(0.4)
@@ -98,7 +132,13 @@ def test_the_optimizer_is_sgd_by_hand() -> None:
         torch.testing.assert_close(parameter.detach(), hand[name], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"law": "poly"}, {"accumulate": 0}])
+OUT_OF_RANGE: list[dict[str, Any]] = [
+    *({"lr": 0.0}, {"epochs": 0}, {"momentum": 1.0}, {"law": "poly"}, {"accumulate": 0}),
+    *({"clip_grad_norm": 0.0}, {"warmup_from": 1.0}, {"warmup_steps": 0}),
+]
+
+
+@pytest.mark.parametrize("bad", OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises((ConfigError, ValueError), match=next(iter(bad))):
         schedule(**bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from attnbench.training.state import TrainState
 from attnbench.training.step import Recorded, Update, recordable, recorded
 
 
-def prepared(process: Process, attention: str = "sb") -> tuple[TrainState, Update]:
+def prepared(process: Process, attention: str = "sb", clip: float | None = None) -> tuple[TrainState, Update]:
     torch.manual_seed(0)
     model = process.place(create_model("resnet20", attention, num_classes=10))
     schedule = Schedule(law="cosine", epochs=2, lr=0.05)
@@ -29,7 +30,7 @@ def prepared(process: Process, attention: str = "sb") -> tuple[TrainState, Updat
     def loss(part: Batch) -> Tensor:
         return F.cross_entropy(model(part.images), part.targets) * part.weight  # type: ignore[arg-type]
 
-    return state, Update(state, loss, process, parts=1)
+    return state, Update(state, loss, process, 1, clip)
 
 
 def batches(process: Process, sizes: list[int]) -> list[Batch]:
@@ -85,6 +86,7 @@ def test_what_changes_between_two_steps_is_not_recorded() -> None:
     assert "processes" in str(recordable(state, elsewhere(world_size=2), "epoch"))
     assert "pack" in str(recordable(state, elsewhere(packed=2), "epoch"))
     assert "anneals" in str(recordable(annealing, elsewhere(), "epoch"))
+    assert "clipped" in str(recordable(state, elsewhere(), "epoch", clip=35.0))
     state.scaler = torch.amp.GradScaler("cpu", enabled=True)
     assert "fp16" in str(recordable(state, elsewhere(), "epoch"))
 
@@ -100,3 +102,30 @@ def test_parts_of_a_batch_add_up_to_one_update() -> None:
             ends.append((losses, [p.detach() for p in state.model.parameters()]))
             assert all(p.grad is None for p in state.model.parameters())
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)
+
+
+def norm(tensors: list[Tensor]) -> float:
+    return math.sqrt(sum(float(one.double().square().sum()) for one in tensors))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_gradients_are_clipped_to_a_norm_over_all_parameters(parts: int, scale: float | None) -> None:
+    """Once for each update, whatever the parts, and without the scale of the loss."""
+    with Runtime(device="cpu").start() as process:
+        before = [p.detach().clone() for p in prepared(process, "none")[0].model.parameters()]
+        ends = {}
+        for clip in (None, 0.5, 1e6):
+            state, update = prepared(process, "none", clip)
+            if scale is not None:
+                state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            state.model.eval()
+            update.parts = parts
+            update(batches(process, [7])[0])
+            ends[clip] = [(old - p.detach()) / 0.05 for old, p in zip(before, state.model.parameters(), strict=True)]
+            if scale is not None:
+                assert state.scaler.get_scale() == scale
+    free = ends[None]
+    assert norm(free) > 1.0
+    torch.testing.assert_close(ends[1e6], free, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ends[0.5], [one * 0.5 / norm(free) for one in free], rtol=1e-3, atol=1e-4)

@@ -12,7 +12,6 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard d
 class Detector(Protocol):
     """The options of the group ``detector``."""
 
-    backbone_from: str | None
     masks: bool
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:

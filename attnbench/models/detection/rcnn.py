@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, Literal
 
 from pydantic import ConfigDict
@@ -13,12 +12,11 @@ from torchvision.models.detection.faster_rcnn import FasterRCNN as TorchvisionFa
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from attnbench.config.options import Count, Index
+from attnbench.config.options import Count, Index, Toolkit
+from attnbench.models.detection import mmdet
 from attnbench.models.detection.detector import Dense
-from attnbench.models.detection.features import Features
+from attnbench.models.detection.pyramid import Pyramid
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 REGION, MASK_REGION = 7, 14  # side of a region's feature map, for boxes and for masks
@@ -38,7 +36,8 @@ class FasterRCNN:
         samples: regions per image that train the box head.
         frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
         norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
-        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
+        protocol: the project whose training and testing is reproduced: ``torchvision``'s, or MMDetection 1.x's
+            (``mmdet``); see ``attnbench.models.detection.mmdet``.
     """
 
     short_side: Count = 800
@@ -50,7 +49,7 @@ class FasterRCNN:
     samples: Count = 512
     frozen_stages: Index = 1
     norm: Literal["trained", "frozen"] = "frozen"
-    backbone_from: str | None = None
+    protocol: Toolkit = "torchvision"
 
     masks = False
 
@@ -62,7 +61,7 @@ class FasterRCNN:
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
         """The detector around a classification network; ``num_classes`` excludes the background."""
         pyramid = Pyramid(body, self.channels)
-        return TwoStage(pyramid, **self._parts(pyramid, num_classes + 1))
+        return self._by_protocol(TwoStage(pyramid, **self._parts(pyramid, num_classes + 1)))
 
     def settle(self, network: nn.Module) -> None:
         """Freeze the first stages and, with ``norm=frozen``, the statistics of the backbone's batch norms.
@@ -72,9 +71,19 @@ class FasterRCNN:
         """
         network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
 
+    def _by_protocol(self, network: TwoStage | TwoStageWithMasks) -> nn.Module:
+        if self.protocol == "mmdet":
+            strides = network.backbone.map_strides
+            anchors = mmdet.Anchors(self._anchor_sizes(len(strides)), RATIOS, strides)
+            mmdet.converted(network, anchors, self.samples)
+        return network
+
+    def _anchor_sizes(self, maps: int) -> tuple[tuple[int], ...]:
+        return tuple((self.anchor_size * 2**level,) for level in range(maps))
+
     def _parts(self, pyramid: Pyramid, classes: int) -> dict[str, Any]:
         """Arguments of torchvision's network; all others keep torchvision's defaults."""
-        sizes = tuple((self.anchor_size * 2**level,) for level in range(pyramid.levels + 1))
+        sizes = self._anchor_sizes(len(pyramid.map_strides))
         return {
             "min_size": self.short_side,
             "max_size": self.long_side,
@@ -99,31 +108,14 @@ class MaskRCNN(FasterRCNN):
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
         """The detector with a mask head; ``num_classes`` excludes the background."""
         pyramid, wide = Pyramid(body, self.channels), self.channels
-        return TwoStageWithMasks(
+        network = TwoStageWithMasks(
             pyramid,
             **self._parts(pyramid, num_classes + 1),
             mask_roi_pool=pyramid.pooling(MASK_REGION),
             mask_head=MaskRCNNHeads(wide, (wide,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(wide, wide, num_classes + 1),
         )
-
-
-class Pyramid(Features):
-    """A feature pyramid: maps of the same width, each combined with the coarser ones, and one extra coarse map."""
-
-    def __init__(self, body: nn.Module, channels: int) -> None:
-        super().__init__(body)
-        self.levels, self.out_channels = len(self.channels), channels
-        self.fpn = FeaturePyramidNetwork(self.channels, channels, extra_blocks=LastLevelMaxPool())
-
-    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        """The pyramid's maps, (N, ``channels``, H_i, W_i) each, from fine to coarse."""
-        maps: OrderedDict[str, Tensor] = self.fpn(super().forward(images))
-        return maps
-
-    def pooling(self, side: int) -> MultiScaleRoIAlign:
-        """The layer that crops regions from the maps, each to ``side`` x ``side`` positions."""
-        return MultiScaleRoIAlign([str(level) for level in range(self.levels)], side, 2)
+        return self._by_protocol(network)
 
 
 class _Regions(Dense):

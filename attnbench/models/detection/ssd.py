@@ -42,14 +42,12 @@ class SSD:
             weights that were trained with it.
         frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
         norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
-        backbone_from: folder of a classification run whose weights are the backbone's initial ones.
     """
 
     size: Count = SIZE
     normalize: Literal["half", "imagenet"] = "half"
     frozen_stages: Index = 0
     norm: Literal["trained", "frozen"] = "trained"
-    backbone_from: str | None = None
 
     masks = False
 

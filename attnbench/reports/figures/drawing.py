@@ -20,12 +20,13 @@ from attnbench.models import factory
 from attnbench.models.checkpoint import Which
 from attnbench.reports import counts
 from attnbench.reports.comparison import compare, provenance
+from attnbench.reports.composer import Composer
 from attnbench.reports.figures import channels, curves, hooks, lambdas, plane, sweep
 from attnbench.reports.figures.matching import differences, matched
 from attnbench.reports.figures.paper_figures import Figure
 from attnbench.reports.paper_tables import Row
 from attnbench.reports.report import changed_images, report, source_of
-from attnbench.reports.rows import Chosen, Composer, choose, seeded
+from attnbench.reports.rows import Chosen, choose, seeded
 from attnbench.runs import results
 from attnbench.runs.load import FREE, Trained, load_run, ready
 from attnbench.runs.results import Run

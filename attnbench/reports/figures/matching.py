@@ -14,8 +14,9 @@ from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config import stored
 from attnbench.config.configuration import Config
 from attnbench.reports.comparison import text
+from attnbench.reports.composer import Composer
 from attnbench.reports.paper_tables import Row, Table
-from attnbench.reports.rows import Chosen, Composer
+from attnbench.reports.rows import Chosen
 from attnbench.runs import results
 from attnbench.runs.results import ABSENT, Run, Values
 

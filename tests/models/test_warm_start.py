@@ -1,0 +1,140 @@
+"""A network starts from the weights of a run or a file, whatever names they have, and says what it did not find."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision import models
+
+from attnbench import create_model
+from attnbench.base.errors import ConfigError, OtherData, StorageError
+from attnbench.config.configuration import Config
+from attnbench.models import factory
+from attnbench.runs import run
+from attnbench.runs.data import DataCheck
+from attnbench.runs.status import finished, run_status
+
+Compose = Callable[..., Config]
+SMALL = ["backbone=resnet20", "backbone.depth=8", "dataset.size=4", "schedule.epochs=1", "runtime.device=cpu"]
+
+
+def started(compose: Compose, classes: int, *overrides: str) -> dict[str, Tensor]:
+    """The state dict of a new network."""
+    torch.manual_seed(1)
+    return factory.network(compose(*overrides), classes)[0].state_dict()
+
+
+def stock(classes: int = 7) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return dict(models.resnet18(num_classes=classes).state_dict())
+
+
+def test_a_stock_file_gives_the_trunk_and_leaves_attention_new(
+    compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = stock()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in given.items()}}, tmp_path / "r18.pth")
+    with caplog.at_level(logging.INFO, "attnbench"):
+        ours = started(compose, 7, "backbone=resnet18", "attention=se", f"backbone.weights={tmp_path / 'r18.pth'}")
+    assert torch.equal(ours["layer1.0.bn2.trunk.weight"], given["layer1.0.bn2.weight"])
+    assert torch.equal(ours["layer4.1.conv2.weight"], given["layer4.1.conv2.weight"])
+    assert torch.equal(ours["fc.weight"], given["fc.weight"])
+    fresh = started(compose, 7, "backbone=resnet18", "attention=se")
+    assert torch.equal(ours["layer1.0.bn2.attention.reduce.weight"], fresh["layer1.0.bn2.attention.reduce.weight"])
+    assert (
+        "122 tensors by the stock network's names; not given, so with random weights: attention at 8 sites"
+        in caplog.text
+    )
+
+
+def test_other_classes_leave_out_the_classifier_alone(
+    compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = stock(classes=7)
+    save_file(given, tmp_path / "r18.safetensors")
+    with caplog.at_level(logging.INFO, "attnbench"):
+        ours = started(compose, 3, "backbone=resnet18", f"backbone.weights={tmp_path / 'r18.safetensors'}")
+    assert torch.equal(ours["conv1.weight"], given["conv1.weight"]) and ours["fc.weight"].shape == (3, 512)
+    assert "left out: fc; not given, so with random weights: fc" in caplog.text
+
+
+def test_a_released_eca_net_starts_a_detector(compose: Compose, tmp_path: Path) -> None:
+    """The slots of the released ECA-Nets: ``layer1.0.eca.conv.weight`` beside ``layer1.0.bn2``."""
+    model = create_model("resnet18", "eca", attention_kwargs={"kernel_size": [3, 5, 7, 7]})
+    given = {
+        key.replace("bn2.attention.conv", "eca.conv").replace(".trunk.", "."): torch.randn_like(value.float()).to(value)
+        for key, value in model.state_dict().items()
+    }
+    assert "layer2.1.eca.conv.weight" in given
+    torch.save(given, tmp_path / "eca.pth.tar")
+    detect = ["task=detection", "detector=faster_rcnn_small", "backbone=resnet18", "attention=eca"]
+    weights = f"backbone.weights={tmp_path / 'eca.pth.tar'}"
+    ours = started(compose, 10, *detect, "attention.kernel_size=[3,5,7,7]", weights)
+    body = "backbone.body."
+    assert torch.equal(ours[f"{body}layer2.1.bn2.attention.conv.weight"], given["layer2.1.eca.conv.weight"])
+    assert torch.equal(ours[f"{body}layer4.1.bn2.trunk.running_var"], given["layer4.1.bn2.running_var"])
+    with pytest.raises(StorageError, match=r"layer1.0.eca.conv.weight 1x1x3 for 1x1x5"):
+        started(compose, 10, *detect, "attention.kernel_size=5", weights)
+
+
+def test_a_file_of_another_network_is_refused_whole(compose: Compose, tmp_path: Path) -> None:
+    torch.save(dict(models.resnet34(num_classes=7).state_dict()), tmp_path / "r34.pth")
+    with pytest.raises(StorageError, match="the weights do not fit: unexpected layer1.2"):
+        started(compose, 7, "backbone=resnet18", f"backbone.weights={tmp_path / 'r34.pth'}")
+
+
+def test_a_run_starts_from_a_run_of_its_own_seed_and_records_its_digest(compose: Compose, tmp_path: Path) -> None:
+    first = [compose(*SMALL, "attention=eca", f"seed={seed}") for seed in (0, 1)]
+    for one in first:
+        run.train(one)
+    group = first[0].group_folder
+    second = [compose(*SMALL, "attention=eca", f"seed={seed}", f"backbone.weights={group}") for seed in (0, 1)]
+    assert second[0].group_folder == second[1].group_folder != group
+    for before, after in zip(first, second, strict=True):
+        theirs = torch.load(before.run_folder / "checkpoints/last.pt", weights_only=True)["model"]
+        ours = factory.network(after, 10)[0].state_dict()
+        assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    result = run.train(second[1])
+    assert result["weights"]["sha256"] == json.loads((first[1].run_folder / "result.json").read_text())["state_sha256"]
+    assert result["weights"]["from"] == str(group).partition("/runs/")[2]
+
+
+def test_a_run_of_another_attention_is_refused_before_anything_is_written(compose: Compose, tmp_path: Path) -> None:
+    source = compose(*SMALL, "attention=eca")
+    run.train(source)
+    other = compose(*SMALL, "attention=se", f"backbone.weights={source.run_folder}")
+    with pytest.raises(ConfigError, match="attention: eca there, se here"):
+        run.train(other)
+    assert not other.run_folder.exists()
+
+
+def test_missing_weights_are_named(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no such run or file of weights \(.*nowhere\)"):
+        run.train(compose(*SMALL, f"backbone.weights={tmp_path / 'nowhere'}"))
+
+
+def test_a_finished_run_is_not_shown_for_other_weights_of_the_same_name(compose: Compose, tmp_path: Path) -> None:
+    source = compose(*SMALL)
+    run.train(source)
+    config = compose(*SMALL, f"backbone.weights={source.run_folder}")
+    run.train(config)
+    assert finished(config) and run_status(config, DataCheck()).state == "done"
+    run.train(compose(*SMALL, "resume=never"))  # once more, with the same result
+    assert finished(config)
+    other = compose(*SMALL, "schedule.lr=0.2")
+    run.train(other)
+    (source.run_folder / "result.json").write_bytes((other.run_folder / "result.json").read_bytes())
+    with pytest.raises(OtherData, match="started from other weights"):
+        finished(config)
+    assert run_status(config, DataCheck()).state == "other weights"
+    shutil.rmtree(source.run_folder)
+    status = run_status(config, DataCheck())
+    assert status.state == "done" and "not there to compare" in status.unseen
