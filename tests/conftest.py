@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +99,30 @@ def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
 
     return call
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """``attnbench`` with arguments, in this process: its exit code and what it prints."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["attnbench", *arguments])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main.main()
+        except SystemExit as end:
+            code = end.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    monkeypatch.setenv("ATTNBENCH_OUTPUTS", str(tmp_path / "outputs"))
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
+    yield call
+    for kind, handler in handlers.items():  # a command sets its own
+        signal.signal(kind, handler)
 
 
 @pytest.fixture
