@@ -75,9 +75,7 @@ class ForkServer:
         """One run of SMALL; ``before`` (a module's function or a partial of one) is called in its process first."""
         return self.train(outputs, *_words(outputs, overrides), before=before, kill=kill)
 
-    def train(
-        self, outputs: Path, *words: str, before: Callable[[], object] = int, kill: Kill | None = None
-    ) -> Ended:
+    def train(self, outputs: Path, *words: str, before: Callable[[], object] = int, kill: Kill | None = None) -> Ended:
         """``python train.py`` with these words, which set ``paths.outputs``."""
         assert self.process.stdin and self.process.stdout
         pickle.dump((words, str(outputs), before, kill), self.process.stdin)
