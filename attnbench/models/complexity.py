@@ -208,6 +208,7 @@ class Counter:
     macs: bool = False
 
     def __call__(self, model: nn.Module, size: Size) -> int:
+        """The number of operations for one image, in evaluation mode."""
         return _counted(model, size, {"": self}).operations[""]
 
     def rule(self, module: nn.Module) -> Rule | None:
