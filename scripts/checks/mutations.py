@@ -55,6 +55,7 @@ RESULT = "tests/runs/test_result.py::test_"
 PLACEMENT = "tests/models/test_placement.py::test_"
 FAST = "tests/models/test_fused.py::test_the_default_backend_fuses_the_norm_with_its_attention_on_a_cpu"
 MMDET = "tests/models/test_mmdet.py::test_"
+PROTOCOL = "tests/reports/test_protocols.py::test_"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
 
 MUTATIONS = [
@@ -671,6 +672,37 @@ MUTATIONS = [
         "return self.warmup_from + (1.0 - self.warmup_from) * risen",
         "return risen",
         ["tests/training/test_optim.py::test_the_rates_of_the_eca_papers_detectors_are_those_of_mmdetection"],
+    ),
+    # What the rows and experiments train
+    Mutation(
+        "eca-152-by-the-kernels-of-50", "configs/table/eca/2.yaml",
+        'backbone=resnet152, attention=eca, "attention.kernel_size=[3,3,5,7]"',
+        'backbone=resnet152, attention=eca, "attention.kernel_size=[3,5,5,7]"',
+        [f"{PROTOCOL}a_row_of_eca_has_the_kernels_of_the_file_that_printed_it"],
+    ),
+    Mutation(
+        "cbams-norm-from-one", "attnbench/models/attention/cbam.py",
+        "    nn.init.zeros_(released.weight)\n",
+        "",
+        ["tests/models/attention/test_cbam.py"],
+    ),
+    Mutation(
+        "dropout-after-the-norm", "attnbench/models/attention/branch.py",
+        'self.norm1(self._dropped(hidden, "linear"))',
+        'self._dropped(self.norm1(hidden), "linear")',
+        ["tests/models/attention/test_sb_and_se.py::test_dropout_acts_where_it_is_said_to_and_nowhere_else"],
+    ),
+    Mutation(
+        "no-decay-decays", "attnbench/training/optim.py",
+        '{"params": others, "weight_decay": 0.0}',
+        '{"params": others}',
+        ["tests/training/test_optim.py::test_weight_decay_spares_the_named_parameters_and_no_other"],
+    ),
+    Mutation(
+        "another-stage-is-strided", "attnbench/models/backbones/mobilenetv2_cifar.py",
+        "STRIDED = 1 ",
+        "STRIDED = 2 ",
+        ["tests/models/test_backbones.py::test_the_strides_of_mobilenetv2_for_cifar"],
     ),
 ]  # fmt: skip
 
