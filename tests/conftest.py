@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
 
@@ -16,7 +20,7 @@ import torch
 
 from attnbench.base.errors import DataError, Failure
 from attnbench.cli import main
-from attnbench.config import composition
+from attnbench.config import composition, hydra_state
 from attnbench.config.configuration import Config
 from attnbench.runs import run
 
@@ -38,6 +42,32 @@ def refused(call: Callable[[], object], kind: type[Failure], *words: str) -> str
     for word in words:
         assert word in line
     return line
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_hydra() -> Iterator[None]:
+    """Compose a worker's configurations with one Hydra: reading the option files anew takes most of the time.
+
+    Option files in other folders than the checkout's are read anew, as a test may change them.
+    """
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        ours = GlobalHydra.instance().hydra
+
+    @contextmanager
+    def initialized(folder: str, *, version_base: str) -> Iterator[None]:
+        if folder != str(ROOT / "configs"):
+            with initialize_config_dir(folder, version_base=version_base):
+                yield
+            return
+        GlobalHydra.instance().hydra = ours
+        try:
+            yield
+        finally:
+            GlobalHydra.instance().hydra = None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra_state, "initialize_config_dir", initialized)
+        yield
 
 
 @pytest.fixture
@@ -69,6 +99,30 @@ def attnbench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
 
     return call
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """``attnbench`` with arguments, in this process: its exit code and what it prints."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["attnbench", *arguments])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main.main()
+        except SystemExit as end:
+            code = end.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    monkeypatch.setenv("ATTNBENCH_OUTPUTS", str(tmp_path / "outputs"))
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
+    yield call
+    for kind, handler in handlers.items():  # a command sets its own
+        signal.signal(kind, handler)
 
 
 @pytest.fixture

@@ -73,7 +73,10 @@ class ForkServer:
         self, outputs: Path, *overrides: str, before: Callable[[], object] = int, kill: Kill | None = None
     ) -> Ended:
         """One run of SMALL; ``before`` (a module's function or a partial of one) is called in its process first."""
-        words = _words(outputs, overrides)
+        return self.train(outputs, *_words(outputs, overrides), before=before, kill=kill)
+
+    def train(self, outputs: Path, *words: str, before: Callable[[], object] = int, kill: Kill | None = None) -> Ended:
+        """``python train.py`` with these words, which set ``paths.outputs``."""
         assert self.process.stdin and self.process.stdout
         pickle.dump((words, str(outputs), before, kill), self.process.stdin)
         self.process.stdin.flush()

@@ -166,15 +166,16 @@ def timed_network(
     torch.manual_seed(0)
     schedule, task = composed.build("schedule"), composed.build("task")
     model = process.place(factory.network(factory.without_weights(composed), classes)[0])
-    setup.division(composed, model, 1, batch).refuse()
+    division = setup.division(composed, model, 1, batch)
+    division.refuse()
     fused.choose(model, composed.tree["runtime"]["tail"])
     network = process.wrap(model)
     state = setup.train_state(model, schedule, process)
     given = Noise(setup.noise(composed, batch, process.device, overrides))
     noise = next(Feed(given, process, (0.5,) * 3, (0.25,) * 3).epoch(0))
 
-    parts, clip = schedule.accumulate, schedule.clip_grad_norm
-    update = Update(state, lambda part: task.loss(network, part), process, parts, clip)
+    clip = schedule.clip_grad_norm
+    update = Update(state, lambda part: task.loss(network, part), process, division.accumulate, clip)
 
     def train() -> None:
         network.train()

@@ -35,6 +35,7 @@ NEUTRAL = {
     "runtime.device",
     "runtime.processes",
     "runtime.workers",
+    "runtime.norm_batch",  # as runtime.processes, which it stands for
     "runtime.tail",
     "runtime.graph",
     "runtime.checkpoint_minutes",

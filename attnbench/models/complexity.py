@@ -20,9 +20,9 @@ in other ways, which ``COUNTERS`` lists:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +83,12 @@ def measure(model: nn.Module, plain: nn.Module, sites: list[Site], size: Size) -
         sites: what ``insert`` returned for the model.
         size: side of a square image, or height and width.
     """
-    ours, stock = _macs_by_module(model, size), _macs_by_module(plain, size)
+    counted = _counted(model, size, {"macs": MACS, "activations": ACTIVATIONS})
+    ours, stock = counted.macs, _counted(plain, size, {"macs": MACS}).macs
     return Complexity(
         params=params(model),
         macs=ours[""],
-        activations=activations(model, size),
+        activations=counted.operations["activations"],
         attention_params=params(model) - params(plain),
         attention_macs=ours[""] - stock[""],
         sites=[_at_site(model, plain, site, ours, stock) for site in sites],
@@ -123,13 +124,17 @@ def trainable(model: nn.Module) -> int:
 
 def macs(model: nn.Module, size: Size) -> int:
     """Multiply-adds for one image, in evaluation mode."""
-    return _macs_by_module(model, size)[""]
+    return MACS(model, size)
 
 
 def activations(model: nn.Module, size: Size) -> int:
     """Output elements of convolutions and linear layers for one image."""
-    rules: dict[type, Rule] = dict.fromkeys(LAYERS, lambda module, x, y: y.numel())
-    return sum(_by_rule(model, size, rules, every_use=True))
+    return ACTIVATIONS(model, size)
+
+
+def operations(model: nn.Module, size: Size) -> dict[str, int]:
+    """What each of ``COUNTERS`` counts for one image, in a single forward pass."""
+    return _counted(model, size, COUNTERS).operations
 
 
 def detail(module: nn.Module) -> str:
@@ -188,30 +193,40 @@ DETECTION: dict[type, Rule] = {
 DETECTION_HEADS: dict[str, Rule] = {"RPNHead": lambda module, x, y: -sum(feature.numel() for feature in x)}
 
 
-def _thop2019(model: nn.Module, size: Size) -> int:
-    return sum(_by_rule(model, size, THOP2019, every_use=False))
+@dataclass(frozen=True)
+class Counter:
+    """A way of counting operations; called with a network and the size of an image, it returns their number.
+
+    Args:
+        rules: operations of a module, by its type or by the name of its type.
+        every_use: count every call of a module; else only its last one.
+        macs: add the multiply-adds that torch's own counter finds.
+    """
+
+    rules: Mapping[Any, Rule]
+    every_use: bool = True
+    macs: bool = False
+
+    def __call__(self, model: nn.Module, size: Size) -> int:
+        """The number of operations for one image, in evaluation mode."""
+        return _counted(model, size, {"": self}).operations[""]
+
+    def rule(self, module: nn.Module) -> Rule | None:
+        """The rule of a module, if it has one."""
+        return self.rules.get(type(module)) or self.rules.get(type(module).__name__)
 
 
-def _thop2019_late(model: nn.Module, size: Size) -> int:
-    return sum(_by_rule(model, size, THOP2019_LATE, every_use=False))
+MACS = Counter({}, macs=True)
+ACTIVATIONS = Counter(dict.fromkeys(LAYERS, lambda module, x, y: y.numel()))
+# Multiply-adds and the broadcast products of gates. SB's shift is a sum, so it adds no multiplication.
+MULTIPLICATIONS = Counter({Attended: lambda module, x, y: y.numel() if module.combine == "mul" else 0}, macs=True)
 
-
-def _detection(model: nn.Module, size: Size) -> int:
-    return sum(_by_rule(model, size, {**DETECTION, **DETECTION_HEADS}, every_use=True))
-
-
-def _multiplications(model: nn.Module, size: Size) -> int:
-    """Multiply-adds and the broadcast products of gates. SB's shift is a sum, so it adds no multiplication."""
-    rules: dict[type, Rule] = {Attended: lambda module, x, y: y.numel() if module.combine == "mul" else 0}
-    return macs(model, size) + sum(_by_rule(model, size, rules, every_use=True))
-
-
-COUNTERS: dict[str, Callable[[nn.Module, Size], int]] = {
-    "macs": macs,
-    "sb": _multiplications,
-    "thop2019": _thop2019,
-    "thop2019_late": _thop2019_late,
-    "detection": _detection,
+COUNTERS = {
+    "macs": MACS,
+    "sb": MULTIPLICATIONS,
+    "thop2019": Counter(THOP2019, every_use=False),
+    "thop2019_late": Counter(THOP2019_LATE, every_use=False),
+    "detection": Counter({**DETECTION, **DETECTION_HEADS}),
 }
 
 
@@ -226,44 +241,61 @@ def sb_overhead(cin: int, hidden: int, cout: int, height: int, width: int) -> di
     }
 
 
-def _macs_by_module(model: nn.Module, size: Size) -> dict[str, int]:
-    """Multiply-adds in each module by its dotted name; the empty name is the whole network."""
-    with _evaluated(model), FlopCounterMode(display=False) as counter:
-        model(image(model, size))
-    root = type(model).__name__
-    by_module = {"": counter.get_total_flops() // 2}
-    for name, operations in counter.get_flop_counts().items():
-        if name.startswith(root + "."):
-            by_module[name.removeprefix(root + ".")] = sum(operations.values()) // 2
-    return by_module
+class _Counted(NamedTuple):
+    """Multiply-adds in each module by its dotted name, where the empty name is the whole network; and operations."""
+
+    macs: dict[str, int]
+    operations: dict[str, int]
 
 
-def _by_rule(model: nn.Module, size: Size, rules: Mapping[Any, Rule], *, every_use: bool) -> list[int]:
-    """Operations of the modules that have a rule, for every call of a module or only for its last one.
-
-    Args:
-        rules: by the module's type, or by the name of its type.
-        every_use: count every call; else only the last call of each module.
-    """
-    counts: dict[nn.Module, list[int]] = {}
-
-    def rule(module: nn.Module) -> Rule | None:
-        return rules.get(type(module)) or rules.get(type(module).__name__)
-
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        taken = rule(module)
-        assert taken
-        operations = taken(module, inputs[0], output)
-        counts[module] = [*(counts.get(module, []) if every_use else []), operations]
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if rule(m)]
+def _counted(model: nn.Module, size: Size, counters: Mapping[str, Counter]) -> _Counted:
+    """What some counters count in a single forward pass, by their names."""
+    uses = {name: _Uses(counter) for name, counter in counters.items()}
+    hooks = [
+        module.register_forward_hook(use)
+        for module in model.modules()
+        for use in uses.values()
+        if use.counter.rule(module)
+    ]
     try:
-        with _evaluated(model):
-            model(image(model, size))
+        macs = _run(model, size, macs=any(counter.macs for counter in counters.values()))
     finally:
         for hook in hooks:
             hook.remove()
-    return [operations for uses in counts.values() for operations in uses]
+    return _Counted(macs, {name: use.total + (macs[""] if use.counter.macs else 0) for name, use in uses.items()})
+
+
+class _Uses:
+    """Adds up the operations of a counter's rules; a forward hook."""
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+        self.operations: dict[nn.Module, int] = {}
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        rule = self.counter.rule(module)
+        assert rule
+        before = self.operations.get(module, 0) if self.counter.every_use else 0
+        self.operations[module] = before + rule(module, inputs[0], output)
+
+    @property
+    def total(self) -> int:
+        return sum(self.operations.values())
+
+
+def _run(model: nn.Module, size: Size, *, macs: bool) -> dict[str, int]:
+    """A forward pass; the multiply-adds in each module and in the network (the empty name), if they are wanted."""
+    with _evaluated(model), FlopCounterMode(display=False) if macs else nullcontext() as counter:
+        model(image(model, size))
+    if counter is None:
+        return {}
+    root = f"{type(model).__name__}."
+    by_module = {
+        name.removeprefix(root): sum(operations.values()) // 2
+        for name, operations in counter.get_flop_counts().items()
+        if name.startswith(root)
+    }
+    return {"": counter.get_total_flops() // 2} | by_module
 
 
 def image(model: nn.Module, size: Size) -> Tensor:

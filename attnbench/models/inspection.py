@@ -22,7 +22,7 @@ def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int
     classes, size = catalog.setting(composed, overrides)
     model, sites = factory.sketch(composed, classes)
     plain, _ = factory.sketch(composed.without_attention(), classes)
-    operations = {name: counter(model, size) for name, counter in complexity.COUNTERS.items()}
+    operations = complexity.operations(model, size)
     return composed, complexity.measure(model, plain, sites, size), operations, (classes, size)
 
 

@@ -40,8 +40,9 @@ class CountedCell:
 
 def count(table: Table, sketch: Sketch, composed: Composed = compose) -> list[tuple[Row, dict[str, CountedCell]]]:
     """The counted cells of each row of a table."""
+    networks = _Networks(sketch)
     with prepared():
-        return [(row, cells(table, row, sketch, composed)) for row in table.rows]
+        return [(row, _cells(table, row, networks, composed)) for row in table.rows]
 
 
 def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]])
     return {"id": table.id, "title": table.title, "source": table.source, "notes": table.notes, "rows": rows}
 
 
-# What each counter counts.
+# What the counter of a column counts.
 KINDS = {
     "params": "parameters",
     "trainable": "parameters",
@@ -85,7 +86,7 @@ class TalliedCell:
 def tally(tables: Iterable[Table], sketch: Sketch) -> list[TalliedCell]:
     """Every printed count of some tables; cells that we derive from printed ones are left out."""
     return [
-        TalliedCell(KINDS[row.counter.get(name) or table.columns[name].counter or ""], table.id, row.label, name, cell)
+        TalliedCell(KINDS[table.columns[name].counter or ""], table.id, row.label, name, cell)
         for table in tables
         for row, counted in count(table, sketch)
         for name, cell in counted.items()
@@ -108,6 +109,10 @@ def rounds_to(ours: int, printed: str, per: float) -> bool:
 
 def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) -> dict[str, CountedCell]:
     """The counted cells of a row, by column; each of its networks is built once for all of them."""
+    return _cells(table, row, _Networks(sketch), composed)
+
+
+def _cells(table: Table, row: Row, networks: _Networks, composed: Composed) -> dict[str, CountedCell]:
     counters = {
         name: row.counter.get(name, column.counter)
         for name, column in table.columns.items()
@@ -115,21 +120,34 @@ def cells(table: Table, row: Row, sketch: Sketch, composed: Composed = compose) 
     }
     ours: dict[str, int | None] = dict.fromkeys(counters)
     if counters and row.overrides is not None:
-        config, once = composed(row.overrides), _once(sketch)
-        ours = {name: _ours(config, counter, once) for name, counter in counters.items()}
+        config = composed(row.overrides)
+        ours = {name: _ours(config, counter, networks) for name, counter in counters.items()}
     return {name: _cell(row, name, table.columns[name], ours[name]) for name in counters}
 
 
-def _once(sketch: Sketch) -> Sketch:
-    """The same, with each network built when it is first asked for."""
-    built: dict[str, tuple[nn.Module, complexity.Size]] = {}
+class _Networks:
+    """Networks, each of which is built and counted once, although rows share networks without attention."""
 
-    def sketched(config: Config) -> tuple[nn.Module, complexity.Size]:
-        if config.hash not in built:
-            built[config.hash] = sketch(config)
-        return built[config.hash]
+    def __init__(self, sketch: Sketch) -> None:
+        self.sketch = sketch
+        self.built: dict[str, tuple[nn.Module, complexity.Size]] = {}
+        self.counted: dict[tuple[str, str], int] = {}
 
-    return sketched
+    def model(self, config: Config) -> nn.Module:
+        """The network of a configuration."""
+        return self._of(config)[0]
+
+    def count(self, config: Config, counter: str) -> int:
+        """What one of ``complexity.COUNTERS`` counts in it."""
+        key = config.hash, counter
+        if key not in self.counted:
+            self.counted[key] = complexity.COUNTERS[counter](*self._of(config))
+        return self.counted[key]
+
+    def _of(self, config: Config) -> tuple[nn.Module, complexity.Size]:
+        if config.hash not in self.built:
+            self.built[config.hash] = self.sketch(config)
+        return self.built[config.hash]
 
 
 def _cell(row: Row, name: str, column: Column, ours: int | None) -> CountedCell:
@@ -145,16 +163,15 @@ def is_numeral(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def _ours(config: Config, counter: str, sketch: Sketch) -> int:
+def _ours(config: Config, counter: str, networks: _Networks) -> int:
     """What a counter counts in a configuration's network."""
-    model, size = sketch(config)
     if counter == "params":
-        return complexity.params(model)
+        return complexity.params(networks.model(config))
     if counter == "trainable":
-        return complexity.trainable(model)
+        return complexity.trainable(networks.model(config))
+    plain = config.without_attention()
     if counter == "module_params":
-        return complexity.params(model) - complexity.params(sketch(config.without_attention())[0])
+        return complexity.params(networks.model(config)) - complexity.params(networks.model(plain))
     if counter == "sb_added":
-        plain, _ = sketch(config.without_attention())
-        return complexity.COUNTERS["sb"](model, size) - complexity.COUNTERS["sb"](plain, size)
-    return complexity.COUNTERS[counter](model, size)
+        return networks.count(config, "sb") - networks.count(plain, "sb")
+    return networks.count(config, counter)

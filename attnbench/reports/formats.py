@@ -11,7 +11,7 @@ from attnbench.base import escape
 from attnbench.base.console import plain_console
 from attnbench.reports import writing
 from attnbench.reports.paper_tables import Column
-from attnbench.reports.report import BEST, COMPARED, MEASURED, Cell, Line, Report, Trace, as_dict, remarks
+from attnbench.reports.report import BEST, COMPARED, FOLDED, MEASURED, Cell, Line, Report, Trace, as_dict, remarks
 from attnbench.reports.statistics import Paired
 
 WIDTH = 400  # width in characters of a table that does not go to a terminal
@@ -49,9 +49,15 @@ def _columns(name: str, column: Column, made: Report) -> list[tuple[str, CellTex
         return [printed, (f"{name} ours", of(_counted))]
     if name not in MEASURED:
         return [printed]
-    measured = [printed, (f"{name} ours", of(_ours)), (f"{name} difference", of(_difference))]
     if name in BEST:
-        measured.append((f"{name} best epoch", of(_best)))
+        measured = [
+            *(printed, (f"{name} last epoch", of(_ours)), (f"{name} best epoch", of(_best))),
+            (f"{name} last, best - printed", of(_differences)),
+        ]
+    else:
+        measured = [printed, (f"{name} ours", of(_ours)), (f"{name} difference", of(_difference))]
+    if name in FOLDED:
+        measured.insert(2, (f"{name} folded", of(_folded)))
     if name == COMPARED[0] and any(line.baseline for line in made.lines):
         measured.append((f"{name} to baseline [95 %]", lambda line: _paired(line, name)))
     return measured
@@ -79,12 +85,21 @@ def _best(cell: Cell) -> str:
     return _spread(cell.best.mean, cell.best.std, cell.best.n, _digits(cell)) if cell.best else ""
 
 
+def _folded(cell: Cell) -> str:
+    return _spread(cell.folded.mean, cell.folded.std, cell.folded.n, _digits(cell)) if cell.folded else ""
+
+
 def _spread(mean: float, std: float | None, n: int, digits: int) -> str:
     return f"{mean:.{digits}f} (n=1)" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f} (n={n})"
 
 
 def _difference(cell: Cell) -> str:
     return "" if cell.difference is None else f"{cell.difference:+.{_digits(cell)}f}"
+
+
+def _differences(cell: Cell) -> str:
+    both = (cell.difference, cell.best_difference)
+    return ", ".join(f"{one:+.{_digits(cell)}f}" for one in both if one is not None)
 
 
 def _paired(line: Line, name: str) -> str:

@@ -19,26 +19,37 @@ from attnbench.runs.data import DataCheck
 from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.metrics.titles import TITLES
 
-# The key in result.json of each column that a run measures. Accuracy is the last epoch's, as in the papers.
-MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s", "infer_fps": "val_images_per_s"}
+# The key in result.json of each column that a run measures. Accuracy is the last epoch's.
+MEASURED = {**{name: name for name in TITLES}, "train_fps": "images_per_s", "infer_fps": "written_images_per_s"}
+FOLDED = {"infer_fps": "val_images_per_s"}  # the same with folded norms, shown beside it
 BEST = {"top1": "best_top1", "AP": "best_AP", "mAP": "best_mAP"}
 COMPARED = ("top1", "top5", "AP", "AP50", "mAP", "mask_AP")  # columns with paired differences
 
 EPOCHS = (
-    "results are those of the last epoch, as in the papers; the best-epoch column is the mean over each run's best "
-    "epoch, which is chosen on the validation images, so do not compare it with a printed number"
+    "the last and the best epoch stand side by side: the papers do not say which one they print. The public scripts "
+    "that they name keep the best epoch, which is chosen on the images that it is measured on"
 )
 STATISTICS = (
-    "± is the sample standard deviation over seeds; differences to a baseline are paired by seed, with a 95 % "
-    "confidence interval from Student's t distribution"
+    "our ± is the sample standard deviation over seeds, with n - 1; the papers do not say which one they print. "
+    "Differences to a baseline are paired by seed and of the last epoch, with a 95 % confidence interval from "
+    "Student's t distribution"
 )
+SPEEDS = (
+    "train_fps is the speed of our runs' training, input included. infer_fps is that of the network as it is written, "
+    "on images in memory; folded, that of our evaluation, with norms folded into convolutions and input included. "
+    "Printed speeds are from another device and do not compare"
+)
+
+
+PAPERS = ", the paper's "  # before the number of images of a batch norm's statistics, if it is another one
 
 
 @dataclass(frozen=True)
 class Trace:
     """Where a value comes from: a run's folder, seed, state, values, commit, device, configuration, data and weights.
 
-    ``weights`` are the initial ones; empty for random or stock weights.
+    ``weights`` are the initial ones, empty for random or stock weights; ``norm`` says over how many images batch norm
+    computed its statistics.
     """
 
     folder: str
@@ -53,6 +64,7 @@ class Trace:
     config_hash: str = ""
     data: str = ""
     weights: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,9 @@ class Cell:
         ours: the mean of a measured column, or the exact count in plain units.
         std, n: standard deviation and number of the measured values.
         best: mean, std and n over the runs' best epochs.
-        difference: ours - printed.
+        folded: mean, std and n of a speed with folded norms.
+        difference: ours - printed, of the last epoch.
+        best_difference: the same of the best epochs.
         state: ``counted``, ``done`` if every seed has a value, or else which seeds lack one and why.
         note: the row's note on this cell.
         runs: a trace for each seed.
@@ -80,7 +94,9 @@ class Cell:
     std: float | None = None
     n: int = 0
     best: Spread | None = None
+    folded: Spread | None = None
     difference: float | None = None
+    best_difference: float | None = None
     state: str = ""
     note: str = ""
     runs: list[Trace] = field(default_factory=list)
@@ -146,15 +162,17 @@ def report(
     for row, composed in chosen.rows:
         found = _statuses(chosen, composed, failed, data_check)
         unseen |= {status.unseen: None for _, status in found.values() if status.unseen}
-        cells = _cells(chosen, row, found, counted(row))
+        cells = _cells(chosen, row, composed, found, counted(row))
         label = baseline(chosen.table, row)
         other = _statuses(chosen, chosen.baselines.get(label or ""), {}, data_check)
         differences = {c: paired(_values(found, key), _values(other, key)) for c, key in MEASURED.items() if c in cells}
         kept = {c: d for c, d in differences.items() if d and c in COMPARED}
         lines.append(Line(row.label, row.overrides, cells, label, kept, row.note.get("*", "")))
     made = Report(chosen, lines, list(unseen))
-    data = dict.fromkeys(f"data {what}" for _, trace in made.traces if (what := changed_images(trace.data)))
-    return Report(replace(chosen, changed=", ".join(filter(None, [chosen.changed, *data]))), lines, list(unseen))
+    differ = [f"data {what}" for _, trace in made.traces if (what := changed_images(trace.data))]
+    differ += [f"batch norm over {trace.norm}" for _, trace in made.traces if PAPERS in trace.norm]
+    changed = ", ".join(filter(None, [chosen.changed, *dict.fromkeys(differ)]))
+    return Report(replace(chosen, changed=changed), lines, list(unseen))
 
 
 def changed_images(source: str) -> str:
@@ -180,14 +198,16 @@ def _values(found: Statuses, key: str) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _cells(chosen: Chosen, row: Row, found: Statuses, counted: Mapping[str, counts.CountedCell]) -> dict[str, Cell]:
+def _cells(
+    chosen: Chosen, row: Row, composed: Config | None, found: Statuses, counted: Mapping[str, counts.CountedCell]
+) -> dict[str, Cell]:
     cells = {}
     for name, column in chosen.table.columns.items():
         unit = row.unit.get(name, column.unit)
         if name in counted:
             cells[name] = _count(counted[name], row.per.get(name, column.per))
         elif not column.counter:
-            cells[name] = _measurement(row, name, unit, found, len(chosen.seeds))
+            cells[name] = _measurement(row, composed, name, unit, found, len(chosen.seeds))
     return cells
 
 
@@ -200,7 +220,7 @@ def _count(cell: counts.CountedCell, per: float) -> Cell:
     )  # fmt: skip
 
 
-def _measurement(row: Row, name: str, unit: str, found: Statuses, wanted: int) -> Cell:
+def _measurement(row: Row, composed: Config | None, name: str, unit: str, found: Statuses, wanted: int) -> Cell:
     note = " ".join(filter(None, (row.note.get(key) for key in (name, f"{name}_std"))))
     empty = Cell(row.printed.get(name, ""), row.printed.get(f"{name}_std", ""), unit, note=note)
     if name not in MEASURED:
@@ -209,15 +229,19 @@ def _measurement(row: Row, name: str, unit: str, found: Statuses, wanted: int) -
         return replace(empty, state="quoted only")
     values = _values(found, MEASURED[name])
     ours = spread(list(values.values()))
+    best = spread(list(_values(found, BEST[name]).values())) if name in BEST else None
+    printed = float(empty.printed) if counts.is_numeral(empty.printed) else None
     return replace(
         empty,
         ours=ours.mean if ours else None,
         std=ours.std if ours else None,
         n=len(values),
-        best=spread(list(_values(found, BEST[name]).values())) if name in BEST else None,
-        difference=ours.mean - float(empty.printed) if ours and counts.is_numeral(empty.printed) else None,
+        best=best,
+        folded=spread(list(_values(found, FOLDED[name]).values())) if name in FOLDED else None,
+        difference=ours.mean - printed if ours and printed is not None else None,
+        best_difference=best.mean - printed if best and printed is not None else None,
         state=_gaps(found, values, wanted),
-        runs=[_trace(seed, path, status, name) for seed, (path, status) in found.items()],
+        runs=[_trace(composed, seed, path, status, name) for seed, (path, status) in found.items() if composed],
     )
 
 
@@ -240,7 +264,7 @@ def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _trace(seed: int, path: Path, status: RunStatus, name: str) -> Trace:
+def _trace(config: Config, seed: int, path: Path, status: RunStatus, name: str) -> Trace:
     environment = files.read_json(path / "env.json") or {}
     result = status.result
     start = result.get("weights", {})
@@ -257,7 +281,25 @@ def _trace(seed: int, path: Path, status: RunStatus, name: str) -> Trace:
         path.parent.name.rpartition("-")[2],
         source_of(result),
         " ".join(filter(None, [start.get("from", ""), start.get("sha256", "")[:8]])),
+        norm_of(config, result) if result else "",
     )
+
+
+def norm_of(config: Config, result: Mapping[str, Any]) -> str:
+    """Over how many images batch norm computed its statistics in a finished run, and the paper's number if it differs.
+
+    The paper's is ``runtime.norm_batch`` of the row's experiment, the share of one of its devices.
+    """
+    if "norm_images" in result and result["norm_images"] is None:
+        return "frozen statistics"
+    processes = result.get("world_size", 1)
+    accumulate = config.tree["schedule"].get("accumulate", 1)
+    images = result.get("norm_images") or config.tree["batch_size"] // processes // accumulate
+    wanted = config.tree["runtime"]["norm_batch"]
+    how = f"{config.tree['batch_size']} over {processes} {'process' if processes == 1 else 'processes'}"
+    parts = max(1, config.tree["batch_size"] // processes // images)
+    how += f" in {parts} parts" if parts > 1 else ""
+    return f"{images} images ({how})" + (f"{PAPERS}{wanted}" if wanted not in (None, images) else "")
 
 
 def source_of(result: Mapping[str, Any]) -> str:
@@ -308,10 +350,7 @@ def remarks(made: Report) -> list[str]:
         lines.insert(0, f"CHANGED PROTOCOL: {made.chosen.changed}; differences to printed numbers mean nothing")
     columns = made.chosen.table.columns
     if "train_fps" in columns:
-        lines.append(
-            "train_fps and infer_fps are the speeds of our runs' training and evaluation, input included; printed "
-            "speeds are from another device and do not compare"
-        )
+        lines.append(SPEEDS)
     lines += [f"{name}: not measured by a run" for name, c in columns.items() if not c.counter and name not in MEASURED]
     return [*lines, *made.unseen, EPOCHS, STATISTICS]
 
@@ -327,6 +366,7 @@ def coverage(made: Report) -> list[str]:
         ("devices", [trace.device or "unknown" for trace in done]),
         ("data sources", [trace.data or "unknown" for trace in done]),
         ("epochs", [str(trace.epochs) for trace in done]),
+        ("batch norm's statistics over", [trace.norm for trace in done if trace.norm]),
         ("initial weights", [trace.weights for trace in done if trace.weights]),
     ):
         if values:

@@ -155,7 +155,14 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     if sketch.classes != len(data.classes):
         sketch = Sketch.of(config, len(data.classes))
     size = setup.counted_size(config, data)
-    counted = {"params": complexity.params(sketch.network), "macs": complexity.macs(sketch.network, size)}
+    counted: dict[str, Any] = {
+        "params": complexity.params(sketch.network),
+        "macs": complexity.macs(sketch.network, size),
+        "norm_images": setup.division(config, sketch.network.train(), process.world_size).norm_images,
+    }
+    if isinstance(size, int) and process.packed == 1:
+        images = torch.zeros(config.tree["batch_size"], 3, size, size, device=process.device)
+        counted["written_images_per_s"] = engine.speed_as_written(state.evaluated, images, process)
     result = _result(config, folder, made_of, counted, state, task, process) | about_weights
     if process.main:
         checkpoints.settle()  # completes a last save that was interrupted
@@ -256,7 +263,7 @@ def _result(
     config: Config,
     folder: RunFolder,
     made_of: DataRecord,
-    counted: Mapping[str, int],
+    counted: Mapping[str, Any],
     state: TrainState,
     task: engine.Task,
     process: Process,

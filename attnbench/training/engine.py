@@ -16,6 +16,7 @@ from attnbench.models.folding import folded
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
+from attnbench.training.parts import number
 from attnbench.training.recorder import Recorder
 from attnbench.training.runtime import Process
 from attnbench.training.state import TrainState, rng_state
@@ -73,7 +74,8 @@ def fit(
         Stopped: a signal asked the run to stop; the state is between two steps.
     """
     clip = schedule.clip_grad_norm
-    update = Update(state, lambda part: task.loss(network, part), process, schedule.accumulate, clip)
+    parts = number(schedule.accumulate, process.runtime.norm_batch, batch_size, process.world_size)
+    update = Update(state, lambda part: task.loss(network, part), process, parts, clip)
     step = recorded(update, schedule.per) if process.runtime.graph else update
     for epoch in range(state.epoch, schedule.epochs):
         clock = Clock(state, train)
@@ -160,6 +162,29 @@ class Saver:
         if self.process.main:
             self.checkpoints.save(state.state_dict(rng))
         self.timer.restart()
+
+
+TIMED_BATCHES = 3  # for the speed of the network as it is written
+
+
+@torch.no_grad()
+def speed_as_written(network: nn.Module, images: Tensor, process: Process) -> float:
+    """Images per second of a network in evaluation mode as it is written, batch norms included.
+
+    ``val_images_per_s``, in contrast, has the norms folded into the convolutions and includes loading the images.
+
+    Args:
+        images: a batch (N, 3, H, W) on the network's device; a first pass over it is not timed.
+    """
+    network.eval()
+    began = 0.0
+    for number_of_pass in range(TIMED_BATCHES + 1):
+        with process.autocast():
+            network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        began = began if number_of_pass else time.perf_counter()
+    return TIMED_BATCHES * len(images) / (time.perf_counter() - began)
 
 
 @torch.no_grad()

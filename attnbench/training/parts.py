@@ -1,4 +1,6 @@
-"""How a batch is divided: over processes, and within each process into parts (``schedule.accumulate``).
+"""How a batch is divided: over processes, and within each process into parts.
+
+``schedule.accumulate`` gives the number of parts, ``runtime.norm_batch`` the largest part that batch norm may see.
 
 Every process computes the same number of parts, because a pass in one process may wait for the others, as in
 synchronised batch norm.
@@ -6,6 +8,7 @@ synchronised batch norm.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,6 +27,12 @@ def fewest(model: nn.Module) -> int:
     return FEWEST if any(norm.training for norm in norms) else 1
 
 
+def number(accumulate: int, norm_batch: int | None, batch_size: int, processes: int) -> int:
+    """The number of parts into which each process splits its share of a batch."""
+    needed = math.ceil(batch_size / processes / norm_batch) if norm_batch else 1
+    return max(accumulate, needed)
+
+
 @dataclass(frozen=True)
 class Division:
     """How a run divides a full batch.
@@ -33,12 +42,21 @@ class Division:
         processes: the number of processes of the run.
         accumulate: the number of parts into which each process splits its share.
         fewest: the fewest samples that a part may have.
+        together: the number of processes whose batch norms share their statistics.
     """
 
     batch_size: int
     processes: int
     accumulate: int
     fewest: int
+    together: int = 1
+
+    @property
+    def norm_images(self) -> int | None:
+        """The number of images over which a batch norm computes its statistics; None if no batch norm trains."""
+        if self.fewest < FEWEST:
+            return None
+        return self.batch_size // self.processes // self.accumulate * self.together
 
     @property
     def most(self) -> int:

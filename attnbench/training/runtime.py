@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attnbench.base.allocator import keep_large_blocks
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, Stopped
-from attnbench.config.options import Count, Device, Positive, Precision, Tail, Workers
+from attnbench.config.options import Count, Device, Positive, Precision, Several, Tail, Workers
 
 log = logging.getLogger("attnbench")
 
@@ -45,6 +45,8 @@ class Runtime:
         workers: the number of processes that decode images. ``auto`` means one for each core that this process may use,
             which is also the maximum.
         deterministic: whether to use only algorithms that always give the same bits.
+        norm_batch: the most images over which a batch norm may compute its statistics; each process splits its share of
+            a batch into as many parts as that needs. 64 makes one GPU compute what four GPUs do with 64 images each.
         sync_bn: whether batch norm is synchronised over all processes.
         checkpoint_minutes, checkpoint_steps: how often to save within an epoch.
     """
@@ -58,6 +60,7 @@ class Runtime:
     processes: Count | None = None
     workers: Workers = "auto"
     deterministic: bool = False
+    norm_batch: Several | None = None
     sync_bn: bool = False
     checkpoint_minutes: Positive = 10.0
     checkpoint_steps: Count | None = None

@@ -16,7 +16,7 @@ from attnbench.data.detection.scenes import Scenes
 from attnbench.data.loader import Loader
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
-from attnbench.training.parts import Division, fewest
+from attnbench.training.parts import Division, fewest, number
 from attnbench.training.runtime import Process
 from attnbench.training.state import TrainState, moving_average
 
@@ -70,7 +70,10 @@ def division(config: Config, model: nn.Module, processes: int, batch_size: int |
         batch_size: None for the configuration's.
     """
     batch_size = batch_size or config.tree["batch_size"]
-    return Division(batch_size, processes, config.tree["schedule"].get("accumulate", 1), fewest(model))
+    runtime = config.tree["runtime"]
+    accumulate = config.tree["schedule"].get("accumulate", 1)
+    parts = number(accumulate, runtime["norm_batch"], batch_size, processes)
+    return Division(batch_size, processes, parts, fewest(model), processes if runtime["sync_bn"] else 1)
 
 
 def noise(config: Config, batch: int, device: torch.device, overrides: Sequence[str] = ("dataset=",)) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -12,8 +13,13 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from attnbench.config.configuration import Config
+from attnbench.data.in_memory import digits
+from attnbench.runs import run
 from tests.conftest import ROOT
 from tests.data_fixtures import image_folder
+from tests.small_runs import Ended, ForkServer
+from tests.sweeps import TINY
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,16 +103,26 @@ PAIRS = [
 ]
 
 
+@pytest.fixture
+def few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits with 128 training images of the default size."""
+    rows = gzip.decompress(digits.DIGITS.read_bytes()).splitlines(keepends=True)
+    (tmp_path / "few.csv.gz").write_bytes(gzip.compress(b"".join(rows[:160])))
+    monkeypatch.setattr(digits, "DIGITS", tmp_path / "few.csv.gz")
+
+
 @pytest.mark.parametrize(("backbone", "attention"), PAIRS)
-def test_backbones_and_attentions_train_on_the_default_data(attnbench: Command, backbone: str, attention: str) -> None:
+def test_backbones_and_attentions_train_on_the_default_data(
+    few_digits: None, compose: Callable[..., Config], backbone: str, attention: str
+) -> None:
     overrides = [f"backbone={backbone}", f"attention={attention}", *QUICK]
     overrides += ["backbone.width=0.35"] if "mobilenet" in backbone else []
-    done = attnbench(*overrides)
-    assert done.returncode == 0, done.stderr
+    result = run.train(compose(*overrides))
+    assert result["status"] == "done" and result["epochs"] == 1
 
 
 def test_a_sweep_survives_its_members_and_repeats_only_what_failed(attnbench: Command, tmp_path: Path) -> None:
-    overrides = ("-m", *QUICK, "seed=0,1", "schedule.lr=0.1,1e20")
+    overrides = ("-m", *TINY, "seed=0,1", "schedule.lr=0.1,1e20")
     first = attnbench(*overrides)
     assert first.returncode == 1
     assert "2 done, 0 skipped, 2 failed" in first.stdout
@@ -129,31 +145,31 @@ def test_a_sweep_with_a_typo_runs_no_member(attnbench: Command, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == code, done.stderr
-    assert len(lines) == 1 and "Traceback" not in done.stderr + done.stdout
+def one_line(end: Ended, code: int, *parts: str) -> None:
+    assert end.code == code, end.stderr
+    assert len(end.errors) == 1 and "Traceback" not in end.stderr
     for part in parts:
-        assert part in lines[0]
+        assert part in end.errors[0]
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
-def test_a_missing_data_folder_says_what_was_looked_for(attnbench: Command, dataset: str) -> None:
-    one_line(attnbench(f"dataset={dataset}", "dataset.root=/nowhere"), 3, "/nowhere", "train/")
+def test_a_missing_data_folder_says_what_was_looked_for(forks: ForkServer, tmp_path: Path, dataset: str) -> None:
+    one_line(forks.train(tmp_path, f"dataset={dataset}", "dataset.root=/nowhere"), 3, "/nowhere", "train/")
 
 
-def test_a_truncated_image_is_named(attnbench: Command, tmp_path: Path) -> None:
+def test_a_truncated_image_is_named(forks: ForkServer, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", classes=["a", "b"], per_class=8)
     victim = sorted((root / "train" / "b").iterdir())[0]
     victim.write_bytes(victim.read_bytes()[:200])
     overrides = (f"dataset.root={root}", "dataset.size=32", "dataset.resize=36", "runtime.workers=1", *QUICK)
-    one_line(attnbench("dataset=imagenet", "batch_size=4", *overrides), 3, victim.name)
+    end = forks.train(tmp_path, "dataset=imagenet", "batch_size=4", f"paths.outputs={tmp_path}/outputs", *overrides)
+    one_line(end, 3, victim.name)
 
 
-def test_a_class_without_images_is_named(attnbench: Command, tmp_path: Path) -> None:
+def test_a_class_without_images_is_named(forks: ForkServer, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", classes=["a", "b"])
     (root / "train" / "c").mkdir()
-    one_line(attnbench("dataset=imagenet", f"dataset.root={root}"), 3, "train/c")
+    one_line(forks.train(tmp_path, "dataset=imagenet", f"dataset.root={root}"), 3, "train/c")
 
 
 def test_an_unknown_command_is_refused_with_the_nearest_one() -> None:

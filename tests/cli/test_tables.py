@@ -517,7 +517,7 @@ def test_the_tally_counts_every_printed_cell_and_names_what_is_not_matched(run_t
     ]
     assert totals["all"] == (155 - len(made["not_matched"]), 155)
     assert totals["multiply-adds"][0] == 1 and totals["module formulas"][0] == 10
-    page = " ".join((ROOT / "docs" / "results" / "README.md").read_text("utf-8").split())
+    page = " ".join((ROOT / "docs" / "results" / "counts.md").read_text("utf-8").split())
     for kind, (matched, printed) in totals.items():
         assert f"| {kind} | {matched} | {printed} |" in page, kind
     for one in made["not_matched"]:

@@ -40,9 +40,16 @@ def test_the_seeds_of_a_run_share_a_group_whose_name_has_its_weights() -> None:
     assert len({configs[0].hash, *(other.hash for other in others)}) == 3
 
 
+# What experiment=eca_coco was until it followed MMDetection.
+BEFORE = [
+    *("detector.protocol=torchvision", "schedule.warmup_epochs=0.034", "schedule.warmup_steps=null"),
+    *("schedule.warmup_from=0.0", "schedule.clip_grad_norm=null"),
+]
+
+
 def test_a_run_under_the_former_name_of_the_option_is_found() -> None:
     """Folders that e761cab and the release after it gave ``detector.backbone_from=outputs/runs/…/seed0``."""
-    config = compose(["experiment=eca_coco", f"backbone.weights=outputs/runs/{SOURCE}/seed0"])
+    config = compose(["experiment=eca_coco", *BEFORE, f"backbone.weights=outputs/runs/{SOURCE}/seed0"])
     assert [path.name for path in config.group_folders][1:] == ["none-none-bef4a30a", "none-none-ff516d63"]
 
 

@@ -36,6 +36,11 @@ from tests.sweeps import (
 POOL = ("hydra/launcher=pool", "hydra.launcher.slots=2")
 
 
+def test_twelve_members_of_which_five_fail_in_five_ways(tmp_path: Path) -> None:
+    assert_survives_its_members(Sweep(tmp_path, *POOL), 12, dict.fromkeys(FIFTY, 1))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_fifty_members_of_which_ten_fail(tmp_path: Path) -> None:
     assert_survives_its_members(Sweep(tmp_path, *POOL), 50, FIFTY)
@@ -48,7 +53,7 @@ def so_far(sweep: Sweep, process: subprocess.Popen[str], results: int) -> bool:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("members", "results"), [(8, range(0, 8, 2)), pytest.param(50, range(0, 50, 5), marks=pytest.mark.slow)]
+    ("members", "results"), [(6, (0, 3)), pytest.param(50, range(0, 50, 5), marks=pytest.mark.slow)]
 )
 def test_a_pool_that_is_killed_loses_no_member_and_repeats_none(
     tmp_path: Path, members: int, results: Sequence[int]

@@ -63,12 +63,24 @@ def test_fifty_members_of_which_ten_fail(sweep: Sweep) -> None:
     assert_survives_its_members(sweep, 50, FIFTY)
 
 
-def test_a_signal_stops_both_nodes_and_a_member_whose_worker_is_lost_goes_on(sweep: Sweep) -> None:
-    overrides = long("0,1", epochs=12)
-    process = sweep.start(*overrides)
+def test_a_member_whose_worker_is_lost_goes_on_and_a_signal_stops_both_nodes(sweep: Sweep) -> None:
+    process = sweep.start(*long("0,1", epochs=200))
     sweep.training(2)
     pids = [status["pid"] for status in sweep.statuses()]
     assert len({above(pid, 3) for pid in pids}) == 2  # member, fork server, worker, raylet: both nodes work
+    os.kill(above(pids[0], 2), signal.SIGKILL)
+    wait_for(lambda: sweep.resumed() == [0, 1])
+    process.terminate()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 143, err
+    assert [s["status"] for s in sweep.statuses()] == ["stopped", "stopped"]
+
+
+@pytest.mark.slow
+def test_members_that_a_signal_stopped_end_although_a_worker_is_lost(sweep: Sweep) -> None:
+    overrides = long("0,1", epochs=12)
+    process = sweep.start(*overrides)
+    sweep.training(2)
     process.terminate()
     _, err = process.communicate(timeout=100)
     assert process.returncode == 143, err

@@ -37,6 +37,67 @@ def test_names_are_listed_by_pattern() -> None:
     assert {"se", "eca", "sb"} <= set(list_attentions())
 
 
+def sizes(model: nn.Module, side: int, names: list[str]) -> list[int]:
+    """The side of each module's output for a square image; maps are square."""
+    found: dict[str, int] = {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(lambda m, x, y, name=name: found.update({name: y.shape[-1]}))
+    model(torch.zeros(2, 3, side, side, device="meta"))
+    return [found[name] for name in names]
+
+
+RESNET_STAGES = ["layer1", "layer2", "layer3", "layer4"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet200"])
+@pytest.mark.parametrize(("last_stride", "side"), [(2, 7), (1, 14)])
+def test_a_resnets_last_stride_is_that_of_stage_4_alone(name: str, last_stride: int, side: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name, backbone_kwargs={"last_stride": last_stride})
+        usual = create_model(name)
+    assert sizes(model, 224, RESNET_STAGES) == [56, 28, 14, side]
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in usual.state_dict().items()}
+
+
+def test_a_resnet_without_its_last_stride_has_the_weights_of_the_usual_one() -> None:
+    models = []
+    for last_stride in (1, 2):
+        torch.manual_seed(0)
+        models.append(create_model("resnet18", backbone_kwargs={"last_stride": last_stride}).state_dict())
+    assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
+
+
+# The first blocks of stages 1 to 7 of MobileNetV2 for 32x32, by pytorch-cifar's strides 1, 1, 2, 2, 1, 2, 1
+FIRST = [f"layers.{block}" for block in (0, 1, 3, 6, 10, 13, 16)]
+
+
+@pytest.mark.parametrize(
+    ("options", "maps"),
+    [
+        ({}, [32, 32, 16, 8, 8, 4, 4]),
+        ({"stage2_stride": 2}, [32, 16, 8, 4, 4, 2, 2]),
+        ({"stem_stride": 2}, [16, 16, 8, 4, 4, 2, 2]),
+        ({"stem": 32}, [32, 32, 16, 8, 8, 4, 4]),
+    ],
+)
+def test_the_strides_of_mobilenetv2_for_cifar(options: dict[str, int], maps: list[int]) -> None:
+    with torch.device("meta"):
+        model = create_model("mobilenetv2_cifar", backbone_kwargs={"width": 0.5} | options)
+        usual = create_model("mobilenetv2_cifar", backbone_kwargs={"width": 0.5})
+    assert sizes(model, 32, FIRST) == maps
+    shapes, stock = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, usual))
+    changed = {key.rpartition(".")[0] for key in shapes.keys() | stock.keys() if shapes.get(key) != stock.get(key)}
+    if "stem" in options:  # the stem, and the first block, which expands and filters its channels
+        assert changed == {"conv1", "bn1", *(f"layers.0.{n}" for n in ("conv1", "bn1", "conv2", "bn2", "conv3"))} | {
+            "layers.0.shortcut.0"
+        }
+        assert shapes["conv1.weight"] == (32, 3, 3, 3)
+    elif "stage2_stride" in options:  # at stride 2 a block has no shortcut
+        assert changed == {"layers.1.shortcut.0", "layers.1.shortcut.1"}
+    else:
+        assert changed == set()
+
+
 def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Save weights of a ResNet-18 where torchvision keeps its downloads."""
     torch.manual_seed(5)

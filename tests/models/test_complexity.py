@@ -189,11 +189,6 @@ def test_counting_needs_no_weights() -> None:
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def command(attnbench: Command) -> Command:
-    return lambda *arguments: attnbench(*arguments, script="tests/attnbench_command.py")
-
-
 def test_count_prints_plain_units_first_and_json_on_request(command: Command) -> None:
     done = command("count", "attention=eca", "backbone=resnet50", "attention.kernel_size=[3,5,5,7]", "--json")
     counted = json.loads(done.stdout)

@@ -53,15 +53,10 @@ def leave(composed: configuration.Config, top1: float | None) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-@pytest.fixture
-def command(attnbench: Command) -> Command:
-    return lambda *arguments: attnbench("compare", *arguments, script="tests/attnbench_command.py")
-
-
 def test_groups_seeds_and_differences_are_those_of_a_hand_computation(
     command: Command, runs: Path, tmp_path: Path
 ) -> None:
-    done = command(f"{runs}/runs/**", "--by", "attention.kernel_size", "--output", str(tmp_path / "out"))
+    done = command("compare", f"{runs}/runs/**", "--by", "attention.kernel_size", "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "out" / "compare.csv", newline="") as file:
         rows = {row["attention.kernel_size"]: row for row in csv.DictReader(file)}
@@ -79,7 +74,7 @@ def test_groups_seeds_and_differences_are_those_of_a_hand_computation(
 
 
 def test_what_differs_is_found_and_unfinished_runs_are_named(command: Command, runs: Path, tmp_path: Path) -> None:
-    done = command(str(runs), "--output", str(tmp_path / "out"))
+    done = command("compare", str(runs), "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "nan" in done.stdout
 
@@ -94,7 +89,7 @@ def test_what_differs_is_found_and_unfinished_runs_are_named(command: Command, r
     [(["/nowhere"], "/nowhere"), (["{runs}", "--by", "attention.gamma"], "attention.kernel_size"), ([], "--help")],
 )
 def test_bad_arguments_give_one_line(command: Command, runs: Path, arguments: list[str], hint: str) -> None:
-    done = command(*(argument.replace("{runs}", str(runs)) for argument in arguments))
+    done = command("compare", *(argument.replace("{runs}", str(runs)) for argument in arguments))
     assert done.returncode in (2, 3)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert hint in done.stderr

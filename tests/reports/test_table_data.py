@@ -416,7 +416,8 @@ def experiment_of(name: str, label: str) -> str:
     paper, number = name.split("/")
     if paper == "eca":
         mobile = "_mobilenetv2" if label.endswith("MobileNetV2") else ""
-        return "eca_coco" if number in ("4", "5") else f"eca_imagenet{mobile}"
+        detects = number in ("4", "5") or label.startswith("RetinaNet")
+        return "eca_coco" if detects else f"eca_imagenet{mobile}"
     return {"1": "sb_imagenet", "2": "sb_imagenet", "3": "sb_imagenet", "4": "sb_voc"}.get(number, "sb_cifar10")
 
 

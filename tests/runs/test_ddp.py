@@ -170,7 +170,8 @@ def fitted(accumulate: int = 1, batch_size: int = 63) -> Fitted:
 
 def fitted_in(process: Process, accumulate: int, batch_size: int) -> Fitted:
     pace: Any = {"law": "cosine", "epochs": 1, "lr": 0.1, "per": "step"}
-    schedule = Schedule(**pace, accumulate=accumulate, ema_decay=0.5, clip_grad_norm=CLIP)
+    decay: Any = {"weight_decay": 0.01, "no_decay": ["bias"]}
+    schedule = Schedule(**pace, **decay, accumulate=accumulate, ema_decay=0.5, clip_grad_norm=CLIP)
     data, task = digits(size=4, pad=1), Classification(label_smoothing=0.1)
     ranks = {"rank": process.rank, "world_size": process.world_size}
     loader = Loader(data.train, batch_size=batch_size, seed=1, train=True, **ranks)

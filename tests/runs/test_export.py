@@ -25,6 +25,7 @@ from attnbench import create_model
 from attnbench.base.errors import ConfigError, StorageError
 from attnbench.cli import main
 from attnbench.config.configuration import Config
+from attnbench.models import factory
 from attnbench.runs import export
 from attnbench.runs.load import Trained, load_run
 from attnbench.training.checkpoints import Checkpoints
@@ -293,15 +294,19 @@ def lively(model: nn.Module, size: int) -> nn.Module:
 
 @needs_onnx
 @pytest.mark.parametrize(
-    ("backbone", "attention"),
-    [("resnet18", "none"), ("resnet18", "se"), ("mobilenetv2_cifar", "eca"), ("resnet18", "sb")],
+    ("backbone", "attention", "size"),
+    [
+        ("resnet20 backbone.depth=8", "se", 16),
+        ("resnet20 backbone.depth=8", "sb", 16),
+        pytest.param("mobilenetv2_cifar", "eca", 32, marks=pytest.mark.slow),
+        *(pytest.param("resnet18", attention, 64, marks=pytest.mark.slow) for attention in ("none", "se", "sb")),
+    ],
 )
 def test_onnx_gives_the_same_logits_at_any_batch_size(
-    compose: Callable[..., Config], tmp_path: Path, backbone: str, attention: str
+    compose: Callable[..., Config], tmp_path: Path, backbone: str, attention: str, size: int
 ) -> None:
-    size = 32 if backbone == "mobilenetv2_cifar" else 64
-    done = compose(f"backbone={backbone}", f"attention={attention}", f"dataset.size={size}")
-    model = lively(create_model(backbone, attention, num_classes=10), size)
+    done = compose(*f"backbone={backbone}".split(), f"attention={attention}", f"dataset.size={size}")
+    model = lively(factory.network(done, 10)[0], size)
     path = tmp_path / "model.onnx"
     path.write_bytes(export._onnx(Trained(model, [], list("0123456789"), done, {})))
     for number in (1, 5):

@@ -83,6 +83,19 @@ def test_a_kill_in_the_last_save_leaves_no_trace(forks: ForkServer, reference: d
     assert sorted(path.name for path in checkpoints.glob("*.pt")) == ["best.pt", "last.pt", "previous.pt"]
 
 
+def test_a_run_whose_lambda_does_not_decay_continues_as_one_that_was_not_stopped(
+    forks: ForkServer, reference: dict[str, Any], tmp_path: Path
+) -> None:
+    """The optimizer then has two groups of parameters."""
+    spared = "schedule.no_decay=[lambda_]"
+    assert forks.run(tmp_path / "whole", spared).code == 0
+    assert forks.run(tmp_path / "parts", spared, before=partial(killed_at, 0, 5)).code == -signal.SIGKILL
+    assert forks.run(tmp_path / "parts", spared).code == 0
+    digests = {result(tmp_path / part)["state_sha256"] for part in ("whole", "parts")}
+    assert result(tmp_path / "parts")["resumed_from_step"] > 0
+    assert len(digests) == 1 and reference["state_sha256"] not in digests
+
+
 def test_without_its_random_state_a_resumed_run_ends_differently(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path
 ) -> None:

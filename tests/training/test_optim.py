@@ -142,3 +142,65 @@ OUT_OF_RANGE: list[dict[str, Any]] = [
 def test_a_value_out_of_range_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises((ConfigError, ValueError), match=next(iter(bad))):
         schedule(**bad)
+
+
+class Shifted(nn.Module):
+    """A layer with a lambda, a norm and biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.norm = nn.Linear(4, 8), nn.BatchNorm1d(8)
+        self.lambda_ = nn.Parameter(torch.full((8,), 0.1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.layer(x)) + self.lambda_
+
+
+@pytest.mark.parametrize(
+    ("patterns", "spared"),
+    [
+        (None, set()),
+        ([], set()),
+        (["lambda_"], {"lambda_"}),
+        (["bias"], {"layer.bias", "norm.bias"}),
+        (["norm.*", "lambda_"], {"norm.weight", "norm.bias", "lambda_"}),
+        (["*"], {"layer.weight", "layer.bias", "norm.weight", "norm.bias", "lambda_"}),
+    ],
+)
+def test_weight_decay_spares_the_named_parameters_and_no_other(patterns: list[str] | None, spared: set[str]) -> None:
+    """By an update without a gradient: w (1 - lr wd), or w itself."""
+    model = Shifted().double()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = schedule(lr=0.5, weight_decay=0.1, no_decay=patterns).optimizer(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.detach(), before[name] * (1 if name in spared else 0.95), rtol=1e-12, atol=0
+        )
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = Shifted()
+    model.lambda_.requires_grad_(False)
+    optimizer = schedule(no_decay=["lambda_"]).optimizer(model)
+    assert len(optimizer.param_groups) == 1
+    assert model.lambda_ not in {p for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_a_name_that_no_parameter_has_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no parameter is named lambda \(schedule.no_decay\); use names such as lambda_"
+    ):
+        schedule(no_decay=["lambda"]).optimizer(Shifted())
+
+
+def test_without_exceptions_the_optimizers_state_is_that_of_one_group() -> None:
+    """As before there were exceptions: a checkpoint of then can be continued."""
+    model = Shifted()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    ours = schedule().optimizer(model)
+    assert ours.state_dict() == plain.state_dict()
+    ours.load_state_dict(plain.state_dict())

@@ -29,3 +29,23 @@ def test_cbam_is_its_equation(bias: bool, norm: bool) -> None:
                 z = refine.spatial.norm(z.view(1, 1, 1, 1)).view(())
                 torch.testing.assert_close(y[:, i, j], refined[:, i, j] * torch.sigmoid(z))
     assert (refine.channel.mlp[0].bias is not None) == bias
+
+
+def test_the_released_norm_starts_with_a_spatial_gate_of_one_half_and_moves_slowly() -> None:
+    torch.manual_seed(0)
+    layer: Any = cbam(block_site(8), reduction=4, kernel_size=3, norm="released").double()
+    norm = layer.attention.spatial.norm
+    x = torch.randn(4, 8, 5, 5, dtype=torch.float64)
+    gate = torch.sigmoid(layer.attention.channel.mlp(x.mean((2, 3))) + layer.attention.channel.mlp(x.amax((2, 3))))
+    torch.testing.assert_close(layer(x), x * gate[:, :, None, None] / 2)
+    gated = x * gate[:, :, None, None]
+    z = layer.attention.spatial.conv(torch.cat([gated.amax(1, keepdim=True), gated.mean(1, keepdim=True)], 1))
+    torch.testing.assert_close(norm.running_mean, 0.01 * z.mean().view(1))  # one step from 0, with momentum 0.01
+    torch.testing.assert_close(norm.running_var, 0.99 + 0.01 * z.var().view(1))
+    assert norm.eps == 1e-5
+
+
+def test_the_plain_norm_is_a_stock_batch_norm() -> None:
+    norm: Any = cbam(block_site(8), norm=True)
+    norm = norm.attention.spatial.norm
+    assert (norm.momentum, norm.weight.item(), norm.bias.item()) == (0.1, 1.0, 0.0)

@@ -25,6 +25,7 @@ CONVOLUTIONS = {
     "depthwise strided": nn.Conv2d(6, 6, (3, 5), stride=(2, 3), padding=(1, 2), groups=6, bias=False),
     "depthwise dilated": nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6),
     "depthwise multiplied": nn.Conv2d(6, 12, 3, padding=1, groups=6),
+    "depthwise narrow": nn.Conv2d(6, 12, (1, 3), stride=(1, 2), padding=(0, 1), groups=6, bias=False),
 }
 
 
@@ -62,7 +63,10 @@ def test_all_ways_equal_the_equation(name: str, samples: int, size: tuple[int, i
     torch.testing.assert_close(conv(x, mixture), with_bias)
 
 
-@pytest.mark.parametrize("name", ["pointwise strided", "depthwise strided", "depthwise multiplied", "groups"])
+WIDE = [pytest.param(f"depthwise {name}", marks=pytest.mark.slow) for name in ("strided", "multiplied")]
+
+
+@pytest.mark.parametrize("name", ["groups", "pointwise strided", "depthwise narrow", *WIDE])
 def test_compiles_as_one_graph_at_any_size(name: str) -> None:
     """With dynamic shapes: small and large maps, which are computed in different ways, and a single sample."""
     torch._dynamo.reset()
@@ -78,6 +82,7 @@ def test_compiles_as_one_graph_at_any_size(name: str) -> None:
         torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
 def test_inductor_agrees() -> None:
     torch._dynamo.reset()
     conv = MixedConv2d(nn.Conv2d(6, 8, 1), 3)

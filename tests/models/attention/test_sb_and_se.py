@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from attnbench.models.attention.branch import Branch
 from attnbench.models.attention.sb import sb
 from attnbench.models.attention.se_layer import se_layer
 from attnbench.models.backbones.mobilenetv2_cifar import mobilenetv2_cifar
@@ -73,3 +75,35 @@ def test_layer_wise_se_is_sb_without_lambda() -> None:
     gate = shifted.attention.branch(x)
     torch.testing.assert_close(scaled(x), scaled.trunk(x) * gate)
     assert scaled.reads == "input" and not [k for k in scaled.state_dict() if "lambda" in k]
+
+
+def masked(x: Tensor, p: float, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return x * torch.nn.functional.dropout(torch.ones_like(x), p)
+
+
+@pytest.mark.parametrize("method", [sb, se_layer])
+@pytest.mark.parametrize("place", ["hidden", "linear", "input"])
+def test_dropout_acts_where_it_is_said_to_and_nowhere_else(method: Any, place: str) -> None:
+    """Against the branch written out, with the same mask; in evaluation the place makes no difference."""
+    layer: Any = method(layer_site(conv()), dropout=0.4, dropout_at=place)
+    branch: Branch = getattr(layer.attention, "branch", layer.attention)
+    pooled = torch.randn(64, 6)
+    z = masked(pooled, 0.4, 7) if place == "input" else pooled
+    z = z @ branch.reduce.weight.T
+    z = masked(z, 0.4, 7) if place == "linear" else z
+    z = torch.relu((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt())
+    z = masked(z, 0.4, 7) if place == "hidden" else z
+    z = z @ branch.expand.weight.T
+    z = (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()
+    torch.manual_seed(7)
+    gate = torch.tanh if method is sb else torch.sigmoid
+    torch.testing.assert_close(branch.signal(pooled), gate(z), rtol=1e-4, atol=1e-5)
+    plain: Any = method(layer_site(conv()))
+    plain.attention.load_state_dict(layer.attention.state_dict())
+    assert torch.equal(layer.eval().attention.signal(pooled), plain.eval().attention.signal(pooled))
+
+
+def test_dropout_is_in_the_hidden_layer_unless_another_place_is_given() -> None:
+    layers: list[Any] = [sb(layer_site(conv()), dropout=0.2), se_layer(layer_site(conv()), dropout=0.2)]
+    assert [getattr(layer.attention, "branch", layer.attention).dropout_at for layer in layers] == ["hidden"] * 2
