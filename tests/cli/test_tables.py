@@ -29,10 +29,10 @@ from attnbench.reports.rows import Chosen, Composer, RowRun, choose, matching, s
 from attnbench.runs.status import RunStatus, folder_status
 from tests.conftest import ROOT
 
-SCALED = ("--scale", "dataset=digits", "epochs=1")
+SCALED = ("--scale", "dataset=digits", "epochs=1", "dataset.size=8")
 PACKED = ("hydra.launcher.pack=auto",)
 PAIR = ("--rows", "SE x0.35 C1", "SB x0.35 C1")
-CHANGED = "CHANGED PROTOCOL: dataset=digits, schedule.epochs=1; not the paper's setting"
+CHANGED = "CHANGED PROTOCOL: dataset=digits, schedule.epochs=1, dataset.size=8; not the paper's setting"
 
 RunTable = Callable[..., str]
 
