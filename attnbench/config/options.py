@@ -68,6 +68,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Tail = Literal["auto", "reference", "algebraic", "fused"]
 Pace = Literal["epoch", "step"]
 Toolkit = Literal["torchvision", "mmdet"]  # whose protocol a detector follows
+BoxAugment = Literal["ssd", "pytorch_ssd", "mirror", "none"]
 Workers = Literal["auto"] | Index
 PackSize = Literal["auto"] | Count  # runs trained at once; auto: as many as possible
 

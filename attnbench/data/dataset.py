@@ -25,7 +25,8 @@ class Batch(NamedTuple):
     """The samples of one process in one step.
 
     Attributes:
-        images: uint8 (N, 3, H, W), in any memory format; for a detector a list of N images (3, H, W).
+        images: uint8 (N, 3, H, W), in any memory format; for a detector a list of N images (3, H, W), which an
+            augmentation may have made float32, in the same units and with values below 0 and above 255.
         targets: int64 (N,), indices into ``Dataset.classes``; for a detector a list of N targets.
         weight: N * world_size / global batch size; 1.0 with one process. Multiply the mean loss over N by it: DDP's
             mean over processes is then the mean over the global batch.

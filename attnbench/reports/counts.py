@@ -59,7 +59,7 @@ def as_dict(table: Table, counted: Sequence[tuple[Row, dict[str, CountedCell]]])
     return {"id": table.id, "title": table.title, "source": table.source, "notes": table.notes, "rows": rows}
 
 
-# What each counter counts.
+# What the counter of a column counts.
 KINDS = {
     "params": "parameters",
     "trainable": "parameters",
@@ -86,7 +86,7 @@ class TalliedCell:
 def tally(tables: Iterable[Table], sketch: Sketch) -> list[TalliedCell]:
     """Every printed count of some tables; cells that we derive from printed ones are left out."""
     return [
-        TalliedCell(KINDS[row.counter.get(name) or table.columns[name].counter or ""], table.id, row.label, name, cell)
+        TalliedCell(KINDS[table.columns[name].counter or ""], table.id, row.label, name, cell)
         for table in tables
         for row, counted in count(table, sketch)
         for name, cell in counted.items()

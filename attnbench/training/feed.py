@@ -31,7 +31,7 @@ class Feed:
     Images are one tensor (N, 3, H, W), or a list of N tensors (3, H, W) that may differ in size.
 
     Args:
-        loader: yields batches of uint8 images.
+        loader: yields batches of images, uint8 or float32 in the same units.
         mean, std: of pixel values in [0, 1], one number per channel.
     """
 
@@ -81,13 +81,13 @@ class Feed:
         return tensor.to(self.process.device, non_blocking=True)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(x / 255 - mean) / std for uint8 images x, in the process's memory format."""
+        """(x / 255 - mean) / std for images x, in the process's memory format."""
         images = self._moved(images)
         if self.process.memory_format != torch.channels_last:
-            floats = images.contiguous().float()
+            floats = images.contiguous().to(torch.float32, copy=True)  # a float image is not ours to change
             return floats.sub_(self.mean.view(-1, 1, 1)).mul_(self.scale.view(-1, 1, 1))
         n, channels, height, width = images.shape
         # Row by row: with three channels as the last dimension, the CPU takes four times as long.
-        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
+        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).to(torch.float32, copy=True)
         rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)

@@ -82,13 +82,13 @@ PAPERS = {
     "eca_imagenet_mobilenetv2": (96, 400, 0.045, 4e-5, 0.9, "exponential", {"resize_mode": "shorter"}),
     "sb_imagenet": (256, 300, 0.1, 4e-5, 0.9, "linear", {"resize": 256, "resize_mode": "square"}),
     "sb_cifar10": (128, 200, 0.1, 5e-4, 0.9, "cosine", {"pad": 2}),
-    "sb_voc": (32, 200, 0.01, 4e-5, 0.9, "cosine", {"augment": "ssd", "crop": 300, "val": ["VOC2007/test"]}),
+    "sb_voc": (32, 200, 0.01, 4e-5, 0.9, "cosine", {"augment": "pytorch_ssd", "crop": 300, "val": ["VOC2007/test"]}),
     "eca_coco": (8, 12, 0.01, 1e-4, 0.9, "step", {"augment": "mirror", "keep_empty": False}),
 }
 
 # The same for the options of detectors.
 DETECTORS: dict[str, dict[str, object]] = {
-    "sb_voc": {"size": 300, "frozen_stages": 0, "norm": "trained"},
+    "sb_voc": {"size": 300, "frozen_stages": 0, "norm": "trained", "protocol": "pytorch_ssd", "init": "default"},
     "eca_coco": {"short_side": 800, "long_side": 1333, "frozen_stages": 1, "norm": "frozen", "protocol": "mmdet"},
 }
 
@@ -117,6 +117,10 @@ REFUSED = [
     (["schedule.warmup_from=1"], "schedule.warmup_from", "< 1"),
     (["schedule.warmup_steps=500"], "schedule.warmup_steps", "schedule.warmup_epochs to 0"),
     (["task=detection", "detector=faster_rcnn", "detector.protocol=mmdetection"], "detector.protocol", "mmdet"),
+    (["task=detection", "detector.protocol=mmdet"], "detector.protocol", "pytorch_ssd"),
+    (["task=detection", "detector.init=zeros"], "detector.init", "default"),
+    (["task=detection", "dataset.augment=mirror"], "dataset.augment", "pytorch_ssd"),
+    (["backbone=mobilenetv2", "backbone.rounding=4"], "backbone.rounding", "8 or 1"),
     (["batch_size=1"], "batch_size", ">= 2"),
     (["seed=-1"], "seed", ">= 0"),
     (["debug=maybe"], "debug", "true or false"),

@@ -295,8 +295,8 @@ DECAYS = {"eca_imagenet": 1e-4, "eca_imagenet_mobilenetv2": 4e-5, "sb_cifar10": 
 @every_experiment
 def test_every_parameter_has_the_experiments_decay_and_momentum(name: str) -> None:
     """SGD as in the sources' scripts: norms, biases and lambda decay, too."""
-    without = ["~backbone.dropout"] if name == "eca_imagenet_mobilenetv2" else []  # which this network does not have
-    found = by_parameter(f"experiment={name}", *SMALL, *without)
+    lacking = ["~backbone.dropout"] if name == "eca_imagenet_mobilenetv2" else []  # the small network has none
+    found = by_parameter(f"experiment={name}", *SMALL, *lacking)
     assert set(found) == set(NAMES.split())
     for options in found.values():
         wanted = {"weight_decay": DECAYS[name], "momentum": 0.9, "dampening": 0, "nesterov": False}

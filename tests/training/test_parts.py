@@ -18,7 +18,7 @@ from attnbench.models import factory
 from attnbench.runs import run
 from attnbench.training import setup
 from attnbench.training.optim import Schedule
-from attnbench.training.parts import Division, fewest
+from attnbench.training.parts import Division, fewest, number
 from attnbench.training.runtime import Runtime
 from attnbench.training.step import Update
 
@@ -118,6 +118,42 @@ def test_speed_refuses_what_training_does() -> None:
     labels, configs = speed.members(["runtime.device=cpu", "batch_size=4", "schedule.accumulate=3"])
     with pytest.raises(ConfigError, match="use at most 2"):
         speed.measure(labels, configs, ["dataset=digits"], 1, batch_named=True)
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "norm_batch", "batch", "processes", "parts", "images"),
+    [
+        (1, 64, 256, 1, 4, 64),  # one GPU as four with 64 images each
+        (1, 64, 256, 4, 1, 64),
+        (1, 64, 256, 8, 1, 32),  # more GPUs than the paper had see fewer
+        (8, 64, 256, 1, 8, 32),
+        (1, 24, 96, 1, 4, 24),
+        (1, 60, 256, 1, 5, 51),
+        (2, None, 256, 1, 2, 128),
+    ],
+)
+def test_batch_norm_sees_at_most_as_many_images_as_are_allowed(
+    accumulate: int, norm_batch: int | None, batch: int, processes: int, parts: int, images: int
+) -> None:
+    assert number(accumulate, norm_batch, batch, processes) == parts
+    assert Division(batch, processes, parts, fewest=2).norm_images == images
+    assert Division(batch, processes, parts, fewest=2, together=processes).norm_images == images * processes
+    assert Division(batch, processes, parts, fewest=1).norm_images is None
+
+
+def test_a_run_computes_batch_norm_over_the_parts_and_says_so(compose: Callable[..., Config]) -> None:
+    """norm_batch=8 of batches of 32 gives the weights of accumulate=4, and is no part of the name."""
+    words = ["backbone=resnet20", "backbone.depth=8", "dataset.size=4", "batch_size=32", "schedule.epochs=1"]
+    plain = compose(*words, "runtime.device=cpu")
+    limited = compose(*words, "runtime.device=cpu", "runtime.norm_batch=8")
+    assert limited.run_folder == plain.run_folder
+    results = [
+        run.train(compose(*words, "runtime.device=cpu", "resume=never", override))
+        for override in ("runtime.norm_batch=8", "schedule.accumulate=4", "runtime.norm_batch=32")
+    ]
+    assert [result["norm_images"] for result in results] == [8, 8, 32]
+    digests = [result["state_sha256"] for result in results]
+    assert digests[0] == digests[1] != digests[2]
 
 
 ADVICE = [

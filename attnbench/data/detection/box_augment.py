@@ -1,7 +1,9 @@
 """Augmentation of images with boxes: mirroring, or all that SSD does.
 
-SSD (Liu et al., arXiv:1512.02325) augments as in the pytorch-ssd project: photometric distortion, expansion, random
-crop, mirroring, resizing to a fixed size. Each step is a pure function of its random stream. If objects have masks, the
+SSD (Liu et al., arXiv:1512.02325) augments by photometric distortion, expansion, random crop, mirroring and resizing to
+a fixed size. ``ssd`` does so as in the paper, with pixels of 8 bits and Pillow's resizing. ``pytorch_ssd`` does what
+the project pytorch-ssd really computes: float pixels that are never clipped, permuted channels, crops that need not
+overlap an object, and OpenCV's resizing. Each step is a pure function of its random stream. If objects have masks, the
 masks move with the pixels. A crop keeps or drops an object by its box, so nothing of its mask may remain.
 """
 
@@ -11,22 +13,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
+from attnbench.config.options import BoxAugment
+from attnbench.data.detection.hsv import recoloured
 from attnbench.data.detection.scenes import Augment, Objects
 
 FILL = 127  # grey value around an expanded image
 LEAST_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, float("-inf"))  # None: the whole image; the last: any crop
 CROPS = 50  # attempts for each overlap
+CHOICES = 6  # of pytorch-ssd's crop: the whole image, or any of five least overlaps
+PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))  # of the channels
 
 
-def augmentation(kind: Literal["ssd", "mirror", "none"], size: int) -> Augment | None:
-    """The augmentation with this name, or None for ``none``; ``size`` is the side of images after ``ssd``."""
+def augmentation(kind: BoxAugment, size: int) -> Augment | None:
+    """The augmentation with this name, or None for ``none``.
+
+    Args:
+        kind: see the module.
+        size: the side of images after ``ssd`` and ``pytorch_ssd``.
+    """
     steps: dict[str, list[Augment]] = {
         "ssd": [distort, expand, sample_crop, mirror, partial(resize, size=size)],
+        "pytorch_ssd": [distort_floats, expand, any_crop, mirror, partial(resize_floats, size=size)],
         "mirror": [mirror],
         "none": [],
     }
@@ -40,7 +53,10 @@ class Chain:
         self.steps = steps
 
     def __call__(self, image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
-        """The changed image, uint8 (H, W, 3), and its remaining objects; all steps draw from ``random``."""
+        """The changed image (H, W, 3) and its remaining objects; all steps draw from ``random``.
+
+        The image is uint8, or float32 in the same units after ``pytorch_ssd``.
+        """
         for step in self.steps:
             image, objects = step(image, objects, random)
         return image, objects
@@ -85,6 +101,28 @@ def _colours(pixels: np.ndarray, random: Random) -> np.ndarray:
     return np.array(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"), dtype=np.float32)
 
 
+def distort_floats(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+    """pytorch-ssd's distortion: float32 pixels, neither rounded nor clipped.
+
+    Brightness, contrast, saturation and hue change as in ``distort``, and then, with probability 1/2, the channels get
+    a random order, which may be the one they had.
+    """
+    pixels = image.astype(np.float32)
+    if _half(random):
+        pixels += np.float32(64 * random.random() - 32)
+    contrast_first = _half(random)
+    if contrast_first:
+        pixels = _contrast(pixels, random)
+    saturation = 0.5 + random.random() if _half(random) else 1.0
+    degrees = 36 * random.random() - 18 if _half(random) else 0.0
+    pixels = recoloured(pixels, saturation, degrees)
+    if not contrast_first:
+        pixels = _contrast(pixels, random)
+    if _half(random):
+        pixels = pixels[:, :, PERMUTATIONS[int(random.random() * len(PERMUTATIONS))]]
+    return pixels, objects
+
+
 def expand(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
     """Place the image on a grey canvas with sides up to four times as long, with probability 1/2."""
     if not _half(random):
@@ -93,7 +131,7 @@ def expand(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndar
     ratio = 1 + 3 * random.random()
     left, top = (int(random.random() * (side * ratio - side)) for side in (width, height))
     size, place = (int(height * ratio), int(width * ratio)), np.s_[top : top + height, left : left + width]
-    canvas = np.full((*size, 3), FILL, dtype=np.uint8)
+    canvas = np.full((*size, 3), FILL, dtype=image.dtype)
     canvas[place] = image
 
     def expanded(masks: np.ndarray) -> np.ndarray:
@@ -118,8 +156,7 @@ def sample_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np
             crop = _crop(image.shape[1], image.shape[0], random)
             if crop is None or _overlaps(objects.boxes, crop).max() < least:
                 continue
-            centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
-            inside = ((centres > crop[:2]) & (centres < crop[2:])).all(1)
+            inside = _centred(objects.boxes, crop)
             if inside.any():
                 pixels, moved = _cropped(image, objects, crop)
                 return pixels, moved[inside]
@@ -132,6 +169,44 @@ def _crop(width: int, height: int, random: Random) -> np.ndarray | None:
         return None
     left, top = int(random.random() * (width - w)), int(random.random() * (height - h))
     return np.array([left, top, left + w, top + h])
+
+
+def any_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.ndarray, Objects]:
+    """pytorch-ssd's crop: the whole image with probability 1/6, else a crop that contains an object's centre.
+
+    Sides, aspect ratio and the remaining objects are those of ``sample_crop``. After 50 attempts in vain, it is chosen
+    again between the whole image and a crop. An image without objects stays whole; pytorch-ssd cannot train on one.
+    """
+    # In pytorch-ssd, a crop is tried again if ``overlap.min() < least and most < overlap.max()``. ``most`` is infinite
+    # in all choices, so this is never true: the choices 0.1, 0.3, 0.7 and 0.9 all mean the same as "any crop".
+    while len(objects) and int(random.random() * CHOICES):
+        for _ in range(CROPS):
+            crop = _float_crop(image.shape[1], image.shape[0], random)
+            if crop is None:
+                continue
+            inside = _centred(objects.boxes, crop)
+            if inside.any():
+                pixels, moved = _cropped(image, objects, crop)
+                return pixels, moved[inside]
+    return image, objects
+
+
+def _float_crop(width: int, height: int, random: Random) -> np.ndarray | None:
+    """A crop as pytorch-ssd draws it, rounded to pixels last; None if it is too wide or too high."""
+    w, h = (side * (0.3 + 0.7 * random.random()) for side in (width, height))
+    if not 0.5 <= h / w <= 2:
+        return None
+    # pytorch-ssd calls numpy's ``uniform(width - w)``. Its only argument is the lower end, and the upper end is 1. So
+    # no crop begins in the first column or row, unless less than a pixel is cut off.
+    left, top = (free + (1 - free) * random.random() for free in (width - w, height - h))
+    return np.array([int(left), int(top), int(left + w), int(top + h)])
+
+
+def _centred(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Whether the centre of each box is in a crop."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside: np.ndarray = ((centres > crop[:2]) & (centres < crop[2:])).all(1)
+    return inside
 
 
 def _overlaps(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
@@ -152,11 +227,23 @@ def _cropped(image: np.ndarray, objects: Objects, crop: np.ndarray) -> tuple[np.
 
 def resize(image: np.ndarray, objects: Objects, random: Random, *, size: int) -> tuple[np.ndarray, Objects]:
     """Resize the image to ``size`` x ``size`` pixels; a mask takes the value at the centre of each new pixel."""
-    height, width = image.shape[:2]
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(resized), _resized(objects, image.shape[:2], size)
+
+
+def resize_floats(image: np.ndarray, objects: Objects, random: Random, *, size: int) -> tuple[np.ndarray, Objects]:
+    """Resize as OpenCV's INTER_LINEAR, and as the detectors resize in evaluation: bilinear and not antialiased."""
+    channels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)).permute(2, 0, 1)
+    resized = interpolate(channels[None], size=(size, size), mode="bilinear", align_corners=False)[0]
+    return resized.permute(1, 2, 0).numpy(), _resized(objects, image.shape[:2], size)
+
+
+def _resized(objects: Objects, sides: tuple[int, ...], size: int) -> Objects:
+    """The objects of an image of this height and width, once it is ``size`` x ``size``."""
+    height, width = sides
     boxes = objects.boxes * np.array([size / width, size / height] * 2)
     rows, columns = ((2 * np.arange(size) + 1) * side // (2 * size) for side in (height, width))
-    return np.array(resized), _moved(objects, boxes, lambda masks: masks[:, rows[:, None], columns])
+    return _moved(objects, boxes, lambda masks: masks[:, rows[:, None], columns])
 
 
 def _moved(objects: Objects, boxes: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> Objects:

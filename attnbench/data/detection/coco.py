@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from attnbench.base.errors import DataError
-from attnbench.config.options import Count, DataName, checked
+from attnbench.config.options import BoxAugment, Count, DataName, checked
 from attnbench.data.dataset import Dataset
 from attnbench.data.detection.annotated import Annotated, Record, findings, pictures_digest, sound
 from attnbench.data.detection.box_augment import augmentation
@@ -29,7 +29,7 @@ def coco(
     root: str,
     train: str = "train2017",
     val: str = "val2017",
-    augment: Literal["ssd", "mirror", "none"] = "mirror",
+    augment: BoxAugment = "mirror",
     crop: Count = 300,
     without_area: Literal["refuse", "drop"] = "refuse",
     keep_empty: bool = True,
@@ -40,8 +40,9 @@ def coco(
     Args:
         root: the folder that holds ``annotations/`` and one folder of images for each split.
         train, val: the names of the splits.
-        augment: the augmentation of training images: ``mirror`` only, ``ssd`` as SSD does it, or ``none``.
-        crop: side of a training image with ``augment=ssd``.
+        augment: the augmentation of training images: ``mirror`` only, ``ssd`` or ``pytorch_ssd`` as SSD does it,
+            or ``none``.
+        crop: side of a training image with ``augment=ssd`` or ``pytorch_ssd``.
         without_area: whether to refuse or drop boxes without area; COCO's training split has a few.
         keep_empty: whether training uses images without an object to learn.
         name: the name of the data if they are not COCO itself; part of a run's name.

@@ -35,7 +35,7 @@ def digits_det(
     most: Count = 4,
     train_images: Count = 512,
     val_images: Count = 128,
-    augment: Literal["ssd", "none"] = "none",
+    augment: Literal["ssd", "pytorch_ssd", "none"] = "none",
 ) -> Dataset:
     """Canvases with one to ``most`` digits of 10 classes; they are the same every time.
 
@@ -44,7 +44,7 @@ def digits_det(
         smallest, largest: range of sides in pixels to which the 8x8 originals are enlarged.
         most: maximum number of digits on a canvas.
         train_images, val_images: number of canvases in each split.
-        augment: ``ssd`` augments training canvases as SSD does, mirroring included.
+        augment: ``ssd`` and ``pytorch_ssd`` augment training canvases as SSD does, mirroring included.
 
     Raises:
         ConfigError: a digit could be larger than the canvas, or ``smallest`` is larger than ``largest``.

@@ -107,7 +107,9 @@ class Scenes:
         return self
 
     def read(self, index: int, draw: Draw | None) -> tuple[Tensor, Target]:
-        """An image, uint8 (3, H, W), and its target: augmented with the key ``draw``, or unchanged if it is None.
+        """An image (3, H, W) and its target: augmented with the key ``draw``, or unchanged if it is None.
+
+        The image is uint8, or float32 in the same units if the augmentation makes it so.
 
         Raises:
             DataError: the image file cannot be read.

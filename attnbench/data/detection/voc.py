@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
 
 from attnbench.base.errors import DataError
-from attnbench.config.options import Count, DataName, Names, checked
+from attnbench.config.options import BoxAugment, Count, DataName, Names, checked
 from attnbench.data.dataset import Dataset
 from attnbench.data.detection.annotated import Annotated, Record, findings, pictures_digest, sound
 from attnbench.data.detection.box_augment import augmentation
@@ -36,7 +35,7 @@ def voc(
     root: str,
     train: Names,
     val: Names,
-    augment: Literal["ssd", "mirror", "none"] = "ssd",
+    augment: BoxAugment = "ssd",
     crop: Count = 300,
     name: DataName | None = None,
 ) -> Dataset:
@@ -46,8 +45,9 @@ def voc(
         root: the folder that holds ``VOC2007/`` or ``VOCdevkit/VOC2007/``.
         train, val: splits, such as ``VOC2007/trainval``; several are joined.
         augment: the augmentation of training images: ``ssd`` (photometric distortion, expansion, random crop, mirror,
-            then resizing to ``crop`` x ``crop`` pixels), ``mirror`` only, or ``none``.
-        crop: side of a training image with ``augment=ssd``.
+            then resizing to ``crop`` x ``crop`` pixels), ``pytorch_ssd`` (the same steps as that project computes
+            them; see ``box_augment``), ``mirror`` only, or ``none``.
+        crop: side of a training image with ``augment=ssd`` or ``pytorch_ssd``.
         name: the name of the data if they are not VOC itself; part of a run's name.
 
     Raises:

@@ -59,12 +59,48 @@ def densenet264(*, pretrained: bool = False, num_classes: Count = 1000) -> nn.Mo
 def mobilenetv2(
     *,
     width: Positive = 1.0,
+    rounding: Literal[8, 1] = 8,
     dropout: Fraction = 0.2,
     pretrained: bool = False,
     num_classes: Count = 1000,
 ) -> nn.Module:
-    """MobileNetV2 (arXiv:1801.04381); ``dropout`` is applied before the classifier."""
+    """MobileNetV2 (arXiv:1801.04381).
+
+    Args:
+        width: multiplies the numbers of channels; the last convolution has at least 1280.
+        rounding: 8 rounds numbers of channels to multiples of 8. 1 cuts them to whole numbers, as pytorch-ssd does, for
+            a width up to 1.
+        dropout: before the classifier.
+        pretrained: torchvision's weights, which have width 1.
+        num_classes: outputs of the classifier.
+
+    Raises:
+        ConfigError: ``rounding`` is 1 and ``width`` exceeds 1.
+    """
+    if rounding == 1:
+        cut = _cut(width)
+        return _torchvision("mobilenet_v2", pretrained, num_classes, dropout=dropout, **cut)
     return _torchvision("mobilenet_v2", pretrained, num_classes, width_mult=width, dropout=dropout)
+
+
+# Of MobileNetV2: expansion, channels, blocks and stride of each stage; channels of the stem.
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STEM = 32
+
+
+def _cut(width: float) -> dict[str, Any]:
+    """torchvision's arguments for a MobileNetV2 with int(width c) channels.
+
+    torchvision can only round to the nearest number, so it gets multiples of its own factor.
+
+    Raises:
+        ConfigError: the width exceeds 1.
+    """
+    if width > 1:
+        raise ConfigError(f"channels are not cut at width {width}", "backbone.rounding", "use 8, or a width up to 1")
+    factor = max(1, int(STEM * width)) / STEM
+    stages = [[t, max(1, int(c * width)) / factor, n, s] for t, c, n, s in STAGES]
+    return {"width_mult": factor, "inverted_residual_setting": stages, "round_nearest": 1}
 
 
 @checked

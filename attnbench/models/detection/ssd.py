@@ -21,6 +21,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from attnbench.config.options import Count, Index
+from attnbench.models.detection import pytorch_ssd
 from attnbench.models.detection.detector import IMAGENET, Dense
 from attnbench.models.detection.features import Features
 
@@ -42,12 +43,18 @@ class SSD:
             weights that were trained with it.
         frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
         norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
+        protocol: the project whose training and testing is reproduced: ``torchvision``'s, or ``pytorch_ssd``; see
+            ``attnbench.models.detection.pytorch_ssd``.
+        init: of the extra blocks and the heads: ``xavier``, or PyTorch's ``default``. Biases are then PyTorch's too,
+            except with ``xavier`` and ``torchvision``: there they are 0.
     """
 
     size: Count = SIZE
     normalize: Literal["half", "imagenet"] = "half"
     frozen_stages: Index = 0
     norm: Literal["trained", "frozen"] = "trained"
+    protocol: Literal["torchvision", "pytorch_ssd"] = "torchvision"
+    init: pytorch_ssd.Init = "xavier"
 
     masks = False
 
@@ -62,8 +69,14 @@ class SSD:
         mean, std = HALF if self.normalize == "half" else IMAGENET
         priors = Priors(backbone.strides, self.size)
         head = _head(backbone.out_channels, priors.num_anchors_per_location(), num_classes + 1)
-        sides = (self.size, self.size)
-        return SingleShot(backbone, priors, sides, num_classes + 1, image_mean=mean, image_std=std, head=head)
+        ours = self.protocol == "pytorch_ssd"
+        if ours:
+            pytorch_ssd.give_biases(head)
+        if ours or self.init == "default":
+            for part in (backbone.extra, head):
+                pytorch_ssd.initialised(part, self.init)
+        sides, kind = (self.size, self.size), SingleShotByPytorchSSD if ours else SingleShot
+        return kind(backbone, priors, sides, num_classes + 1, image_mean=mean, image_std=std, head=head)
 
     def settle(self, network: nn.Module) -> None:
         """Freeze the first stages and, with ``norm=frozen``, the statistics of the backbone's batch norms.
@@ -81,6 +94,10 @@ class SingleShot(Dense, TorchvisionSSD):
         """Class logits (N, boxes, classes) and box offsets (N, boxes, 4)."""
         heads: dict[str, Tensor] = self.head(list(self.backbone(images).values()))
         return heads
+
+
+class SingleShotByPytorchSSD(pytorch_ssd.Rules, SingleShot):
+    """SSD with pytorch-ssd's assignment, losses and detections."""
 
 
 class Extended(Features):
