@@ -231,7 +231,7 @@ def marked() -> tuple[np.ndarray, Objects]:
 
 
 def test_masks_move_with_the_pixels_and_boxes_with_the_masks() -> None:
-    """After all steps, a mask has the pixels whose centres are in its box, and the pixels inside it are its object's."""
+    """After all steps, a mask has the pixels whose centres are in its box, and inside it is its object's grey."""
     image, objects = marked()
     seen = Counter[int]()
     for seed in range(60):
