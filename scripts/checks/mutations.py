@@ -57,6 +57,8 @@ FAST = "tests/models/test_fused.py::test_the_default_backend_fuses_the_norm_with
 MMDET = "tests/models/test_mmdet.py::test_"
 WARM = "tests/models/test_warm_start.py::test_"
 COMPOSER = "tests/reports/test_composer.py::test_"
+PYTORCH_SSD = "tests/models/test_pytorch_ssd.py::test_"
+AUGMENT = "tests/data/test_pytorch_ssd_augment.py::test_"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
 
 MUTATIONS = [
@@ -783,6 +785,174 @@ MUTATIONS = [
         "STRIDED = 1 ",
         "STRIDED = 2 ",
         ["tests/models/test_backbones.py::test_the_strides_of_mobilenetv2_for_cifar"],
+    ),
+    Mutation(
+        "pytorch-ssd-hue-of-negatives",
+        "attnbench/data/detection/hsv.py",
+        "np.float32(saturation) * np.sign(value)",
+        "np.float32(saturation) * np.ones_like(value)",
+        [f"{AUGMENT}colours_change_by_opencvs_formulas_for_any_floats"],
+    ),
+    Mutation(
+        "pytorch-ssd-hue-turned-back",
+        "attnbench/data/detection/hsv.py",
+        "+ np.float32(degrees / 60)",
+        "- np.float32(degrees / 60)",
+        [f"{AUGMENT}colours_change_by_opencvs_formulas_for_any_floats"],
+    ),
+    Mutation(
+        "pytorch-ssd-permutation",
+        "attnbench/data/detection/box_augment.py",
+        "int(random.random() * len(PERMUTATIONS))",
+        "int(random.random() * 5)",
+        [f"{AUGMENT}channels_are_permuted_with_probability_one_half_by_one_of_six"],
+    ),
+    Mutation(
+        "pytorch-ssd-permuted-always",
+        "attnbench/data/detection/box_augment.py",
+        "    if _half(random):\n        pixels = pixels[:, :, PERM",
+        "    if True:\n        pixels = pixels[:, :, PERM",
+        [f"{AUGMENT}channels_are_permuted_with_probability_one_half_by_one_of_six"],
+    ),
+    Mutation(
+        "pytorch-ssd-clipped",
+        "attnbench/data/detection/box_augment.py",
+        "    return pixels, objects\n\n\ndef expand",
+        "    return pixels.clip(0, 255), objects\n\n\ndef expand",
+        [f"{AUGMENT}pixels_are_neither_clipped_nor_rounded"],
+    ),
+    Mutation(
+        "pytorch-ssd-expanded-bytes",
+        "attnbench/data/detection/box_augment.py",
+        "FILL, dtype=image.dtype",
+        "FILL, dtype=np.uint8",
+        [f"{AUGMENT}an_image_is_placed_on_grey_of_one_to_four_times_its_sides"],
+    ),
+    Mutation(
+        "pytorch-ssd-seven-crops",
+        "attnbench/data/detection/box_augment.py",
+        "CHOICES = 6",
+        "CHOICES = 7",
+        [f"{AUGMENT}one_crop_in_six_is_the_whole_image_whatever_an_object_overlaps"],
+    ),
+    Mutation(
+        "pytorch-ssd-crop-from-zero",
+        "attnbench/data/detection/box_augment.py",
+        "(free + (1 - free) * random.random() for free",
+        "(free * random.random() for free",
+        [f"{AUGMENT}crops_are_those_of_the_rule"],
+    ),
+    Mutation(
+        "pytorch-ssd-crop-sides",
+        "attnbench/data/detection/box_augment.py",
+        "    w, h = (side * (0.3 + 0.7 * random.random())",
+        "    w, h = (side * (0.4 + 0.6 * random.random())",
+        [f"{AUGMENT}crops_are_those_of_the_rule"],
+    ),
+    Mutation(
+        "pytorch-ssd-antialiased",
+        "attnbench/data/detection/box_augment.py",
+        'mode="bilinear", align_corners=False)',
+        'mode="bilinear", align_corners=False, antialias=True)',
+        [f"{AUGMENT}images_are_resized_between_the_nearest_pixels"],
+    ),
+    Mutation(
+        "pytorch-ssd-colours-lost",
+        "attnbench/data/detection/box_augment.py",
+        "pixels = recoloured(pixels, saturation, degrees)",
+        "pixels = recoloured(pixels, 1.0, degrees)",
+        [f"{AUGMENT}saturation_and_hue_are_those_of_the_colour"],
+    ),
+    Mutation(
+        "pytorch-ssd-mirror-lost",
+        "attnbench/data/detection/box_augment.py",
+        "any_crop, mirror, partial",
+        "any_crop, partial",
+        [f"{AUGMENT}images_are_mirrored_half_of_the_time"],
+    ),
+    Mutation(
+        "pytorch-ssd-first-object",
+        "attnbench/models/detection/pytorch_ssd.py",
+        'objects, "amax")',
+        'objects, "amin", include_self=False)',
+        [f"{PYTORCH_SSD}boxes_are_assigned_by_hand"],
+    ),
+    Mutation(
+        "pytorch-ssd-positives-twice",
+        "attnbench/models/detection/pytorch_ssd.py",
+        "losses.masked_fill(positive, -torch.inf)",
+        "losses",
+        [f"{PYTORCH_SSD}losses_are_sums_over_an_images_hardest_negatives"],
+    ),
+    Mutation(
+        "pytorch-ssd-negatives-of-batch",
+        "attnbench/models/detection/pytorch_ssd.py",
+        "positive.sum(1, keepdim=True)",
+        "positive.sum() / len(positive)",
+        [f"{PYTORCH_SSD}losses_are_sums_over_an_images_hardest_negatives"],
+    ),
+    Mutation(
+        "pytorch-ssd-divided-by-sampled",
+        "attnbench/models/detection/pytorch_ssd.py",
+        "count = positive.sum().clamp(min=1)",
+        "count = sampled.sum().clamp(min=1)",
+        [f"{PYTORCH_SSD}losses_are_sums_over_an_images_hardest_negatives"],
+    ),
+    Mutation(
+        "pytorch-ssd-candidates",
+        "attnbench/models/detection/pytorch_ssd.py",
+        "CANDIDATES = 200",
+        "CANDIDATES = 400",
+        [f"{PYTORCH_SSD}two_hundred_candidates_of_each_class_and_no_limit_over_classes"],
+    ),
+    Mutation(
+        "pytorch-ssd-suppression",
+        "attnbench/models/detection/pytorch_ssd.py",
+        '"nms_thresh": 0.45',
+        '"nms_thresh": 0.5',
+        [f"{PYTORCH_SSD}suppression_score_and_borders_by_hand"],
+    ),
+    Mutation(
+        "pytorch-ssd-score",
+        "attnbench/models/detection/pytorch_ssd.py",
+        '"score_thresh": 0.01',
+        '"score_thresh": 0.0',
+        [f"{PYTORCH_SSD}suppression_score_and_borders_by_hand"],
+    ),
+    Mutation(
+        "pytorch-ssd-xaviers-biases",
+        "attnbench/models/detection/pytorch_ssd.py",
+        "            layer.reset_parameters()\n",
+        "            layer.reset_parameters()\n            layer.register_parameter('bias', None)\n",
+        [f"{PYTORCH_SSD}every_kind_of_layer_begins_as_in_train_ssd"],
+    ),
+    Mutation(
+        "pytorch-ssd-xavier-always",
+        "attnbench/models/detection/pytorch_ssd.py",
+        'if init == "xavier":',
+        "if init:",
+        [f"{PYTORCH_SSD}every_kind_of_layer_begins_as_in_train_ssd"],
+    ),
+    Mutation(
+        "pytorch-ssd-no-biases",
+        "attnbench/models/detection/ssd.py",
+        "            pytorch_ssd.give_biases(head)",
+        "            pass",
+        [f"{PYTORCH_SSD}the_network_has_as_many_parameters_as_pytorch_ssds"],
+    ),
+    Mutation(
+        "pytorch-ssd-rounded-widths",
+        "attnbench/models/backbones/imagenet.py",
+        "max(1, int(c * width)) / factor",
+        "max(1, round(c * width)) / factor",
+        [f"{PYTORCH_SSD}the_widths_are_whole_numbers_of_channels_cut_off"],
+    ),
+    Mutation(
+        "pytorch-ssd-feed-in-place",
+        "attnbench/training/feed.py",
+        "floats = images.contiguous().to(torch.float32, copy=True)",
+        "floats = images.contiguous().to(torch.float32)",
+        [f"{PYTORCH_SSD}the_feed_keeps_floats_outside_of_bytes_and_leaves_the_batch_alone"],
     ),
 ]  # fmt: skip
 

@@ -138,6 +138,15 @@ def test_masks_are_learned_from_what_ssds_augmentation_leaves(compose: Callable[
     assert "mask_AP" in left and left["epochs"] == 1
 
 
+@pytest.mark.parametrize("detector", ["ssd", "mask_rcnn_small"])
+def test_detectors_learn_from_pytorch_ssds_float_images(detector: str, compose: Callable[..., Config]) -> None:
+    given = [f"detector={detector}", "dataset.augment=pytorch_ssd", "backbone=mobilenetv2_cifar", "backbone.width=0.35"]
+    given += ["dataset.train_images=4", "dataset.val_images=2", "dataset.size=32", "dataset.largest=20", "batch_size=4"]
+    given += ["detector.protocol=pytorch_ssd", "detector.init=default"] if detector == "ssd" else []
+    left = run.train(compose("task=detection", "attention=sb", "schedule.epochs=1", *given))
+    assert left["epochs"] == 1 and np.isfinite(left["AP"])
+
+
 def test_the_headline_of_a_result() -> None:
     assert headline({"AP": 1.0, "top1": None}) == ("AP", 1.0)
     assert headline_text({"mAP": 45.409, "AP": 20.0}) == "mAP 45.41"
