@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from functools import cache
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_one_crop_in_six_is_the_whole_image_whatever_an_object_overlaps() -> Non
 def test_crops_are_those_of_the_rule() -> None:
     """The rule with numpy's own ``uniform``: its single argument is the lower end, and the upper end is 1."""
     random = np.random.RandomState(0)
-    expected = []
+    expected: list[Any] = []
     while len(expected) < 10_000:
         w, h = random.uniform(0.3 * 200, 200), random.uniform(0.3 * 100, 100)
         if h / w < 0.5 or h / w > 2:
