@@ -25,8 +25,9 @@ class DoubleAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The signal a, (N, C, H, W) to (N, C, H, W)."""
-        pooling = torch.softmax(self.gather(x).flatten(2), dim=2)
-        choice = torch.softmax(self.distribute(x).flatten(2), dim=1)
+        maps, mixing = self.gather(x).flatten(2), self.distribute(x).flatten(2)
+        pooling = torch.softmax(maps, dim=2, dtype=maps.dtype)  # without a dtype, CUDA's autocast keeps float32
+        choice = torch.softmax(mixing, dim=1, dtype=mixing.dtype)
         descriptors = self.feature(x).flatten(2) @ pooling.mT
         distributed = (descriptors @ choice).unflatten(2, x.shape[2:])
         return self.expand(distributed)

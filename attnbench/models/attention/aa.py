@@ -47,7 +47,8 @@ class RelativeSelfAttention(nn.Module):
         parts = [p.unflatten(1, (self.heads, -1)) for p in projected.split(self.widths, dim=1)]
         q, k, v = (part.flatten(3).mT for part in parts)  # (N, heads, H' W', d)
         q = q * self.scale
-        weights = torch.softmax(q @ k.mT + self.relative(q, height, width), dim=3)
+        logits = q @ k.mT + self.relative(q, height, width)
+        weights = torch.softmax(logits, dim=3, dtype=logits.dtype)  # without a dtype, CUDA's autocast keeps float32
         attended = (weights @ v).mT.flatten(1, 2)
         return self.output(attended.unflatten(2, (height, width)))
 
