@@ -134,3 +134,22 @@ def importable(name: str) -> Iterator[str]:
 def test_dotted_names_on_a_page_exist(page: Path) -> None:
     named = set(DOTTED.findall(page.read_text(encoding="utf-8"))) - THE_READERS
     assert not {name for name in named if not resolves(name)}
+
+
+def test_every_test_that_the_protocols_name_exists() -> None:
+    """A name may be shortened by dots: ``test_the_rates_of_..._source``."""
+    page = (ROOT / "docs" / "protocols.md").read_text("utf-8")
+    functions = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    named = set(re.findall(r"`(test_[\w.]+)`", page))
+    patterns = {
+        name: re.compile(re.escape(name).replace(re.escape("..."), r"\w+"))
+        for name in named
+        if not name.endswith(".py")
+    }
+    assert len(patterns) >= 60
+    lost = [name for name, pattern in patterns.items() if not any(pattern.fullmatch(one) for one in functions)]
+    assert not lost

@@ -31,7 +31,15 @@ ROOMS: dict[str, list[set[str]]] = {
     "data": [
         {"dataset", "record"},
         {"sampling"},
-        {"loader", "in_memory.resident", "images.crops", "images.threads", "images.contents", "image_folders.folder"},
+        {
+            "loader",
+            "in_memory.resident",
+            "images.crops",
+            "images.threads",
+            "detection.hsv",
+            "images.contents",
+            "image_folders.folder",
+        },
         {"images.pillow"},
         {"images.jpeg"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},

@@ -93,8 +93,8 @@ def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_pat
     assert attnbench("--version") == f"attnbench {__version__}\n"
     assert "attnbench train attention=eca" in attnbench("--help")
     assert "269,722" in attnbench("count", "backbone=resnet20", "attention=none", "dataset=digits")
-    assert "sb/5" in attnbench("table")
-    assert "done" in attnbench("train", "attention=eca", "schedule.epochs=1")
+    assert "sb/9" in attnbench("table", "sb/9", "--plan", "--no-probe")
+    assert "done" in attnbench("train", "attention=eca", "schedule.epochs=1", "dataset.size=8", "backbone.depth=8")
     assert list((tmp_path / "outputs/runs/digits/resnet20").glob("eca-block-*/seed0/result.json"))
     where = [str(installed.parent / "python"), "-c", "import attnbench; print(attnbench.__file__)"]
     assert str(installed.parents[1]) in subprocess.check_output(where, cwd=tmp_path, env=clean(), text=True)

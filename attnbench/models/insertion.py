@@ -66,10 +66,14 @@ COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def reference(site: Attended, x: Tensor) -> Tensor:
-    """y = combine(T(x), A(x or T(x))), step by step; ``attnbench.models.fused`` has faster equivalents."""
+    """y = combine(T(x), A(x or T(x))), step by step; ``attnbench.models.fused`` has faster equivalents.
+
+    The signal is rounded to the trunk's precision. Under autocast it may be float32, and would make all maps behind it
+    float32.
+    """
     y = site.trunk(x)
     signal = site.attention(x if site.reads == "input" else y)
-    return COMBINE[site.combine](y, signal)
+    return COMBINE[site.combine](y, signal.to(y.dtype))
 
 
 Backend = Callable[["Attended", Tensor], Tensor]

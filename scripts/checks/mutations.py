@@ -55,6 +55,8 @@ RESULT = "tests/runs/test_result.py::test_"
 PLACEMENT = "tests/models/test_placement.py::test_"
 FAST = "tests/models/test_fused.py::test_the_default_backend_fuses_the_norm_with_its_attention_on_a_cpu"
 MMDET = "tests/models/test_mmdet.py::test_"
+WARM = "tests/models/test_warm_start.py::test_"
+COMPOSER = "tests/reports/test_composer.py::test_"
 PYTORCH_SSD = "tests/models/test_pytorch_ssd.py::test_"
 AUGMENT = "tests/data/test_pytorch_ssd_augment.py::test_"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
@@ -269,8 +271,8 @@ MUTATIONS = [
     # Evaluation
     Mutation(
         "evaluation-without-autocast", "attnbench/training/engine.py",
-        "with process.autocast():",
-        "with torch.no_grad():",
+        "with process.autocast():\n        metrics",
+        "with torch.no_grad():\n        metrics",
         [f"{ENGINE}an_evaluation_is_of_the_averaged_weights_in_the_runs_precision"],
     ),
     Mutation(
@@ -326,9 +328,94 @@ MUTATIONS = [
     ),
     Mutation(
         "update-of-a-configuration-not-coherent", "attnbench/config/configuration.py",
-        "coherent(replace(self, tree=self.tree | nodes))",
-        "replace(self, tree=self.tree | nodes)",
+        "coherent(replace(self, tree=self.tree | nodes, weights=kept))",
+        "replace(self, tree=self.tree | nodes, weights=kept)",
         ["tests/config/test_config.py::test_a_configuration_that_is_changed_is_checked_as_one_that_is_typed"],
+    ),
+    # Initial weights, and rows that stand on rows
+    Mutation(
+        "start-without-the-weights", "attnbench/models/factory.py",
+        "    if weights:\n        warm_start.start(model, config)",
+        "    if False:\n        warm_start.start(model, config)",
+        [f"{WARM}a_run_starts_from_a_run_of_its_own_seed_and_records_its_digest"],
+    ),
+    Mutation(
+        "detector-without-the-weights", "attnbench/models/factory.py",
+        'if config.tree["backbone"].get("weights"):',
+        "if False:",
+        ["tests/models/test_detectors.py::test_a_detector_starts_from_a_classification_run"],
+    ),
+    Mutation(
+        "start-from-another-seed", "attnbench/config/initial_weights.py",
+        'for found in (path, path / f"seed{seed}"):',
+        'for found in (path, path / "seed0"):',
+        [f"{WARM}a_run_starts_from_a_run_of_its_own_seed_and_records_its_digest"],
+    ),
+    Mutation(
+        "start-from-an-unfinished-run", "attnbench/models/checkpoint.py",
+        'if files.read_json(run / "result.json") is None:',
+        "if False:",
+        [f"{WARM}an_unfinished_run_is_no_start"],
+    ),
+    Mutation(
+        "file-named-by-its-path", "attnbench/config/initial_weights.py",
+        'return f"sha256:{digest(path)[:16]}"',
+        "return weights",
+        ["tests/config/test_initial_weights.py::test_a_file_is_called_by_its_contents"],
+    ),
+    Mutation(
+        "attention-of-a-file-left-out", "attnbench/models/warm_start.py",
+        "if names and not names & kept.keys()]",
+        "if names]",
+        [f"{WARM}a_released_eca_net_starts_a_detector"],
+    ),
+    Mutation(
+        "other-weights-not-noticed", "attnbench/runs/initial_weights.py",
+        'if then["sha256"] != now["sha256"]:',
+        "if False:",
+        [f"{WARM}a_finished_run_is_not_shown_for_other_weights_of_the_same_name"],
+    ),
+    Mutation(
+        "detector-before-its-backbone", "attnbench/reports/rows.py",
+        "return [groups[length] for length in sorted(groups)]",
+        "return [groups[length] for length in sorted(groups, reverse=True)]",
+        [f"{COMPOSER}runs_are_ordered_after_those_that_they_start_from"],
+    ),
+    Mutation(
+        "changed-source-not-in-the-title", "attnbench/reports/composer.py",
+        "return source.config.hash != composition.compose(_network(row.weights)).hash",
+        "return False",
+        [f"{COMPOSER}a_change_of_the_weights_is_a_change_of_the_protocol"],
+    ),
+    Mutation(
+        "unfit-file-not-in-the-title", "attnbench/reports/composer.py",
+        "lacking = fits(config)",
+        'lacking = ""',
+        [f"{COMPOSER}a_file_keeps_the_title_only_if_it_fits"],
+    ),
+    Mutation(
+        "run-after-a-failed-start", "attnbench/cli/table.py",
+        "if run.start and run.start.path in failed:",
+        "if False:",
+        [f"{COMPOSER}a_run_whose_start_fails_fails_with_it"],
+    ),
+    Mutation(
+        "norm-batch-ignored", "attnbench/training/engine.py",
+        "parts = number(schedule.accumulate, process.runtime.norm_batch, batch_size, process.world_size)",
+        "parts = schedule.accumulate",
+        ["tests/training/test_parts.py::test_a_run_computes_batch_norm_over_the_parts_and_says_so"],
+    ),
+    Mutation(
+        "norm-of-another-size-not-in-the-title", "attnbench/reports/report.py",
+        "for _, trace in made.traces if PAPERS in trace.norm]",
+        "for _, trace in made.traces if not trace.norm]",
+        ["tests/reports/test_report.py::test_batch_norm_over_other_images_than_the_papers_is_a_change_of_the_protocol"],
+    ),
+    Mutation(
+        "best-difference-of-the-last", "attnbench/reports/report.py",
+        "best_difference=best.mean - printed",
+        "best_difference=ours.mean - printed",
+        ["tests/reports/test_report.py::test_the_last_and_the_best_epoch_stand_side_by_side"],
     ),
     # Names of runs, and their data
     Mutation(
@@ -673,6 +760,31 @@ MUTATIONS = [
         "return self.warmup_from + (1.0 - self.warmup_from) * risen",
         "return risen",
         ["tests/training/test_optim.py::test_the_rates_of_the_eca_papers_detectors_are_those_of_mmdetection"],
+    ),
+    # What the rows and experiments train
+    Mutation(
+        "cbams-norm-from-one", "attnbench/models/attention/cbam.py",
+        "    nn.init.zeros_(released.weight)\n",
+        "",
+        ["tests/models/attention/test_cbam.py::test_the_released_norm_starts_with_a_spatial_gate_of_one_half_and_moves_slowly"],
+    ),
+    Mutation(
+        "dropout-after-the-norm", "attnbench/models/attention/branch.py",
+        'self.norm1(self._dropped(hidden, "linear"))',
+        'self._dropped(self.norm1(hidden), "linear")',
+        ["tests/models/attention/test_sb_and_se.py::test_dropout_acts_where_it_is_said_to_and_nowhere_else"],
+    ),
+    Mutation(
+        "no-decay-decays", "attnbench/training/optim.py",
+        '{"params": others, "weight_decay": 0.0}',
+        '{"params": others}',
+        ["tests/training/test_optim.py::test_weight_decay_spares_the_named_parameters_and_no_other"],
+    ),
+    Mutation(
+        "another-stage-is-strided", "attnbench/models/backbones/mobilenetv2_cifar.py",
+        "STRIDED = 1 ",
+        "STRIDED = 2 ",
+        ["tests/models/test_backbones.py::test_the_strides_of_mobilenetv2_for_cifar"],
     ),
     Mutation(
         "pytorch-ssd-hue-of-negatives",

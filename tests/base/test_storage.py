@@ -139,6 +139,7 @@ def test_a_status_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path)
         raise NonFiniteError("the loss became nan")
 
 
+@pytest.mark.slow
 def test_a_full_file_system_keeps_the_last_checkpoint_and_the_run_continues_when_it_has_space(
     reference: dict[str, Any], tmp_path: Path
 ) -> None:

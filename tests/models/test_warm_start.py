@@ -116,6 +116,14 @@ def test_a_run_of_another_attention_is_refused_before_anything_is_written(compos
     assert not other.run_folder.exists()
 
 
+def test_an_unfinished_run_is_no_start(compose: Compose, tmp_path: Path) -> None:
+    source = compose(*SMALL)
+    run.train(source)
+    (source.run_folder / "result.json").unlink()
+    with pytest.raises(StorageError, match="this run is not finished: its weights are those of epoch 1"):
+        run.train(compose(*SMALL, f"backbone.weights={source.run_folder}"))
+
+
 def test_missing_weights_are_named(compose: Compose, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"there is no such run or file of weights \(.*nowhere\)"):
         run.train(compose(*SMALL, f"backbone.weights={tmp_path / 'nowhere'}"))

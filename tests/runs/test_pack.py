@@ -177,7 +177,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TINY = ["batch_size=512", "dataset.size=4", "dataset.pad=0", "schedule.epochs=1", "runtime.device=cpu"]
-TINY += ["backbone=resnet20", "attention=sb", "placement.stages=[3]", "attention.dropout=0.2"]
+TINY += ["backbone=resnet20", "backbone.depth=8", "attention=sb", "placement.stages=[3]", "attention.dropout=0.2"]
 CLIPPED = ["schedule.clip_grad_norm=0.1", "schedule.weight_decay=0.01", "schedule.no_decay=[lambda_]"]
 VARIED = [
     ["seed=0", "schedule.lr=0.02"],

@@ -122,21 +122,21 @@ def test_a_signal_outside_of_the_training_loop_stops_the_run_too(
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
 
 
-def test_signals_through_the_command_line_stop_within_seconds(
+def test_a_signal_through_the_command_line_stops_within_seconds(
     forks: ForkServer, reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    for kind in SIGNALS:
-        with running(tmp_path) as process:
-            process.send_signal(kind)
-            began = time.monotonic()
-            end = ended(process)
-            assert time.monotonic() - began < 10
-            assert end.code == 143, end.stderr
-            assert end.errors == ["error: stopped by a signal; run the same command to continue"]
-            assert "Traceback" not in end.stderr
+    """SIGINT; the next test sends SIGTERM."""
+    with running(tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        end = ended(process)
+        assert time.monotonic() - began < 10
+        assert end.code == 143, end.stderr
+        assert end.errors == ["error: stopped by a signal; run the same command to continue"]
+        assert "Traceback" not in end.stderr
     assert forks.run(tmp_path).code == 0
     assert result(tmp_path)["state_sha256"] == reference["state_sha256"]
-    assert (folder(tmp_path) / "train.log").read_text().count("resumed from step") == 2
+    assert (folder(tmp_path) / "train.log").read_text().count("resumed from step") == 1
 
 
 @pytest.mark.parametrize("moment", ["a second", "lock"])

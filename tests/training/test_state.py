@@ -264,9 +264,10 @@ def test_a_kill_at_any_operation_of_the_first_save_leaves_nothing_or_a_whole_che
 
 
 def test_two_kills_at_any_operations_leave_a_whole_checkpoint_and_an_older_one_to_fall_back_on(
-    checkpoints: Checkpoints, two_saves: Path, tmp_path: Path
+    checkpoints: Checkpoints, two_saves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second kill finds what the first one left, for every pair of moments that leave different files."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # slow, and not needed to survive a kill
 
     def after(folder: Path, moment: int, number: int) -> Path:
         """Copy a folder, and kill the saving of another checkpoint in the copy."""

@@ -73,7 +73,7 @@ class ConvolutionalBlockAttention(ChannelFirst):
 
     def rest(self, x: Tensor) -> Tensor:
         """The channel-gated map times its spatial gate, (N, C, H, W)."""
-        return x * self.spatial(x)
+        return x * self.spatial(x).to(x.dtype)
 
 
 @checked

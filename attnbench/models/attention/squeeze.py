@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -11,7 +12,10 @@ class Squeeze(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The mean over the map, (N, C, H, W) to (N, C)."""
         # Not x.mean: its gradient is a full tensor in another memory format than x, which later operations take over.
-        return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
+        positions = x.shape[2] * x.shape[3]
+        if x.dtype == torch.float16:  # whose sums end at 65,504
+            return (x.sum((2, 3), dtype=torch.float32) / positions).to(x.dtype)
+        return x.sum((2, 3)) / positions
 
 
 class PooledAttention(nn.Module):
@@ -53,4 +57,5 @@ class ChannelFirst(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The refined map, (N, C, H, W) to (N, C, H, W)."""
-        return self.rest(x * self.signal(self.squeeze(x), x.amax((2, 3)))[:, :, None, None])
+        gate = self.signal(self.squeeze(x), x.amax((2, 3)))[:, :, None, None]
+        return self.rest(x * gate.to(x.dtype))

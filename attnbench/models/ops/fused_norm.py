@@ -9,6 +9,7 @@ gradient of pooling to dy in one pass.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -139,15 +140,18 @@ def _precise(x: Tensor) -> Tensor:
 
 def pool(x: Tensor) -> Tensor:
     """gap(x), (N, C, H, W) to (N, C), by a product with a row of ones, many times faster than a mean in bf16."""
-    return total(x) / (x.shape[2] * x.shape[3])
+    positions = x.shape[2] * x.shape[3]
+    # A sum of float16 values may exceed 65,504, so each is first divided by a power of two, which is exact.
+    share = 2.0 ** -math.ceil(math.log2(positions)) if x.dtype == torch.float16 else 1.0
+    return total(x, share) / (positions * share)
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over each map, (N, C, H, W) to (N, C)."""
+def total(x: Tensor, share: float = 1.0) -> Tensor:
+    """The sum over each map times ``share``, (N, C, H, W) to (N, C)."""
     n, c, h, w = x.shape
     if x.is_contiguous(memory_format=torch.channels_last):
-        return torch.matmul(x.new_ones(1, h * w), x.permute(0, 2, 3, 1).reshape(n, h * w, c))[:, 0]
-    return x.sum((2, 3))
+        return torch.matmul(x.new_full((1, h * w), share), x.permute(0, 2, 3, 1).reshape(n, h * w, c))[:, 0]
+    return (x.sum((2, 3), dtype=torch.float32) * share).to(x.dtype) if x.dtype == torch.float16 else x.sum((2, 3))
 
 
 class Pair:
