@@ -45,8 +45,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
         {"image_folders.datasets", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
-        {"detection.annotated", "detection.hsv"},
-        {"detection.box_augment"},
+        {"detection.annotated", "detection.box_augment"},
         {"detection.coco", "detection.voc", "detection.digits_det"},
     ],
     "models": [
