@@ -4,10 +4,11 @@ The project is github.com/qfgaohao/pytorch-ssd, with ``mb2-ssd-lite``. What both
 from which a box trains, three negatives for a positive, variances of 0.1 and 0.2, and suppression from an overlap of
 0.45 among boxes with a score above 0.01, is torchvision's code. So are the names of all weights.
 
-**Not followed** are details that move a result by less than its rounding. pytorch-ssd adds 1e-5 to every union of two
-boxes, in units of the image's area. It rounds the pixels of a resized image to bytes in evaluation, though not in
-training. Its annotated boxes end one pixel earlier, at the beginning of the last pixel inside. It does not limit how
-much larger than its default box a box may be; here it is 62 times at most.
+**Not followed** are details that should hardly matter; nobody has measured it. pytorch-ssd adds 1e-5 to every union of
+two boxes, in units of the image's area. So where boxes overlap an object equally, rounding decides which one trains,
+there and here. It rounds the pixels of a resized image to bytes in evaluation, though not in training. Its annotated
+boxes end one pixel earlier, at the beginning of the last pixel inside, in training and evaluation. It does not limit
+how much larger than its default box a box may be; here it is 62 times at most.
 """
 
 from __future__ import annotations
