@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,15 @@ def killed_at(epoch: int, step: int) -> None:
 
     Saver.after_step = dies(Saver.after_step)  # type: ignore[method-assign]
     Saver.after_epoch = dies(Saver.after_epoch)  # type: ignore[method-assign]
+
+
+def in_two_processes() -> None:
+    """In a run's process: become the two processes of a run, as torchrun starts them; this one is the main process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    rank = "1" if os.fork() == 0 else "0"
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
 
 
 def interrupted_in(where: str, call: int, kind: signal.Signals, then: float = 0.0, again: bool = False) -> None:

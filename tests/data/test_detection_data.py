@@ -232,12 +232,12 @@ def test_the_same_image_in_two_splits_is_found(tmp_path: Path, check: Check) -> 
 
 
 def test_a_detection_set_is_checked_from_the_command_line(
-    tmp_path: Path, attnbench: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """All problems are listed with their file and record; stderr has one line."""
     root = voc_folder(tmp_path / "voc", DOCTYPE + voc_annotation())
     (root / "VOC2007/Annotations/2.xml").write_text(voc_annotation((1, 1, 99, 40)))
-    done = attnbench("data", "check", str(root), script="tests/attnbench_command.py")
+    done = command("data", "check", str(root))
     assert done.returncode == 3
     lines = done.stdout.splitlines()
     assert [line.split(": ")[0] for line in lines[:2]] == [f"VOC2007/Annotations/{n}.xml" for n in (1, 2)]

@@ -26,6 +26,7 @@ from attnbench.data.images.files import Files
 from attnbench.data.images.pillow import read_file
 from attnbench.data.loader import Loader
 from tests.data_fixtures import image_folder, photo, same_batches
+from tests.small_runs import ForkServer
 
 PIECE = 6_000  # bytes of a shard: two or three images
 
@@ -293,16 +294,15 @@ def test_a_damaged_record_is_named_with_its_shard(folder: Path, tmp_path: Path) 
             stream(tmp_path, workers)
 
 
-def test_a_run_on_damaged_shards_ends_with_exit_code_3(
-    tmp_path: Path, attnbench: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_run_on_damaged_shards_ends_with_exit_code_3(forks: ForkServer, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", per_class=8)
     train, _ = write_one(root, tmp_path / "shards")
     spoil(train, 100)
     overrides = ("dataset.size=32", "dataset.resize=36", "batch_size=4", "schedule.epochs=1")
-    done = attnbench("dataset=imagenet", f"dataset.root={tmp_path}/shards", *overrides)
-    assert done.returncode == 3
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    outputs = f"paths.outputs={tmp_path}/outputs"
+    end = forks.train(tmp_path, "dataset=imagenet", f"dataset.root={tmp_path}/shards", *overrides, outputs)
+    assert end.code == 3
+    [line] = end.errors
     assert "train-00000.shard, record 0: cat/0.jpg" in line and "write it again" in line
 
 

@@ -1,4 +1,4 @@
-"""Two processes under torchrun make one run: one folder, one stream of samples, one network."""
+"""Two processes make one run, as torchrun starts them: one folder, one stream of samples, one network."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -30,19 +28,16 @@ from attnbench.training.recorder import NullRecorder
 from attnbench.training.runtime import Process, Runtime
 from attnbench.training.tasks.classification import Classification
 from tests.small_runs import (
-    ENVIRONMENT,
-    ROOT,
     SMALL,
     STEPS,
     ForkServer,
     ended,
     epochs,
     folder,
+    in_two_processes,
     result,
     running,
-    start,
     strays,
-    torchrun,
 )
 
 IMAGES = 1438  # to train on
@@ -50,15 +45,12 @@ VALIDATION = 359  # images: two processes cannot share them evenly
 
 
 @pytest.fixture(scope="session")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of an uninterrupted run of SMALL in two processes; made once for all pytest-xdist workers."""
-    base = tmp_path_factory.getbasetemp()
-    outputs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two-processes"
-    with FileLock(f"{outputs}.lock"):
-        if not outputs.exists():
-            end = ended(start(outputs, processes=2))
-            assert end.code == 0, end.stderr
-            (outputs / "stderr").write_text(end.stderr)
+def two_processes(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of an uninterrupted run of SMALL in two processes."""
+    outputs = tmp_path_factory.mktemp("two-processes")
+    end = forks.run(outputs, before=in_two_processes)
+    assert end.code == 0, end.stderr
+    (outputs / "stderr").write_text(end.stderr)
     return outputs
 
 
@@ -93,12 +85,14 @@ def test_two_processes_evaluate_every_sample_once(two_processes: Path, compose: 
 
 
 def test_two_processes_that_are_stopped_and_killed_end_as_if_they_had_not_been(
-    two_processes: Path, tmp_path: Path
+    two_processes: Path, forks: ForkServer, tmp_path: Path
 ) -> None:
+    """First they are started by ``runtime.processes``, then by torchrun."""
+
     def status() -> dict[str, Any]:
         return json.loads((folder(tmp_path) / "status.json").read_text())
 
-    with running(tmp_path, processes=2) as launcher:
+    with running(tmp_path, "runtime.processes=2") as launcher:
         launcher.terminate()
         end = ended(launcher)
         assert status()["status"] == "stopped", end.stderr
@@ -109,9 +103,9 @@ def test_two_processes_that_are_stopped_and_killed_end_as_if_they_had_not_been(
         assert ended(launcher).code != 0
         assert time.monotonic() - began < 30
         assert status()["status"] == "running"
-    end = ended(start(tmp_path, processes=2))
+    end = forks.run(tmp_path, before=in_two_processes)
     assert end.code == 0, end.stderr
-    assert result(tmp_path)["resumed_from_step"] > 3
+    assert result(tmp_path)["resumed_from_step"] > 3 and result(tmp_path)["world_size"] == 2
     assert (folder(tmp_path) / "train.log").read_text().count("resumed from step") == 2
     assert result(tmp_path)["state_sha256"] == result(two_processes)["state_sha256"]
     assert epochs(tmp_path) == [1, 2]
@@ -228,27 +222,31 @@ DIVIDED = [(1, 63), (16, 67), (33, 67), (5, 717)]
 
 
 @pytest.fixture(scope="module")
-def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Fitted]:
+def by_two(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Fitted]:
     """The outcome of an epoch in two processes, for each entry of DIVIDED."""
     path = tmp_path_factory.mktemp("two") / "fitted.pt"
-    command = [sys.executable, *torchrun(2), "-m", "tests.runs.test_ddp", str(path)]
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
-        try:
-            _, stderr = launcher.communicate(timeout=100)
-        except subprocess.TimeoutExpired:
-            launcher.terminate()  # ends the processes, too
-            raise
-    assert launcher.returncode == 0, stderr
+    end = forks.run(path.parent, before=partial(fit_in_two_processes, path))
+    assert end.code == 0, end.stderr
     left = torch.load(path, weights_only=True)
     return {divided: Fitted(*one) for divided, one in zip(DIVIDED, left, strict=True)}
 
 
+def fit_in_two_processes(path: Path) -> None:
+    """In a forked process: write the outcomes of DIVIDED instead of training the run that was requested."""
+    in_two_processes()
+    with Runtime(device="cpu").start() as process:
+        left = [tuple(fitted_in(process, *divided)) for divided in DIVIDED]
+    if process.rank == 0:
+        torch.save(left, path)
+    os._exit(0)
+
+
 @pytest.mark.parametrize(("accumulate", "batch_size"), DIVIDED)
 def test_two_processes_learn_what_one_learns_of_whole_batches(
-    in_two_processes: dict[tuple[int, int], Fitted], accumulate: int, batch_size: int
+    by_two: dict[tuple[int, int], Fitted], accumulate: int, batch_size: int
 ) -> None:
     """With any number of parts, and a last batch with fewer samples than parts. Gradients are exchanged once a step."""
-    ours = in_two_processes[accumulate, batch_size]
+    ours = by_two[accumulate, batch_size]
     assert_close(ours, fitted(batch_size=batch_size))
     assert ours.exchanges == -(-IMAGES // batch_size)
 
@@ -262,10 +260,3 @@ def test_another_batch_size_makes_another_update() -> None:
     """A control: the outcomes that the two tests above compare can differ."""
     with pytest.raises(AssertionError):
         assert_close(fitted(batch_size=62), fitted())
-
-
-if __name__ == "__main__":
-    with Runtime(device="cpu").start() as process:
-        left = [tuple(fitted_in(process, *divided)) for divided in DIVIDED]
-    if os.environ["RANK"] == "0":
-        torch.save(left, sys.argv[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from attnbench.training import engine, setup
 from attnbench.training.engine import Saver
 from attnbench.training.metrics.titles import headline, headline_text
 from attnbench.training.state import TrainState
-from tests.small_runs import ENVIRONMENT, ROOT, folder, result, torchrun
+from tests.small_runs import ForkServer, folder, in_two_processes, result
 
 # 8 steps of a small detector with attention that has dropout, with sampling and masks.
 TINY = [
@@ -100,12 +99,13 @@ def test_a_run_that_is_killed_in_mid_epoch_ends_as_if_it_had_not_been(
     assert left["state_sha256"] == expected["state_sha256"] and left["mask_AP"] == expected["mask_AP"]
 
 
-def test_two_processes_evaluate_every_image_once(tmp_path: Path, compose: Callable[..., Config]) -> None:
+def test_two_processes_evaluate_every_image_once(
+    forks: ForkServer, tmp_path: Path, compose: Callable[..., Config]
+) -> None:
     """Two processes cannot share five images evenly, but report the same values as one process."""
     overrides = [*TINY, "schedule.epochs=1", f"paths.outputs={tmp_path}"]
-    command = [sys.executable, *torchrun(2), "train.py", *overrides]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    done = forks.train(tmp_path, *overrides, before=in_two_processes)
+    assert done.code == 0, done.stderr
     assert result(tmp_path)["world_size"] == 2
     composition = compose(*overrides)
     saved = torch.load(folder(tmp_path) / "checkpoints" / "last.pt", weights_only=True)

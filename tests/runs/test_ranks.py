@@ -18,6 +18,7 @@ TWO = ("runtime.processes=2", "runtime.device=cpu")
 POOL = ("hydra/launcher=pool", "hydra.launcher.slots=1")
 
 
+@pytest.mark.slow
 def test_a_member_of_two_processes_in_a_pool(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, *POOL)
     code, _, err = sweep.run(*faulty("2"), *TWO)
