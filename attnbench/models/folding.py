@@ -37,12 +37,15 @@ def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     network = copy.deepcopy(model).eval()
     for module in network.modules():
         if isinstance(module, Attended):
-            module.backend = reference
+            module.backend = _unrounded
     try:
         calls = [node for node in _Tracer().trace(network).nodes if node.op == "call_module"]
     except Exception as error:  # tracing runs the network's code without values, which may fail in any way
         log.debug("%s is evaluated without folding: it cannot be traced (%s)", type(model).__name__, error)
         return model.eval()
+    for module in network.modules():
+        if isinstance(module, Attended):
+            module.backend = reference
     times = Counter(call.target for call in calls)
     for norm in [call for call in calls if fused_norm.is_plain(network.get_submodule(str(call.target)))]:
         if times[norm.target] == 1:
@@ -51,6 +54,12 @@ def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         if dtype is not None and type(module) in PRODUCTS:
             module.to(dtype)
     return network
+
+
+def _unrounded(site: Attended, x: Tensor) -> Tensor:
+    """The reference, but for the rounding of the signal, which a trace would show as one more use of the trunk."""
+    y = site.trunk(x)
+    return COMBINE[site.combine](y, site.attention(x if site.reads == "input" else y))
 
 
 class _Tracer(fx.Tracer):

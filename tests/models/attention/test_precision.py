@@ -89,19 +89,19 @@ def on_cuda(model: nn.Module, dtype: torch.dtype) -> Made:
     return maps
 
 
-def built(attention: str, backbone: str, backend: str = "reference", wrap: str = "conv") -> nn.Module:
+def built(attention: str, backbone: str, backend: Any = "reference", wrap: str = "conv") -> nn.Module:
     config = configured(attention, backbone)
     if wrap != "conv":
         config = config.updated({"placement": {"wrap": wrap}})
     model, _ = network(config)
-    fused.choose(model, backend)  # type: ignore[arg-type]
+    fused.choose(model, backend)
     return model.train()
 
 
 @cache
 def plain(backbone: str) -> nn.Module:
     torch.manual_seed(0)
-    return configured("se", backbone).build("backbone", num_classes=5).train()  # type: ignore[no-any-return]
+    return configured("se", backbone).build("backbone", num_classes=5).train()
 
 
 def refuse_more(maps: Made, stock: Made) -> None:
@@ -129,7 +129,7 @@ def test_no_map_is_float32_wherever_attention_joins(attention: str, wrap: str) -
         if wrap == "conv_norm_act" and backbone.startswith("mobilenetv2 "):
             config = configured(attention, backbone).updated({"placement": {"wrap": wrap, "roles": ["expand"]}})
             model, _ = network(config)
-            fused.choose(model, backend)  # type: ignore[arg-type]
+            fused.choose(model, backend)
             model.train()
         else:
             model = built(attention, backbone, backend, wrap)
