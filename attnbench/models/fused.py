@@ -1,13 +1,17 @@
 """Backends that compute attention at a site: the reference, one affine map for a compiler, or fused eager code.
 
 All backends give the same values, gradients, running statistics and state dict. A site uses the reference if it cannot
-be fused: if its attention depends on more than pooled values, or if its trunk does not end with a batch norm.
+be fused: if its attention depends on more than pooled values, or if no batch norm ends its trunk or follows it.
+
+Attention in front of a norm, BN(z + s) or BN(z s), is computed by the norm: the site's output carries z and s, and the
+norm uses them if it is given this very tensor. The output is computed, too, but if nothing else uses it a compiler drops
+it.
 """
 
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import cast
 
@@ -16,7 +20,7 @@ from torch import Tensor, nn
 
 from attnbench.config.options import Tail
 from attnbench.models.attention.squeeze import ChannelFirst, PooledAttention
-from attnbench.models.insertion import Attended, Backend, reference
+from attnbench.models.insertion import COMBINE, Attended, Backend, reference
 from attnbench.models.ops import fused_norm
 
 log = logging.getLogger("attnbench")
@@ -35,14 +39,25 @@ def choose(model: nn.Module, name: Tail = "auto") -> int:
     sites = [module for module in model.modules() if isinstance(module, Attended)]
     for site in sites:
         site.backend = BACKENDS[name] if name != "reference" and is_fusable(site) else reference
-    return sum(site.backend is not reference for site in sites)
+    fusing = [site for site in sites if site.backend is not reference]
+    for norm in filter(fused_norm.is_plain, model.modules()):
+        vars(norm).pop("forward", None)
+        if any(map(_is_in_front, fusing)):
+            norm.forward = partial(normalised, norm)
+    return len(fusing)
 
 
 def is_fusable(site: Attended) -> bool:
     """Whether the norm and the attention (of CBAM, the channel gate) are one affine map with pooled coefficients."""
     pooled = isinstance(site.attention, PooledAttention) and site.combine in ("mul", "add")
     gated = isinstance(site.attention, ChannelFirst) and (site.reads, site.combine) == ("output", "replace")
-    return (pooled or gated) and _norm(site.trunk) is not None
+    return _is_in_front(site) if _norm(site.trunk) is None else pooled or gated
+
+
+def _is_in_front(site: Attended) -> bool:
+    """Whether the attention is one affine map with the norm behind the site."""
+    pooled = isinstance(site.attention, PooledAttention) and site.combine in ("mul", "add")
+    return pooled and site.before_norm and _norm(site.trunk) is None
 
 
 def _norm(trunk: nn.Module) -> fused_norm.Norm | None:
@@ -68,7 +83,8 @@ def _coefficients(site: Attended, x: Tensor, a: Tensor, b: Tensor, m: Tensor, z:
 def algebraic(site: Attended, x: Tensor) -> Tensor:
     """y = A[n,c] z + B[n,c] in plain operations, with no more passes over a map than batch norm."""
     norm = _norm(site.trunk)
-    assert norm is not None
+    if norm is None:
+        return _carrying(site, x)
     z = _norm_input(site.trunk, x)
     if norm.training:
         m, v = fused_norm.moments(z)
@@ -82,6 +98,35 @@ def algebraic(site: Attended, x: Tensor) -> Tensor:
     return fused_norm.affine(z, *_coefficients(site, x, a, b, m, z))
 
 
+def _carrying(site: Attended, x: Tensor) -> Tensor:
+    """The reference's y = z + s or z s, which carries z and s to the norm behind the site."""
+    attention = cast(PooledAttention, site.attention)
+    z = site.trunk(x)
+    s = attention.signal(attention.squeeze(x if site.reads == "input" else z))
+    y = COMBINE[site.combine](z, s[:, :, None, None].to(z.dtype))
+    y.carried = (z, s, site.combine)  # type: ignore[attr-defined]
+    return y
+
+
+def normalised(norm: fused_norm.Norm, y: Tensor) -> Tensor:
+    """BN(y), (N, C, H, W), as A z + B if y carries z and s; the forward function of norms behind attention.
+
+    The moments of y = z + s over a map are m + s and v, those of y = z s are m s and v s^2. With them BN(y) = a y + b,
+    so BN(z + s) = a z + (a s + b) and BN(z s) = (a s) z + b.
+    """
+    if not hasattr(y, "carried"):
+        return type(norm).forward(norm, y)
+    z, s, combine = y.carried
+    if norm.training:
+        m, v = fused_norm.moments(z)
+        m, v = (m * s, v * s.square()) if combine == "mul" else (m + s, v)
+        a, b = fused_norm.coefficients(m, v, norm, z.shape[2] * z.shape[3])
+    else:
+        a, b = fused_norm.running_coefficients(norm)
+    scale, shift = (a * s, b.expand_as(s)) if combine == "mul" else (a.expand_as(s), a * s + b)
+    return fused_norm.affine(z, scale, shift)
+
+
 def fused(site: Attended, x: Tensor) -> Tensor:
     """Fused code for eager execution.
 
@@ -89,8 +134,7 @@ def fused(site: Attended, x: Tensor) -> Tensor:
     Without gradients, one pass applies norm and signal.
     """
     norm = _norm(site.trunk)
-    assert norm is not None
-    if isinstance(site.attention, ChannelFirst):
+    if norm is None or isinstance(site.attention, ChannelFirst):
         return reference(site, x)
     if not torch.is_grad_enabled() and not norm.training:
         return _evaluated(site, norm, x)

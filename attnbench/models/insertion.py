@@ -35,6 +35,7 @@ class Site:
         expansion: factor by which this kind of block widens its inner layers (6 in MobileNetV2), else 1.
         absorbs: dotted names of the modules that move into the trunk; identities replace them.
         block: dotted name of the block that contains the site.
+        before_norm: whether the trunk's output goes to a plain batch norm of the block, unchanged.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Site:
     expansion: int = 1
     absorbs: tuple[str, ...] = ()
     block: str = ""
+    before_norm: bool = False
 
 
 Placement = Callable[[nn.Module], Iterable[Site]]
@@ -90,6 +92,7 @@ class Attended(nn.Module):
 
     Attributes:
         backend: the function that computes y; not part of the state dict.
+        before_norm: whether y goes to a plain batch norm, unchanged; see ``Site``.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Attended(nn.Module):
         self.reads = reads
         self.combine = combine
         self.backend: Backend = reference
+        self.before_norm = False
 
     def forward(self, x: Tensor) -> Tensor:
         """The attended output y, (N, C_in, H, W) to (N, C, H', W')."""
@@ -142,6 +146,8 @@ def insert(model: nn.Module, placement: Placement, attention: Attention) -> list
         raise ConfigError(f"two sites share {min(overlap)}", "placement.roles", "drop one of the roles")
     modules = [attention(site) for site in sites]
     for site, module in zip(sites, modules, strict=True):
+        if isinstance(module, Attended):
+            module.before_norm = site.before_norm
         model.set_submodule(site.path, module)
         for path in site.absorbs:
             model.set_submodule(path, nn.Identity())

@@ -21,6 +21,7 @@ from torch import nn
 from attnbench.base.errors import ConfigError, nearest
 from attnbench.config.options import Blocks, Names, Stages, Wrap, checked
 from attnbench.models.insertion import Placement, Site
+from attnbench.models.ops.fused_norm import is_plain
 
 BLOCKS = {"all": slice(None), "first": slice(1), "last": slice(-1, None), "even": slice(1, None, 2)}
 
@@ -29,7 +30,7 @@ ALIASES = {"C1": "expand", "C2": "depthwise", "C3": "project", "output": "block"
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of a block with the norm and activation that follow it, by their names in the block.
+    """A convolution of a block with the norm and activation that follow it directly, by their names in the block.
 
     A name is None if there is no such module, or if several layers share it, so that it cannot be moved.
     """
@@ -254,6 +255,7 @@ def _sites(path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int
                 conv.out_channels,  # type: ignore[arg-type]
                 role,
                 absorbs=paths,
+                before_norm=wrap == "conv" and layer.norm is not None and is_plain(block.get_submodule(layer.norm)),
                 **common,
             )
     if "block" in wanted:

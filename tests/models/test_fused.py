@@ -66,6 +66,18 @@ def site(signal: str, *, channels: int, ends: bool, reads: str, combine: str) ->
     return Attended(trunk, SIGNALS[signal](channels, channels), reads=reads, combine=combine).double()  # type: ignore[arg-type]
 
 
+def in_front(signal: str, *, channels: int, combine: str, reads: str = "input", kernel: int = 1) -> nn.Sequential:
+    """A convolution with attention, in front of a batch norm."""
+    conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+    placed = Attended(conv, SIGNALS[signal](channels, channels), reads=reads, combine=combine)  # type: ignore[arg-type]
+    placed.before_norm = True
+    norm = nn.BatchNorm2d(channels, momentum=0.3)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.uniform_(norm.bias)
+    nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
+    return nn.Sequential(placed, norm)
+
+
 def outcome(block: nn.Module, x: Tensor, r: Tensor) -> list[Tensor]:
     """All results of a step: the output, the gradients of both inputs and of all weights, and the buffers."""
     x, r = x.clone().requires_grad_(), r.clone().requires_grad_()
@@ -142,6 +154,28 @@ def test_the_default_backend_fuses_the_norm_with_its_attention_on_a_cpu(
     assert calls == {"auto": 0, "reference": 1}
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("signal", [name for name in SIGNALS if name != "cbam"])
+@pytest.mark.parametrize("backend", ["algebraic", "fused"])
+def test_attention_in_front_of_a_norm_equals_the_reference(backend: str, signal: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, r = torch.randn(2, *shape, dtype=torch.float64) * 3 + 5
+    batch_statistics = shape[0] * shape[2] * shape[3] > 1 and (shape[0] > 1 or signal not in ("se norm", "sb"))
+    momenta = itertools.cycle([0.3, None])
+    for training, reads, combine in itertools.product({batch_statistics, False}, READS, COMBINE):
+        made = in_front(signal, channels=shape[1], reads=reads, combine=combine).double()
+        made[1].momentum = next(momenta)
+        block = Block(made, True, nn.ReLU()).train(training)
+        other = copy.deepcopy(block)
+        assert fused.choose(other, backend) == 1  # type: ignore[arg-type]
+        other = copy.deepcopy(other)
+        for _ in range(2):
+            for ours, theirs in zip(outcome(other, x, r), outcome(block, x, r), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            torch.testing.assert_close(other(x, r), block(x, r), rtol=1e-10, atol=1e-10)
+
+
 def test_a_compiled_network_trains_as_the_reference() -> None:
     torch.manual_seed(0)
     first = site("se", channels=3, ends=True, reads="output", combine="mul")
@@ -160,8 +194,8 @@ def test_a_compiled_network_trains_as_the_reference() -> None:
 # Passes over whole maps in compiled code
 
 
-def passes(signal: str, backend: str) -> float:
-    """Passes over a map in the compiled forward and backward code of batch norm, attention, residual and ReLU."""
+def passes(site: Callable[[int], nn.Module], backend: str) -> float:
+    """Passes over a map in the compiled forward and backward code of a site of c channels, residual and ReLU."""
     compile_fx = pytest.importorskip("torch._inductor.compile_fx")
     graphs = pytest.importorskip("torch._inductor.graph")
     debug = pytest.importorskip("torch._inductor.debug")
@@ -183,10 +217,7 @@ def passes(signal: str, backend: str) -> float:
         return graph.forward
 
     torch.manual_seed(0)
-    norm = nn.BatchNorm2d(c)
-    reads, combine = ("input", "add") if signal == "sb" else ("output", "mul")
-    made = Attended(norm, SIGNALS[signal](c, c), reads=reads, combine=combine) if signal else norm  # type: ignore[arg-type]
-    block = Block(made, True, nn.ReLU()).to(memory_format=torch.channels_last)
+    block = Block(site(c), True, nn.ReLU()).to(memory_format=torch.channels_last)
     fused.choose(block, backend)  # type: ignore[arg-type]
     z, r, dy = (torch.randn(n, c, side, side).contiguous(memory_format=torch.channels_last) for _ in range(3))
     with torch._inductor.config.patch(force_disable_caches=True):
@@ -200,11 +231,29 @@ def passes(signal: str, backend: str) -> float:
 
 @pytest.mark.filterwarnings("ignore:Your compiler for AOTAutograd")
 def test_compiled_attention_makes_no_more_passes_over_a_map_than_batch_norm() -> None:
-    plain = passes("", "reference")
+    def at_norm(signal: str) -> Callable[[int], nn.Module]:
+        reads, combine = ("input", "add") if signal == "sb" else ("output", "mul")
+        return lambda c: Attended(nn.BatchNorm2d(c), SIGNALS[signal](c, c), reads=reads, combine=combine)  # type: ignore[arg-type]
+
+    plain = passes(nn.BatchNorm2d, "reference")
     assert plain > 8
-    assert passes("se", "reference") > plain + 4  # the count notices additional passes
+    assert passes(at_norm("se"), "reference") > plain + 4  # the count notices additional passes
     for signal in ("se", "eca", "sb"):
-        assert passes(signal, "auto") < plain + 0.5, signal
+        assert passes(at_norm(signal), "auto") < plain + 0.5, signal
+
+
+@pytest.mark.filterwarnings("ignore:Your compiler for AOTAutograd")
+def test_compiled_attention_in_front_of_a_norm_makes_one_pass_more_to_pool_its_input() -> None:
+    def layer(signal: str, combine: str) -> Callable[[int], nn.Module]:
+        return lambda c: nn.Sequential(nn.ReLU(), in_front(signal, channels=c, combine=combine, kernel=3))
+
+    def without(c: int) -> nn.Module:
+        return nn.Sequential(nn.ReLU(), nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c))
+
+    plain = passes(without, "reference")
+    for signal, combine in (("sb", "add"), ("se", "mul")):
+        assert passes(layer(signal, combine), "reference") > plain + 1.5
+        assert plain + 0.5 < passes(layer(signal, combine), "auto") < plain + 1.5
 
 
 # Batch norm over processes
