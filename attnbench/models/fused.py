@@ -4,8 +4,8 @@ All backends give the same values, gradients, running statistics and state dict.
 be fused: if its attention depends on more than pooled values, or if no batch norm ends its trunk or follows it.
 
 Attention in front of a norm, BN(z + s) or BN(z s), is computed by the norm: the site's output carries z and s, and the
-norm uses them if it is given this very tensor. The output is computed, too, but if nothing else uses it a compiler drops
-it.
+norm uses them if it is given this very tensor. The output is computed, too, so that others can use it. If none does, a
+compiler drops it.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def normalised(norm: fused_norm.Norm, y: Tensor) -> Tensor:
 
 
 def fused(site: Attended, x: Tensor) -> Tensor:
-    """Fused code for eager execution.
+    """Fused code for eager execution; in front of a norm the reference, since no eager code was found to be faster.
 
     On a CPU it makes the passes of batch norm, one to pool and one to apply the signal; on CUDA it runs four kernels.
     Without gradients, one pass applies norm and signal.

@@ -78,6 +78,41 @@ def test_what_shufflenet_has_around_each_of_its_convolutions() -> None:
         assert [type(part) for part in whole.trunk.children()] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, "densenet264"])
+def test_a_site_before_a_norm_gives_its_output_to_that_norm_unchanged(name: str) -> None:
+    """So every norm in a block is behind a site, but for those that densenet has in front of its convolutions."""
+    written: dict[int, tuple[Tensor, int]] = {}
+    given = []
+    with torch.device("meta"):
+        model = create_model(name, num_classes=10).eval()
+        expected = sum(layer.norm is not None for b in known_blocks(model) for layer in layers_of(b[2]))
+        insert(model, place(roles=["layer"]), lambda s: Attended(s.trunk, Zero(), reads="input", combine="add"))
+        for part in model.modules():
+            if isinstance(part, Attended) and part.before_norm:
+                part.register_forward_hook(lambda _, x, y: written.update({id(y): (y, y._version)}))
+            if isinstance(part, nn.BatchNorm2d):
+                part.register_forward_pre_hook(lambda _, x: given.append((id(x[0]), (x[0], x[0]._version))))
+        model(torch.zeros(1, 3, 64, 64))
+    assert len(written) == expected > 0
+    for key, (y, version) in written.items():
+        assert [(x is y, at) for one, (x, at) in given if one == key] == [(True, version)]
+
+
+def layers_of(block: nn.Module) -> list[Layer]:
+    return list(ANATOMY[name_of(type(block))](block).layers.values())
+
+
+def test_only_a_bare_convolution_is_before_a_norm() -> None:
+    with torch.device("meta"):
+        model = create_model("densenet264", num_classes=10)
+        for wrap, role, expected in (("conv", "conv1", True), ("conv", "conv2", False), ("conv_norm", "conv1", False)):
+            sites = list(place(roles=[role], wrap=wrap)(model))
+            assert {site.before_norm for site in sites} == {expected}
+        for path, _, block in known_blocks(model):
+            model.set_submodule(f"{path}.norm2", nn.GroupNorm(1, block.norm2.num_features))
+        assert not any(site.before_norm for site in place(roles=["conv1"])(model))
+
+
 class Zero(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(())
