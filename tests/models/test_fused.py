@@ -24,6 +24,7 @@ from attnbench.models.attention.eca import EfficientChannelAttention
 from attnbench.models.attention.sb import ShiftAndBalance
 from attnbench.models.attention.se_gc import GroupGate
 from attnbench.models.attention.se_var2 import ChannelwiseGate
+from attnbench.models.folding import folded
 from attnbench.models.insertion import Attended
 from attnbench.models.ops import fused_norm as ops
 
@@ -161,6 +162,8 @@ def test_a_network_with_attention_at_every_convolution_trains_the_same(backbone:
         return float((ours - theirs).norm() / theirs.norm())
 
     assert distance(joined) < 20 * distance(rounded) + 1e-12
+    with torch.no_grad():
+        torch.testing.assert_close(folded(joined)(x), joined.eval()(x), rtol=1e-9, atol=1e-9)
 
 
 class Twice(nn.Module):
