@@ -306,6 +306,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
     compose: Callable[..., Config], tmp_path: Path, backbone: str, attention: str, size: int
 ) -> None:
     done = compose(*f"backbone={backbone}".split(), f"attention={attention}", f"dataset.size={size}")
+    torch.manual_seed(0)
     model = lively(factory.network(done, 10)[0], size)
     path = tmp_path / "model.onnx"
     path.write_bytes(export._onnx(Trained(model, [], list("0123456789"), done, {})))
