@@ -36,7 +36,7 @@ Weights = Mapping[str, Tensor]
 # Prefixes that a wrapper (DataParallel or DDP, torch.compile, Lightning) adds to every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
-# Keys under which a checkpoint may hold its state dict. A moving average is what its training evaluated, so it is taken.
+# Keys under which a checkpoint may hold its state dict; the moving average first, which its training evaluated.
 AVERAGES = ("state_dict_ema", "model_ema", "ema")
 WRAPS = (*AVERAGES, "state_dict", "model", "net")
 
