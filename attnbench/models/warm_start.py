@@ -23,6 +23,8 @@ from attnbench.models.insertion import Attended
 
 log = logging.getLogger("attnbench")
 
+HEADS = ("fc", "classifier", "linear", "head")  # what classifiers are called in torchvision, timm and here
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -83,7 +85,7 @@ def _load(model: nn.Module, given: Mapping[str, Tensor], where: Path, layouts: I
     views = {name: view for name in layouts if (view := _view(model, name))}
     layout = max(views, key=lambda name: len(views[name].keys() & given.keys()))
     view, head = views[layout], _head(model)
-    ours, theirs = ({key for key in some if key.startswith(f"{head}.")} for some in (view, given))
+    ours, theirs = ({key for key in some if head and key.startswith(f"{head}.")} for some in (view, given))
     other = ours != theirs or any(view[key].shape != given[key].shape for key in ours)
     kept = {key: value for key, value in given.items() if not (other and key in theirs)}
     lacking = [site for site, names in _attentions(model, view).items() if names and not names & kept.keys()]
@@ -101,10 +103,8 @@ def _view(model: nn.Module, layout: str) -> Mapping[str, Tensor] | None:
 
 
 def _head(model: nn.Module) -> str:
-    """The name of a network's classifier, which is an ``Identity`` in the backbone of a detector."""
-    removed = [name for name, child in model.named_children() if isinstance(child, nn.Identity)]
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return (removed or [linear[-1].partition(".")[0]])[-1]
+    """The name of a network's classifier, which is an ``Identity`` in the backbone of a detector; "" if not known."""
+    return next((name for name in HEADS if hasattr(model, name)), "")
 
 
 def _attentions(model: nn.Module, view: Mapping[str, Tensor]) -> dict[str, set[str]]:

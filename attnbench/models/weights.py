@@ -13,6 +13,7 @@ or none, and an error names the keys that do not fit.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,14 +28,17 @@ from attnbench.models.attention.eca import EfficientChannelAttention
 from attnbench.models.insertion import Attended
 from attnbench.models.placement import known_blocks
 
+log = logging.getLogger("attnbench")
+
 Weights = Mapping[str, Tensor]
 
 
-# Prefixes that a wrapper (DataParallel or DDP, torch.compile) adds to every name.
-PREFIXES = ("module.", "_orig_mod.")
+# Prefixes that a wrapper (DataParallel or DDP, torch.compile, Lightning) adds to every name.
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
-# Keys under which a checkpoint may hold its state dict.
-WRAPS = ("state_dict", "model")
+# Keys under which a checkpoint may hold its state dict; the moving average first, which its training evaluated.
+AVERAGES = ("state_dict_ema", "model_ema", "ema")
+WRAPS = (*AVERAGES, "state_dict", "model", "net")
 
 # Our names to timm's, inside an SE; inside an ECA both are conv.weight.
 TIMM_SE = {
@@ -53,23 +57,25 @@ def read(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: a ``.safetensors`` file, or a file of any torch version that loads with ``weights_only``: a state dict,
-            or a checkpoint that holds one as ``state_dict`` or ``model``.
+            or a checkpoint that holds one under a key in ``WRAPS``.
 
     Raises:
         StorageError: the file does not exist, or holds no state dict.
     """
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     while isinstance(content, Mapping) and (key := next((w for w in WRAPS if isinstance(content.get(w), Mapping)), "")):
+        if key in AVERAGES:
+            log.info("%s: the moving average in it is taken (%s)", path, key)
         content = content[key]
     tensors = isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values())
     if not tensors:
-        todo = f"save one, at the top level or under {' or '.join(WRAPS)}"
+        todo = f"save one, at the top level or under {', '.join(WRAPS[:-1])} or {WRAPS[-1]}"
         raise StorageError("no state dict in this file", path, todo)
     return stripped(content)
 
 
 def stripped(weights: Weights) -> dict[str, Tensor]:
-    """Weights under the network's own names: prefixes ``module.`` and ``_orig_mod.`` that all names have are removed.
+    """Weights under the network's own names: prefixes of wrappers that all names have are removed.
 
     The count of updates in the state of a moving average is removed, too.
     """

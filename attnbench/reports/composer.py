@@ -121,8 +121,9 @@ class Composer:
             ConfigError, StorageError: given weights do not fit.
         """
         lists = [row for row in rows if row.overrides]
-        overrides = [one for one in self.extra if not is_neutral(override_key(one))]
-        overrides += [f"{table}:{one}" for table, some in self.scoped.items() for one in some]
+        scoped = [(f"{name}:", one) for name, some in self.scoped.items() for one in some]
+        given = [*(("", one) for one in self.extra), *scoped]
+        overrides = [f"{name}{one}" for name, one in given if not is_neutral(override_key(one))]
         differ = any(self._differs(row, table) for row in lists)
         texts = [*overrides, *(f"without {key}" for key in self.left_out)] if overrides and differ else []
         return ", ".join([*texts, *dict.fromkeys(text for row in lists if (text := self._other_weights(row, fits)))])

@@ -162,7 +162,10 @@ def seeded(composed: Config, seed: int) -> Config:
 
 def distinct(runs: Iterable[RowRun]) -> list[RowRun]:
     """Each run once, under its first label."""
-    return list({run.path: run for run in reversed(list(runs))}.values())[::-1]
+    found: dict[Path, RowRun] = {}
+    for run in runs:
+        found.setdefault(run.path, run)
+    return list(found.values())
 
 
 def in_order(runs: Iterable[RowRun]) -> list[list[RowRun]]:

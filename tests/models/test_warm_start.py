@@ -55,6 +55,33 @@ def test_a_stock_file_gives_the_trunk_and_leaves_attention_new(
     )
 
 
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda given, other: {"net": {f"_orig_mod.{key}": value for key, value in given.items()}, "epoch": 3}, ""),
+        (lambda given, other: {"state_dict": {f"model.{key}": value for key, value in given.items()}}, ""),
+        (
+            lambda given, other: {
+                "model": other,
+                "model_ema": {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in given.items()}},
+            },
+            "the moving average in it is taken (model_ema)",
+        ),
+    ],
+    ids=["net", "lightning", "average"],
+)
+def test_a_checkpoint_of_another_project_is_unwrapped(
+    wrap: Callable[..., object], said: str, compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = stock()
+    other = {key: torch.zeros_like(value) for key, value in given.items()}
+    torch.save(wrap(given, other), tmp_path / "r18.pth")
+    with caplog.at_level(logging.INFO, "attnbench"):
+        ours = started(compose, 7, "backbone=resnet18", f"backbone.weights={tmp_path / 'r18.pth'}")
+    assert all(torch.equal(ours[key], value) for key, value in given.items())
+    assert said in caplog.text
+
+
 def test_other_classes_leave_out_the_classifier_alone(
     compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -97,7 +97,7 @@ def test_each_row_takes_the_data_set_of_its_task() -> None:
     [
         ([], ""),
         (["dataset.root=/data/coco", "eca/2:dataset.root=/data/imagenet"], ""),
-        (["eca/2:epochs=2"], "eca/2:schedule.epochs=2"),
+        (["eca/2:epochs=2", "eca/2:dataset.root=/data"], "eca/2:schedule.epochs=2"),
         (["epochs=2"], "schedule.epochs=2"),
         (["backbone.weights=null"], "backbone.weights=null"),
     ],

