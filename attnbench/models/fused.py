@@ -41,9 +41,10 @@ def choose(model: nn.Module, name: Tail = "auto") -> int:
         site.backend = BACKENDS[name] if name != "reference" and is_fusable(site) else reference
     fusing = [site for site in sites if site.backend is not reference]
     for norm in filter(fused_norm.is_plain, model.modules()):
-        vars(norm).pop("forward", None)
-        if any(map(_is_in_front, fusing)):
-            norm.forward = partial(normalised, norm)
+        if getattr(vars(norm).get("forward"), "func", None) is normalised:
+            del norm.forward
+        if any(map(_is_in_front, fusing)) and "forward" not in vars(norm):
+            norm.forward = partial(normalised, norm)  # type: ignore[method-assign]
     return len(fusing)
 
 
@@ -63,7 +64,7 @@ def _is_in_front(site: Attended) -> bool:
 def _norm(trunk: nn.Module) -> fused_norm.Norm | None:
     """The plain batch norm that a trunk is or ends with; None if it has none."""
     last = trunk[-1] if isinstance(trunk, nn.Sequential) and len(trunk) else trunk
-    return last if fused_norm.is_plain(last) else None  # type: ignore[return-value]
+    return last if fused_norm.is_plain(last) else None
 
 
 def _norm_input(trunk: nn.Module, x: Tensor) -> Tensor:
@@ -115,7 +116,8 @@ def normalised(norm: fused_norm.Norm, y: Tensor) -> Tensor:
     so BN(z + s) = a z + (a s + b) and BN(z s) = (a s) z + b.
     """
     if not hasattr(y, "carried"):
-        return type(norm).forward(norm, y)
+        usual: Tensor = type(norm).forward(norm, y)  # type: ignore[arg-type]
+        return usual
     z, s, combine = y.carried
     if norm.training:
         m, v = fused_norm.moments(z)

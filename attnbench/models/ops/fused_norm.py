@@ -10,7 +10,7 @@ gradient of pooling to dy in one pass.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
-def is_plain(norm: nn.Module) -> bool:
+def is_plain(norm: nn.Module) -> TypeGuard[Norm]:
     """Whether a module is a batch norm of the usual kind: affine, with running statistics."""
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
     return known and bool(norm.affine) and bool(norm.track_running_stats)
