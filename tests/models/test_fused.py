@@ -111,7 +111,9 @@ def test_a_backend_equals_the_reference(backend: str, signal: str, shape: tuple[
             torch.testing.assert_close(other(x, r), block(x, r), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "memory_format", [torch.channels_last, pytest.param(torch.contiguous_format, marks=pytest.mark.slow)]
+)
 def test_a_whole_network_trains_the_same_with_each_backend(memory_format: torch.memory_format) -> None:
     for attention, sites in {"se": 9, "eca": 9, "sb": 18, "se_layer": 18, "cbam": 9, "gsop": 0}.items():
         torch.manual_seed(0)
@@ -136,7 +138,7 @@ def test_a_whole_network_trains_the_same_with_each_backend(memory_format: torch.
                 torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("attention", ["sb", "se_layer"])
+@pytest.mark.parametrize("attention", ["sb", pytest.param("se_layer", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backbone", ["mobilenetv2_cifar", "resnet18"])
 def test_a_network_with_attention_at_every_convolution_trains_the_same(backbone: str, attention: str) -> None:
     """To rounding, which these networks amplify: as much as changes of the weights in their last bits."""
