@@ -332,6 +332,31 @@ MUTATIONS = [
         "replace(self, tree=self.tree | nodes, weights=kept)",
         ["tests/config/test_config.py::test_a_configuration_that_is_changed_is_checked_as_one_that_is_typed"],
     ),
+    # Precision of maps, and attention in front of a norm
+    Mutation(
+        "signal-not-rounded", "attnbench/models/insertion.py",
+        "return COMBINE[site.combine](y, signal.to(y.dtype))",
+        "return COMBINE[site.combine](y, signal)",
+        ["tests/models/attention/test_precision.py::test_no_map_is_float32_on_a_cpu"],
+    ),
+    Mutation(
+        "softmax-of-autocast", "attnbench/models/attention/aa.py",
+        "torch.softmax(logits, dim=3, dtype=logits.dtype)",
+        "torch.softmax(logits, dim=3)",
+        ["tests/models/attention/test_precision.py::test_no_map_is_float32_on_a_gpu"],
+    ),
+    Mutation(
+        "float16-sums-overflow", "attnbench/models/ops/fused_norm.py",
+        "if x.dtype == torch.float16 else 1.0",
+        "if False else 1.0",
+        ["tests/models/attention/test_precision.py::test_pooled_sums_of_float16_do_not_overflow"],
+    ),
+    Mutation(
+        "moments-without-the-shift", "attnbench/models/fused.py",
+        "else (m + s, v)",
+        "else (m, v)",
+        ["tests/models/test_fused.py::test_attention_in_front_of_a_norm_equals_the_reference"],
+    ),
     # Initial weights, and rows that stand on rows
     Mutation(
         "start-without-the-weights", "attnbench/models/factory.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from attnbench.cli import main
 from attnbench.cli.table import _sketch as sketch
 from attnbench.config import composition
 from attnbench.models import complexity, factory
@@ -19,6 +21,8 @@ from attnbench.models.attention.sb import hidden_units
 from attnbench.models.inspection import inspect
 from attnbench.models.placement import place
 from attnbench.reports import counts, paper_tables
+from attnbench.reports.counts import count
+from tests.conftest import ROOT
 
 COUNTED = [
     "eca/1",
@@ -61,7 +65,7 @@ OTHER_INTEGER = {("eca/3", "DenseNet-264", "flops")}
 @cache
 def counted(name: str) -> list[tuple[paper_tables.Row, dict[str, counts.CountedCell]]]:
     """A table's counts, cached because they take seconds."""
-    return counts.count(paper_tables.load(name), sketch)
+    return count(paper_tables.load(name), sketch)
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -82,6 +86,26 @@ def test_gsop_is_counted_with_the_large_maps_of_its_authors_network() -> None:
     """Near the printed 6.18 G, which the usual stride of 2 in stage 4 (4.20 G) is not."""
     (flops,) = [cells["flops"].ours for row, cells in counted("eca/2") if row.label.startswith("GSoP")]
     assert flops is not None and 6.1e9 < flops < 6.5e9
+
+
+def test_the_tally_counts_every_printed_cell_and_names_what_is_not_matched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page of results prints the same totals and the same misses."""
+    monkeypatch.setattr(counts, "count", lambda table, sketch: counted(table.id))
+    monkeypatch.setattr(sys, "argv", ["attnbench table", "--tally", "--json"])
+    main.command("table")()
+    made = json.loads(capsys.readouterr().out)
+    totals = {kind: (found["matched"], found["printed"]) for kind, found in made["counts"].items()}
+    kinds = ("parameters", "operations", "multiply-adds", "module formulas")
+    assert [totals[kind][1] for kind in kinds] == [92, 37, 16, 10]
+    assert totals["all"] == (155 - len(made["not_matched"]), 155)
+    assert totals["multiply-adds"][0] == 1 and totals["module formulas"][0] == 10
+    page = " ".join((ROOT / "docs" / "results" / "counts.md").read_text("utf-8").split())
+    for kind, (matched, printed) in totals.items():
+        assert f"| {kind} | {matched} | {printed} |" in page, kind
+    for one in made["not_matched"]:
+        assert f"| {one['table']} {one['row']} | {one['kind']} | {one['cell']['printed']} |" in page
 
 
 def test_the_sb_paper_has_fifty_five_parameter_cells_and_all_match() -> None:
