@@ -139,7 +139,7 @@ def test_a_whole_network_trains_the_same_with_each_backend(memory_format: torch.
 
 
 @pytest.mark.parametrize("attention", ["sb", pytest.param("se_layer", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("backbone", ["mobilenetv2_cifar", "resnet18"])
+@pytest.mark.parametrize("backbone", ["mobilenetv2_cifar", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_a_network_with_attention_at_every_convolution_trains_the_same(backbone: str, attention: str) -> None:
     """To rounding, which these networks amplify: as much as changes of the weights in their last bits."""
     torch.manual_seed(0)

@@ -109,7 +109,7 @@ def refuse_more(maps: Made, stock: Made) -> None:
     assert not maps.made - stock.made
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", ["reference", pytest.param("fused", marks=SLOW)])
 @pytest.mark.parametrize(("attention", "backbone"), FITTING)
 def test_no_map_is_float32_on_a_cpu(attention: str, backbone: str, backend: str) -> None:
     refuse_more(on_cpu(built(attention, backbone, backend), torch.bfloat16), on_cpu(plain(backbone), torch.bfloat16))
