@@ -155,13 +155,14 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     if sketch.classes != len(data.classes):
         sketch = Sketch.of(config, len(data.classes))
     size = setup.counted_size(config, data)
+    division = setup.division(config, sketch.network.train(), process.world_size)
     counted: dict[str, Any] = {
         "params": complexity.params(sketch.network),
         "macs": complexity.macs(sketch.network, size),
-        "norm_images": setup.division(config, sketch.network.train(), process.world_size).norm_images,
+        "norm_images": division.norm_images,
     }
     if isinstance(size, int) and process.packed == 1:
-        images = torch.zeros(config.tree["batch_size"], 3, size, size, device=process.device)
+        images = torch.zeros(division.part, 3, size, size, device=process.device)  # as many as memory sufficed for
         counted["written_images_per_s"] = engine.speed_as_written(state.evaluated, images, process)
     result = _result(config, folder, made_of, counted, state, task, process) | about_weights
     if process.main:

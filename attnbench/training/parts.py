@@ -52,11 +52,14 @@ class Division:
     together: int = 1
 
     @property
+    def part(self) -> int:
+        """The number of samples that a process computes at once."""
+        return max(1, self.batch_size // self.processes // self.accumulate)
+
+    @property
     def norm_images(self) -> int | None:
         """The number of images over which a batch norm computes its statistics; None if no batch norm trains."""
-        if self.fewest < FEWEST:
-            return None
-        return self.batch_size // self.processes // self.accumulate * self.together
+        return self.part * self.together if self.fewest >= FEWEST else None
 
     @property
     def most(self) -> int:

@@ -156,11 +156,18 @@ def sample_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np
             crop = _crop(image.shape[1], image.shape[0], random)
             if crop is None or _overlaps(objects.boxes, crop).max() < least:
                 continue
-            inside = _centred(objects.boxes, crop)
-            if inside.any():
-                pixels, moved = _cropped(image, objects, crop)
-                return pixels, moved[inside]
+            if taken := _taken(image, objects, crop):
+                return taken
     return image, objects
+
+
+def _taken(image: np.ndarray, objects: Objects, crop: np.ndarray) -> tuple[np.ndarray, Objects] | None:
+    """A crop with the objects whose centre is in it; None if there are none."""
+    inside = _centred(objects.boxes, crop)
+    if not inside.any():
+        return None
+    pixels, moved = _cropped(image, objects, crop)
+    return pixels, moved[inside]
 
 
 def _crop(width: int, height: int, random: Random) -> np.ndarray | None:
@@ -182,12 +189,8 @@ def any_crop(image: np.ndarray, objects: Objects, random: Random) -> tuple[np.nd
     while len(objects) and int(random.random() * CHOICES):
         for _ in range(CROPS):
             crop = _float_crop(image.shape[1], image.shape[0], random)
-            if crop is None:
-                continue
-            inside = _centred(objects.boxes, crop)
-            if inside.any():
-                pixels, moved = _cropped(image, objects, crop)
-                return pixels, moved[inside]
+            if crop is not None and (taken := _taken(image, objects, crop)):
+                return taken
     return image, objects
 
 
