@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -13,10 +13,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from attnbench.config.options import Count, Index, Toolkit
+from attnbench.config.options import Count
 from attnbench.models.detection import mmdet
 from attnbench.models.detection.detector import Dense
-from attnbench.models.detection.pyramid import Pyramid
+from attnbench.models.detection.pyramid import Pyramid, PyramidOptions
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 REGION, MASK_REGION = 7, 14  # side of a region's feature map, for boxes and for masks
@@ -24,52 +24,25 @@ COUNTED_REGIONS, COUNTED_MASKS = 1000, 100  # regions and masks with which a net
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
-class FasterRCNN:
+class FasterRCNN(PyramidOptions):
     """The options of ``detector=faster_rcnn``.
 
     Attributes:
-        short_side, long_side: images are resized to this short side, or to this long side if that makes them smaller.
-        anchor_size: side in pixels of the anchors on the finest map; it doubles from map to map.
-        channels: of the pyramid, and of the mask head.
         hidden: width of the box head.
         proposals: regions kept in evaluation; in training, twice as many.
         samples: regions per image that train the box head.
-        frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
-        norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
-        protocol: the project whose training and testing is reproduced: ``torchvision``'s, or MMDetection 1.x's
-            (``mmdet``); see ``attnbench.models.detection.mmdet``.
     """
 
-    short_side: Count = 800
-    long_side: Count = 1333
-    anchor_size: Count = 32
-    channels: Count = 256
     hidden: Count = 1024
     proposals: Count = 1000
     samples: Count = 512
-    frozen_stages: Index = 1
-    norm: Literal["trained", "frozen"] = "frozen"
-    protocol: Toolkit = "torchvision"
 
     masks = False
-
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """Height and width for counting: 800 x 1280, as in the paper; the ratio 5:8 is close to that of most photos."""
-        return self.short_side, self.short_side * 8 // 5
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
         """The detector around a classification network; ``num_classes`` excludes the background."""
         pyramid = Pyramid(body, self.channels)
         return self._by_protocol(TwoStage(pyramid, **self._parts(pyramid, num_classes + 1)))
-
-    def settle(self, network: nn.Module) -> None:
-        """Freeze the first stages and, with ``norm=frozen``, the statistics of the backbone's batch norms.
-
-        Raises:
-            ConfigError: the backbone has fewer stages.
-        """
-        network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
 
     def _by_protocol(self, network: TwoStage | TwoStageWithMasks) -> nn.Module:
         if self.protocol == "mmdet":

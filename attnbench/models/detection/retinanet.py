@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,10 @@ from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetin
 from torchvision.ops import box_iou, sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
-from attnbench.config.options import Count, Index, Toolkit
 from attnbench.models.detection import mmdet
 from attnbench.models.detection.detector import Dense
 from attnbench.models.detection.mmdet import Targets
-from attnbench.models.detection.pyramid import Pyramid
+from attnbench.models.detection.pyramid import Pyramid, PyramidOptions
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 OCTAVE = tuple(2 ** (n / 3) for n in range(3))  # sides of the anchors of one map, relative to the smallest
@@ -28,33 +27,10 @@ CANDIDATES = 1000  # anchors of each map that are decoded in evaluation
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
-class RetinaNet:
-    """The options of ``detector=retinanet``.
-
-    Attributes:
-        short_side, long_side: images are resized to this short side, or to this long side if that makes them smaller.
-        anchor_size: side in pixels of the smallest square anchors on the finest map; it doubles from map to map.
-        channels: of the pyramid and of the heads.
-        frozen_stages: number of backbone stages that are frozen together with the stem; 0 trains everything.
-        norm: ``frozen`` fixes the statistics of the backbone's batch norms; scale and shift are still trained.
-        protocol: the project whose training and testing is reproduced: ``torchvision``'s, or MMDetection 1.x's
-            (``mmdet``).
-    """
-
-    short_side: Count = 800
-    long_side: Count = 1333
-    anchor_size: Count = 32
-    channels: Count = 256
-    frozen_stages: Index = 1
-    norm: Literal["trained", "frozen"] = "frozen"
-    protocol: Toolkit = "torchvision"
+class RetinaNet(PyramidOptions):
+    """The options of ``detector=retinanet``: those of all detectors with a pyramid."""
 
     masks = False
-
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """Height and width for counting; see ``rcnn.FasterRCNN``."""
-        return self.short_side, self.short_side * 8 // 5
 
     def network(self, body: nn.Module, num_classes: int) -> nn.Module:
         """The detector around a classification network; the head has no output for the background."""
@@ -79,14 +55,6 @@ class RetinaNet:
         )
         mmdet.xavier(pyramid.fpn)
         return network
-
-    def settle(self, network: nn.Module) -> None:
-        """Freeze the first stages and, with ``norm=frozen``, the statistics of the backbone's batch norms.
-
-        Raises:
-            ConfigError: the backbone has fewer stages.
-        """
-        network.backbone.freeze(self.frozen_stages, self.norm)  # type: ignore[operator, union-attr]
 
 
 class FromBackbone(LastLevelP6P7):
