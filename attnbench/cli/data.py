@@ -51,6 +51,7 @@ def check() -> None:
     parser = CommandParser(prog="attnbench data check", description="List the problems of a data set, one a line.")
     parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, a VOC or a COCO folder")
     root = parser.parse().root.expanduser()
+    from attnbench.data.images.checking import About
     from attnbench.data.layouts import recognise
 
     known = recognise(root)
@@ -60,6 +61,8 @@ def check() -> None:
         warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         for finding in known.check(root, lambda: advance(1), cores()):
             print(finding, flush=True)
+            if isinstance(finding, About):
+                continue
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
     print(f"{known.name}: {total:,} images, {_counted(problems, 'problem')}, {_counted(notes, 'note')}")
     if problems:

@@ -112,6 +112,9 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     schedule = config.build("schedule")
     task: engine.Task = config.build("task", class_names=data.classes)
     made_of = record(config, data)
+    if process.main:
+        for line in data.notes():
+            log.info("%s", line)
     identity = config.identity | {"data": data.fingerprint}
     checkpoints = Checkpoints(folder.checkpoints, identity, partial(differences, config))
     torch.manual_seed(config.seed)

@@ -33,7 +33,7 @@ def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
         "world_size": process.world_size,
         "workers": process.workers,
     }
-    train = Loader(data.train.to(process.device), train=True, **common)
+    train = Loader(data.train.to(process.device), train=True, balanced=data.balanced, **common)
     val = Loader(data.val.to(process.device), train=False, **common)
     return Feed(train, process, data.mean, data.std), Feed(val, process, data.mean, data.std)
 
