@@ -47,6 +47,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"image_folders.datasets", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
         {"detection.annotated", "detection.box_augment"},
+        {"detection.coco_outlines", "detection.voc_xml"},
         {"detection.coco", "detection.voc", "detection.digits_det"},
     ],
     "models": [

@@ -241,8 +241,9 @@ def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, 
 
 
 def voc_years(root: Path) -> list[Path]:
-    """The folders ``VOC<year>/`` in a folder or in its ``VOCdevkit/``."""
-    return sorted(path for base in (root, root / "VOCdevkit") for path in base.glob("VOC[0-9]*") if path.is_dir())
+    """The folders ``VOC<year>/`` in a folder or in its ``VOCdevkit/``, or the folder itself if it is such a one."""
+    years = sorted(path for base in (root, root / "VOCdevkit") for path in base.glob("VOC[0-9]*") if path.is_dir())
+    return years or [root] * (root / "ImageSets" / "Main").is_dir()
 
 
 def _is_one_folder(root: Path) -> bool:

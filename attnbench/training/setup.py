@@ -46,9 +46,10 @@ def refuse_unmasked(config: Config, data: Dataset) -> None:
     """
     if not isinstance(data.train, Scenes) or not config.build("detector").masks:
         return
-    if image := data.train.source.unmasked():
-        what, todo = f"an image without masks: {image}", "give every annotation a segmentation, or use faster_rcnn"
-        raise ConfigError(what, "detector", todo)
+    for split in (data.train, data.val):
+        if isinstance(split, Scenes) and (image := split.source.unmasked()):
+            what, todo = f"an image without masks: {image}", "give every annotation a segmentation, or use faster_rcnn"
+            raise ConfigError(what, "detector", todo)
 
 
 def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:
