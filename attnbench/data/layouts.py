@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from attnbench.base.errors import DataError
+from attnbench.data.exports import tools
 from attnbench.data.image_folders.folder import (
     Side,
     class_names,
@@ -41,6 +42,9 @@ def recognise(root: Path) -> Format:
     Raises:
         DataError: the folder has none of the known layouts.
     """
+    if root.is_dir() and tools.recognised(root):
+        todo = f"attnbench data convert {root} DST writes it as a data set"
+        raise DataError("this is an export of an annotation tool, which runs do not read", root, todo)
     for known in FORMATS:
         if known.is_here(root):
             return known
