@@ -249,7 +249,7 @@ def test_formats_of_pictures(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
     kind = {"jfif": "JPEG"}.get(suffix)
     more = {"save_all": True, "append_images": frames[1:]} if suffix in ("gif", "webp") else {}
-    frames[0].save(root / "train" / "cat" / f"a.{suffix}", kind, **more)  # type: ignore[arg-type]
+    frames[0].save(root / "train" / "cat" / f"a.{suffix}", kind, **more)
     data = own(root)
     number = names(data, "train").index(f"cat/a.{suffix}")
     assert isinstance(data.train, Files)

@@ -80,8 +80,10 @@ class Annotated:
             return "stored"
         upright = stored[::-1] if about.orientation in formats.SWAPPING else stored
         annotated = record.width, record.height
-        if self.orientation != "upright" and upright != stored and annotated in (upright, stored):
-            return "by size" if annotated == upright else "stored"
+        if annotated == upright != stored:
+            return "by size"
+        if annotated == stored != upright and self.orientation != "upright":
+            return "stored"
         return "stored" if self.orientation == "published" else "turned"
 
     def objects(self, index: int, masks: bool = True) -> Objects:
@@ -231,7 +233,7 @@ def flag(value: object, name: str, where: object) -> bool:
     Raises:
         DataError: it is something else.
     """
-    text = str(int(value) if value in (0, 1) else value).strip().lower()  # type: ignore[call-overload]
+    text = str(int(value) if value in (0, 1) else value).strip().lower()
     if text not in FLAGS:
         raise DataError(f"{name} is {value!r}", where, "use 0 or 1")
     return FLAGS[text]

@@ -86,12 +86,20 @@ def coco(
         augment=augmentation(augment, crop),
         size=crop,
         source=f"{name or 'COCO'}, {train} and {val}: {amounts} images",
-        facts=[*(side.fact for side in sides), *([repr(classes).encode()] if classes else [])],
+        facts=[*(side.fact for side in sides), *_facts(classes, sides)],
         keep_empty=keep_empty,
         contents=lambda: look().contents,
         drawn=lambda: look().drawn(),
         notes=lambda: [*notes(sides, names), *_changes(train, sides[0]), *_changes(val, sides[1]), *look().notes()],
     )
+
+
+def _facts(classes: Sequence[str] | None, sides: Sequence[Instances]) -> Iterator[bytes]:
+    """What the fingerprint has beside the bytes of the files: how they are read, if not as in earlier releases."""
+    if classes:
+        yield repr(classes).encode()
+    if any(side.tally["text"] for side in sides):  # any text counted as a crowd
+        yield b"iscrowd as text"
 
 
 def _changes(split: str, side: Instances) -> list[str]:
@@ -349,6 +357,7 @@ def _record(image: Mapping[str, Any], items: list[dict[str, Any]], reading: Read
     ]
     areas = np.array([_area(item, box, width, height, reading) for item, box in zip(kept, boxes, strict=True)])
     crowd = [flag(item.get("iscrowd", 0), "iscrowd", reading.annotation(item)) for item in kept]
+    reading.tally["text"] += sum(isinstance(item.get("iscrowd"), str) for item in kept)
     objects = boxed(boxes, labels, areas=areas, crowd=np.array(crowd, dtype=bool))
     masked = json.dumps(outlines).encode() if len(outlines) == len(kept) else None
     return Outlined(file, width, height, objects, masked, 0 < len(outlines) < len(kept))

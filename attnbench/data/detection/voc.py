@@ -244,16 +244,19 @@ def _each(base: Path, split: str) -> Iterator[Named | DataError]:
 def _images(folder: Path) -> dict[str, str]:
     """The files of images, by their path below ``JPEGImages/`` without suffix. Of several, a .jpg file is taken."""
     found: dict[str, str] = {}
-    order = {ending: place for place, ending in enumerate((".jpg", *FORMAT_OF))}
+    order = [".jpg", *(ending for ending in FORMAT_OF if ending != ".jpg")]
+
+    def rank(ending: str) -> tuple[int, bool]:
+        return order.index(ending.lower()) if ending else len(order), ending != ending.lower()
+
     os.stat(folder)  # an error, where os.walk would find nothing
     for below, _, files in os.walk(folder):
         before = os.path.relpath(below, folder)
         for file in files:
             stem, ending = os.path.splitext(file)
-            if ending.lower() in order:
-                key = os.path.normpath(os.path.join(before, stem))
-                if key not in found or order[ending.lower()] < order[os.path.splitext(found[key])[1].lower()]:
-                    found[key] = os.path.normpath(os.path.join(before, file))
+            place = os.path.normpath(os.path.join(before, stem))
+            if ending.lower() in order and rank(ending) < rank(os.path.splitext(found.get(place, ""))[1]):
+                found[place] = os.path.normpath(os.path.join(before, file))
     return found
 
 
@@ -274,7 +277,7 @@ def _record(year: Path, identity: str, images: Mapping[str, str]) -> Named:
     if identity not in images:
         raise DataError("this image is missing", year / "JPEGImages" / f"{identity}.jpg", "restore it")
     tree = parse(path)
-    width, height = size_of(*(number(tree, f"size/{side}", path) for side in ("width", "height")), path)
+    width, height = size_of(number(tree, "size/width", path), number(tree, "size/height", path), path)
     found = tree.findall("object")  # direct children only: the parts of an object are not objects
     boxes = [box(item, n, width, height, path) for n, item in enumerate(found, start=1)]
     names = tuple(class_name(item, n, path) for n, item in enumerate(found, start=1))

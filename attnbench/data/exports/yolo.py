@@ -51,7 +51,9 @@ def _yolo_names(path: Path) -> list[str]:
 
 
 def _add_yolo(export: Export, split: str, folder: Path, labels: Path, names: Sequence[str]) -> None:
-    images, objects, pictures = [], [], {}
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    pictures: dict[str, Path] = {}
     for number, file in enumerate(images_below(folder), start=1):
         name = str(file.relative_to(folder))
         width, height = _size(file)
