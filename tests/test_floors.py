@@ -50,7 +50,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "models": [
         {"insertion", "ops"},
-        {"attention", "placement", "backbones"},
+        {"attention", "placement", "backbones", "deferred"},
         {"weights", "complexity", "fused", "folding", "stacking", "detection"},
         {"checkpoint"},
         {"warm_start"},
