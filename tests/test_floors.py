@@ -50,7 +50,8 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "models": [
         {"insertion", "ops"},
-        {"attention", "placement", "backbones", "deferred"},
+        {"deferred"},
+        {"attention", "placement", "backbones"},
         {"weights", "complexity", "fused", "folding", "stacking", "detection"},
         {"checkpoint"},
         {"warm_start"},

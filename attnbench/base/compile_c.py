@@ -28,17 +28,18 @@ def load(source: Path, parallel: bool = False) -> ctypes.CDLL:
     With ``parallel``, OpenMP's pragmas hold if the process has GNU's OpenMP loaded, as it has with torch on Linux. The
     functions then share its threads. Otherwise they use one thread.
 
-    The name of the compiled file contains a hash of its source, compiler and flags, so a changed source is compiled
-    again. The file is written atomically, so many processes may compile at the same time. It is cached in
-    ``~/.cache/attnbench`` (or under ``XDG_CACHE_HOME``); if that folder is not writable, it is compiled for this
-    process only.
+    The name of the compiled file contains a hash of its source with the headers beside it, compiler and flags, so a
+    changed source is compiled again. The file is written atomically, so many processes may compile at the same time.
+    It is cached in ``~/.cache/attnbench`` (or under ``XDG_CACHE_HOME``); if that folder is not writable, it is compiled
+    for this process only.
 
     Raises:
         Unavailable: there is no compiler (``CC``, cc, gcc or clang), or it fails.
     """
     compiler = _compiler()
     flags = (*FLAGS, *(PARALLEL if parallel and hasattr(ctypes.CDLL(None), "GOMP_parallel") else ()))
-    made_of = [*compiler, *flags, platform.machine(), *platform.libc_ver(), source.read_text(encoding="utf-8")]
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    made_of = [*compiler, *flags, platform.machine(), *platform.libc_ver(), *texts]
     name = f"{source.stem}-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}.so"
     try:
         if folder := _kept():

@@ -159,9 +159,21 @@ def plain(x: Tensor) -> Tensor:
 
 def gap(x: Tensor) -> Tensor:
     """The mean of each map, (N, C, H, W) to (N, C), which may have been computed together with x."""
+    if torch.compiler.is_compiling():
+        return pool(x)
     x = plain(x)
     known, version = getattr(x, "pooled", (None, 0))
     return known if known is not None and version == x._version else pool(x)
+
+
+def for_norm(z: Tensor, goes_on: bool) -> Tensor:
+    """z (N, C, H, W), which waits for the norm behind it where there are kernels for both.
+
+    Args:
+        goes_on: whether that norm is not the last layer of its block.
+    """
+    waits = torch.is_grad_enabled() and kernels(z) is fused_norm_c
+    return Combined.of(z, z.new_zeros(z.shape[:2]), "add", goes_on) if waits else z
 
 
 def affine(z: Tensor, a: Tensor | None, b: Tensor, inner: bool) -> Tensor:

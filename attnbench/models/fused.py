@@ -20,7 +20,7 @@ from attnbench.config.options import Tail
 from attnbench.models import deferred
 from attnbench.models.attention.squeeze import ChannelFirst, PooledAttention
 from attnbench.models.deferred import Combined, Normalised
-from attnbench.models.insertion import Attended, Backend, combined, reference
+from attnbench.models.insertion import Attended, Backend, Replacement, combined, reference
 from attnbench.models.ops import fused_norm, fused_norm_c
 from attnbench.models.ops import fused_norm_kernels as by_kernels
 from attnbench.models.ops.fused_norm_kernels import Kernels, Pair, kernels
@@ -39,13 +39,17 @@ def choose(model: nn.Module, name: Tail = "auto") -> int:
     sites = [module for module in model.modules() if isinstance(module, Attended)]
     for site in sites:
         site.backend = BACKENDS[name] if name != "reference" and is_fusable(site) else reference
+    replacements = [module for module in model.modules() if isinstance(module, Replacement)]
+    for module in replacements:
+        module.joined = name in ("fused", "auto") and module.before_norm
+    joined = [module for module in replacements if module.joined]
     fusing = [site for site in sites if site.backend is not reference]
     for norm in filter(fused_norm.is_plain, model.modules()):
         if getattr(vars(norm).get("forward"), "func", None) is normalised:
             del norm.forward
-        if any(map(_is_in_front, fusing)) and "forward" not in vars(norm):
+        if (joined or any(map(_is_in_front, fusing))) and "forward" not in vars(norm):
             norm.forward = partial(normalised, norm)  # type: ignore[method-assign]
-    return len(fusing)
+    return len(fusing) + len(joined)
 
 
 def is_fusable(site: Attended) -> bool:

@@ -128,6 +128,19 @@ class Attended(nn.Module):
         return f"reads={self.reads}, combine={self.combine}"
 
 
+class Replacement(nn.Module):
+    """A module that takes the place of a convolution, such as DyConv.
+
+    Attributes:
+        before_norm, inner: see ``Site``.
+        joined: whether its result may wait for the norm behind it; see ``attnbench.models.deferred``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_norm = self.inner = self.joined = False
+
+
 def insert(model: nn.Module, placement: Placement, attention: Attention) -> list[Site]:
     """Put attention at every site of a placement; changes the model in place.
 
@@ -154,7 +167,7 @@ def insert(model: nn.Module, placement: Placement, attention: Attention) -> list
         raise ConfigError(f"two sites share {min(overlap)}", "placement.roles", "drop one of the roles")
     modules = [attention(site) for site in sites]
     for site, module in zip(sites, modules, strict=True):
-        if isinstance(module, Attended):
+        if isinstance(module, (Attended, Replacement)):
             module.before_norm, module.inner = site.before_norm, site.inner
         model.set_submodule(site.path, module)
         for path in site.absorbs:

@@ -2,14 +2,11 @@
 
    Maps are (N, C, H, W) in channels_last, so (N, P, C) in memory with P = H W; coefficients and sums are (N, C). Each
    function reads every map once. Samples are shared among OpenMP's threads, so a result does not depend on their
-   number. The file includes itself once for each precision: T is the type of a map, R that of coefficients,
-   BITS an integer of R's size. */
+   number. */
 
 #ifndef T
 
-#include <math.h>
 #include <stdint.h>
-#include <string.h>
 
 #define ROWS 2     /* positions that are summed in registers before they are added to a channel's sum */
 #define LANES 64   /* a map with fewer channels is read as one with a multiple of its channels and fewer positions */
@@ -19,35 +16,7 @@
 
 enum { NONE, RELU, RELU6 };
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* Built for AVX-512, AVX2 and any x86-64; the processor chooses at run time. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define EACH_PROCESSOR
-#endif
-
-typedef uint16_t bfloat16;
-
-INLINE float wide_bfloat16(bfloat16 x)
-{
-    uint32_t bits = (uint32_t)x << 16;
-    float wide;
-    memcpy(&wide, &bits, 4);
-    return wide;
-}
-
-/* To the nearest, ties to even; a NaN stays one. */
-INLINE bfloat16 narrow_bfloat16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return (bits & 0x7fffffff) > 0x7f800000 ? (bfloat16)(bits >> 16 | 0x40) : (bfloat16)rounded;
-}
-
-INLINE void prefetch(const void *from, int64_t bytes)
+static inline void prefetch(const void *from, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)
         __builtin_prefetch((const char *)from + AHEAD + i);
@@ -62,45 +31,8 @@ static int64_t together(int64_t positions, int64_t channels)
     return count;
 }
 
-#define JOIN(a, b) a##_##b
-#define NAMED(a, b) JOIN(a, b)
-#define OF(name) NAMED(name, T)
-
-#define T float
-#define R float
-#define BITS uint32_t
-#define WIDE(x) (x)
-#define NARROW(x) (x)
-#include "fused_norm.c"
-#undef T
-#undef R
-#undef BITS
-#undef WIDE
-#undef NARROW
-
-#define T double
-#define R double
-#define BITS uint64_t
-#define WIDE(x) (x)
-#define NARROW(x) (x)
-#include "fused_norm.c"
-#undef T
-#undef R
-#undef BITS
-#undef WIDE
-#undef NARROW
-
-#define T bfloat16
-#define R float
-#define BITS uint32_t
-#define WIDE(x) wide_bfloat16(x)
-#define NARROW(x) narrow_bfloat16(x)
-#include "fused_norm.c"
-#undef T
-#undef R
-#undef BITS
-#undef WIDE
-#undef NARROW
+#define SELF "fused_norm.c"
+#include "each_precision.h"
 
 #else
 

@@ -6,40 +6,16 @@ for float64 and else of float32.
 
 from __future__ import annotations
 
-import ctypes
-import logging
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from attnbench.base import compile_c
+from attnbench.models.ops.c_library import Argument, Library
 
-log = logging.getLogger("attnbench")
-
-SOURCE = Path(__file__).with_name("fused_norm.c")
+LIBRARY = Library("fused_norm.c", instead="attention is not computed together with its norm")
 Activation = Literal["none", "relu", "relu6"]
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
-SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
-
-
-@cache
-def functions() -> ctypes.CDLL | None:
-    """The compiled functions; None, with a log line, if there is no C compiler."""
-    try:
-        return compile_c.load(SOURCE, parallel=True)
-    except compile_c.Unavailable as error:
-        log.info(f"attention is not computed together with its norm on this CPU: {error}")
-        return None
-
-
-def takes(z: Tensor) -> bool:
-    """Whether the kernels can be used for a map."""
-    # Not for tensors without memory of their own, such as those of FakeTensorMode and of vmap.
-    stored = type(z) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(z)
-    return stored and z.dtype in SUFFIX and z.is_contiguous(memory_format=torch.channels_last) and bool(functions())
 
 
 def normalises(z: Tensor, norm: nn.Module) -> bool:
@@ -148,21 +124,10 @@ def gradients(
     return dz, ds, dw, db
 
 
-def _run(name: str, z: Tensor, *given: Tensor | float | None) -> None:
-    """Call a function with a map, further arguments and N, P, C and the number of threads."""
-    library = functions()
-    assert library is not None
+def _run(name: str, z: Tensor, *given: Argument) -> None:
+    """Call a function with a map, further arguments and N, P, C."""
     n, c, h, w = z.shape
-    sizes = (n, h * w, c, torch.get_num_threads())
-    getattr(library, f"{name}_{SUFFIX[z.dtype]}")(*map(_argument, (z, *given, *sizes)))
-
-
-def _argument(value: Tensor | float | None) -> Any:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    return None if value is None else ctypes.c_int64(value)
+    LIBRARY.call(name, z.dtype, z, *given, n, h * w, c)
 
 
 def sums_like(z: Tensor) -> Tensor:

@@ -48,11 +48,9 @@ class Kernels(Protocol):
 
 def kernels(z: Tensor) -> Kernels | None:
     """The kernels that can be used for a map; None if there are none for its device, precision or memory format."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling():
         return None
-    if z.is_cuda:
-        return _triton()
-    return fused_norm_c if z.is_cpu and fused_norm_c.takes(z) else None
+    return _triton() if z.is_cuda else fused_norm_c if fused_norm_c.LIBRARY.takes(z) else None
 
 
 @cache
@@ -68,23 +66,24 @@ def _triton() -> Kernels | None:
 
 def pool(x: Tensor) -> Tensor:
     """gap(x) in x's precision, (N, C, H, W) to (N, C)."""
-    if by := kernels(x):
-        pooled: Tensor = _Pooled.apply(x, by)
+    if fused_norm_c.LIBRARY.takes(x):
+        pooled: Tensor = _Pooled.apply(x)
         return pooled
+    # Not x.mean: its gradient is a full tensor in another memory format than x, which later operations take over.
     summed = x.sum((2, 3), dtype=torch.float32 if x.dtype == torch.float16 else None)  # float16 ends at 65,504
     return (summed / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 class _Pooled(Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, by: Kernels) -> Tensor:
-        ctx.shape, ctx.positions = z.shape, z.shape[2] * z.shape[3]
-        return (by.sums(z) / ctx.positions).to(z.dtype)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape, ctx.positions = x.shape, x.shape[2] * x.shape[3]
+        return (fused_norm_c.sums(x) / ctx.positions).to(x.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dpooled: Tensor) -> tuple[Tensor, None]:
-        return (dpooled / ctx.positions)[:, :, None, None].expand(ctx.shape), None
+    def backward(ctx: Any, dpooled: Tensor) -> Tensor:
+        return (dpooled / ctx.positions)[:, :, None, None].expand(ctx.shape)
 
 
 class Pair:
