@@ -19,6 +19,11 @@ class Batches(Protocol):
 
     samples: int
 
+    @property
+    def evaluated(self) -> Tensor:
+        """The numbers of the samples that this process evaluates, int64 (N,), in their order."""
+        ...
+
     def __len__(self) -> int: ...
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), beginning with step ``start``."""
@@ -48,6 +53,11 @@ class Feed:
     def samples(self) -> int:
         """The number of samples in an epoch, over all processes."""
         return self.loader.samples
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The numbers of the samples that this process evaluates, int64 (N,), in their order."""
+        return self.loader.evaluated
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), beginning with step ``start``.

@@ -37,6 +37,7 @@ class Detection:
 
     def __post_init__(self) -> None:
         self._pictures: dict[str, np.ndarray] = {}
+        self._found: list[Found] = []
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The sum of the detector's losses over a batch, times the batch's weight."""
@@ -53,8 +54,14 @@ class Detection:
                 if len(self._pictures) < SHOWN:
                     picture = drawn(image, answer, self.class_names, truth=target["boxes"])
                     self._pictures[f"image{len(self._pictures)}"] = picture
-        everywhere = [one for part in process.gather(images) for one in part]
-        return self._measured(everywhere)
+        self._found = sorted(
+            (one for part in process.gather(images) for one in part), key=lambda found: found.image
+        )
+        return self._measured(self._found)
+
+    def answers(self, samples: Tensor, process: Process) -> list[Found] | None:
+        """What was found in the last evaluation, in the order of samples; None if there was none in this process."""
+        return self._found or None
 
     def _measured(self, images: list[Found]) -> dict[str, float]:
         count = len(self.class_names)
