@@ -156,7 +156,7 @@ def _wrong_sheet(told: Predictions, answers: Answers, wrong: np.ndarray, data: D
         if names[sample : sample + 1] != [told.images[sample]]:
             raise DataError(f"{told.images[sample]} is not where it was", data.source, "give the data of the evaluation")
         label, answer = (told.classes[of[at]] for of in (answers.labels, answers.predictions))
-        lines = (f"{answer} {100 * answers.confidences[at]:.1f} %", f"is {label}", told.images[sample].split("/")[-1])
+        lines = (f"{100 * answers.confidences[at]:.1f} %: {answer}", f"is: {label}", told.images[sample].split("/")[-1])
         tiles.append(Tile(_crop(data, sample), lines, RED))
     return sheet(tiles)
 
