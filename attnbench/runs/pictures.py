@@ -138,7 +138,8 @@ class Outputs:
             suffix: the file's suffix, with its dot.
             replace: whether the file may replace one that is there, as long as it is no input.
         """
-        for base in (stem, *(f"{stem}-predicted{'-' * more}" for more in itertools.count())):
+        for times in itertools.count():
+            base = stem + "-predicted" * times
             name, number = f"{base}{suffix}", 1
             while name.casefold() in self.taken:
                 number += 1
