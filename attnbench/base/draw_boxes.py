@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,14 +16,22 @@ TINT = 0.45  # opacity of a mask's colour
 
 
 class Part(Protocol):
-    """A part of an image where a mask may be: its first pixel, and bool (height, width)."""
+    """A part of an image where a mask may be."""
 
     @property
-    def left(self) -> int: ...
+    def left(self) -> int:
+        """The first column."""
+        ...
+
     @property
-    def top(self) -> int: ...
+    def top(self) -> int:
+        """The first row."""
+        ...
+
     @property
-    def inside(self) -> np.ndarray: ...
+    def inside(self) -> np.ndarray:
+        """Whether each pixel belongs to the mask, bool (height, width)."""
+        ...
 
 
 def drawn(
@@ -32,7 +40,7 @@ def drawn(
     classes: Sequence[str],
     least: float = 0.5,
     truth: Tensor | None = None,
-    masks: Sequence[Part | None] | None = None,
+    mask: Callable[[int], Part] | None = None,
 ) -> np.ndarray:
     """The image, uint8 (H, W, 3), with every detection whose score is at least ``least``.
 
@@ -42,13 +50,12 @@ def drawn(
         classes: class names, by label - 1.
         least: minimum score of a detection that is drawn.
         truth: boxes (n, 4) of the annotated objects, drawn in white below the detections.
-        masks: where the mask of each detection is, if there are any; those that are not drawn may be None.
+        mask: returns where the mask of a detection is, given its number; None without masks.
     """
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().copy()
     kept = [int(i) for i in (answer["scores"] >= least).nonzero()[:, 0]]
-    for i in kept if masks is not None else ():
-        if (part := masks[i]) is not None:
-            _tint(pixels, part, colour(int(answer["labels"][i])))
+    for i in kept if mask is not None else ():
+        _tint(pixels, mask(i), colour(int(answer["labels"][i])))
     enlarged, times = _enlarged(Image.fromarray(pixels))
     draw, pen = ImageDraw.Draw(enlarged), max(1, round(max(enlarged.size) / WIDE))
     for box in () if truth is None else truth:

@@ -29,9 +29,7 @@ def main() -> None:
         choices=get_args(Kind),
         help="test two settings picture by picture, seed by seed: McNemar's exact test, or a paired bootstrap",
     )
-    parser.add_argument(
-        "--resamples", type=count, default=RESAMPLES, help="of --test bootstrap (default: %(default)s)"
-    )
+    parser.add_argument("--resamples", type=count, default=RESAMPLES, help="of --test bootstrap (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: outputs/compare)")
     options = parser.parse()
     output = options.output or results.outputs() / "compare"

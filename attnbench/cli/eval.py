@@ -124,7 +124,9 @@ def _print_classes(columns: Sequence[str], rows: Sequence[Sequence[Any]], notes:
         notes = [f"the {SHOWN} classes with the lowest {columns[measure]}; all are in classes.csv", *notes]
     table = Table(*columns)
     for row in rows:
-        table.add_row(*("-" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(
+            *("-" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row)
+        )
     console.show(table, *notes)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attnbench.base import console
 from attnbench.cli.parser import CommandParser, count
+from attnbench.runs.classified import ON_SHEET
 from attnbench.runs.predict import SCORE, TOP, Asked, Predicted, predict
 
 MOST_ROWS = 100  # of the printed table
@@ -65,6 +66,8 @@ def _print_classes(found: Predicted) -> None:
         table.add_row(str(path), *(f"{name} {100 * share:.1f} %" for name, share in classes))
     rest = len(found.told) - MOST_ROWS
     notes = [f"{rest:,} more are in the files"] if rest > 0 else []
+    if len(found.told) > ON_SHEET:
+        notes.append(f"sheet.png shows the first {ON_SHEET}")
     console.show(table, *notes)
     for path in found.written:
         print(path)

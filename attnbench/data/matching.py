@@ -99,7 +99,9 @@ def _mismatch(lacking: Sequence[str], others: Sequence[str], names: Sequence[str
 
 
 def _by_map(names: Sequence[str]) -> str:
-    numbered = " (or --class-map numbers, if folder 0 is the run's first class)" if all(map(str.isdecimal, names)) else ""
+    numbered = (
+        " (or --class-map numbers, if folder 0 is the run's first class)" if all(map(str.isdecimal, names)) else ""
+    )
     return f"--class-map FILE says which class is which{numbered}"
 
 

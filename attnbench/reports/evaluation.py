@@ -144,7 +144,9 @@ def _confusion_picture(classes: Sequence[str], counts: np.ndarray, title: str) -
     if len(classes) <= NUMBERED:
         for row, column in zip(*counts.nonzero(), strict=True):
             dark = shares[row, column] > 0.5
-            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=7, color="w" if dark else "k")
+            axes.text(
+                column, row, counts[row, column], ha="center", va="center", fontsize=7, color="w" if dark else "k"
+            )
     return picture
 
 
@@ -154,7 +156,9 @@ def _wrong_sheet(told: Predictions, answers: Answers, wrong: np.ndarray, data: D
     for at in wrong:
         sample = int(answers.samples[at])
         if names[sample : sample + 1] != [told.images[sample]]:
-            raise DataError(f"{told.images[sample]} is not where it was", data.source, "give the data of the evaluation")
+            raise DataError(
+                f"{told.images[sample]} is not where it was", data.source, "give the data of the evaluation"
+            )
         label, answer = (told.classes[of[at]] for of in (answers.labels, answers.predictions))
         lines = (f"{100 * answers.confidences[at]:.1f} %: {answer}", f"is: {label}", told.images[sample].split("/")[-1])
         tiles.append(Tile(_crop(data, sample), lines, RED))

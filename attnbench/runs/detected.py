@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools import mask as rle
 from torch import Tensor, nn
 
 from attnbench.base import files
@@ -56,10 +57,11 @@ def detect(
             (found,) = network([pixels.to(device).permute(2, 0, 1).float().div_(255)])
         found = {key: value.cpu() for key, value in found.items()}
         height, width = pixels.shape[:2]
-        shown, objects = _objects(found, classes, height, width, score, polygons)
+        objects = _objects(found, classes, height, width, polygons)
         picture = outputs.path(path.stem, ".png")
         image = pixels.permute(2, 0, 1).float().div_(255)
-        result = Image.fromarray(drawn(image, found, classes, score, masks=shown if any(shown) else None))
+        mask = partial(_mask, objects) if objects and "mask" in objects[0] else None
+        result = Image.fromarray(drawn(image, found, classes, score, mask=mask))
         files.write(picture, partial(result.save, format="PNG"))
         entry = {"image": str(path), "picture": picture.name, "width": width, "height": height, "objects": objects}
         entries.append(entry)
@@ -74,10 +76,10 @@ def _pixels(image: Any) -> Tensor:
 
 
 def _objects(
-    found: dict[str, Tensor], classes: Sequence[str], height: int, width: int, score: float, polygons: bool
-) -> tuple[list[Region | None], list[dict[str, Any]]]:
-    """The regions of the objects that are drawn, None for the others; and all objects, masks as run lengths."""
-    canvas, shown, objects = blank(height, width), [], []
+    found: dict[str, Tensor], classes: Sequence[str], height: int, width: int, polygons: bool
+) -> list[dict[str, Any]]:
+    """All objects, as predictions.json has them; masks, if there are any, as run lengths."""
+    canvas, objects = blank(height, width), []
     parts = regions(found, height, width)
     each = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
     for box, label, sure in each:
@@ -88,9 +90,14 @@ def _objects(
             one["mask"] = {"size": mask["size"], "counts": mask["counts"].decode()}
             if polygons:
                 one["polygons"] = outlines(part)
-        shown.append(part if sure >= score else None)
         objects.append(one)
-    return shown, objects
+    return objects
+
+
+def _mask(objects: Sequence[dict[str, Any]], number: int) -> Region:
+    """The mask of an object, decoded when it is drawn: those of a photo would not all fit into memory."""
+    mask = objects[number]["mask"]
+    return Region(0, 0, rle.decode({**mask, "counts": mask["counts"].encode()}).astype(bool))
 
 
 def outlines(part: Region) -> list[list[float]]:
@@ -117,5 +124,3 @@ def _counted(objects: Sequence[dict[str, Any]], score: float) -> str:
     count = sum(kinds.values())
     by_class = ", ".join(f"{number} {name}" for name, number in kinds.most_common())
     return f"{count} object{'' if count == 1 else 's'}{f' ({by_class})' if by_class else ''} of score {score:g} or more"
-
-

@@ -208,7 +208,9 @@ def _sentence(trained: Trained, opened: Ready) -> str:
     found, all_classes = opened.matched, len(trained.classes)
     covered = all_classes - len(found.lacking)
     text = f"{opened.val.samples:,} pictures of "
-    text += f"{covered:,} of the run's {all_classes:,} classes" if found.lacking else f"the run's {all_classes:,} classes"
+    text += (
+        f"{covered:,} of the run's {all_classes:,} classes" if found.lacking else f"the run's {all_classes:,} classes"
+    )
     if found.lacking:
         text += f", without {listed(found.lacking)}"
     if found.answers is not None:

@@ -18,9 +18,7 @@ from attnbench.base import files
 from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
 # What a start of a run writes, besides folders.
-FILES = (
-    *("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),
-)
+FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 

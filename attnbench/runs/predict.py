@@ -63,7 +63,7 @@ class Predicted:
     written: list[Path] = field(default_factory=list)
 
 
-def predict(run: Path, images: Sequence[Path], asked: Asked = Asked()) -> Predicted:  # noqa: B008 - it is frozen
+def predict(run: Path, images: Sequence[Path], asked: Asked = Asked()) -> Predicted:
     """Ask a run about pictures.
 
     Args:
@@ -104,9 +104,7 @@ def predict(run: Path, images: Sequence[Path], asked: Asked = Asked()) -> Predic
     return Predicted(pictures, told=told, written=written)
 
 
-def _detected(
-    trained: Trained, pictures: Pictures, outputs: Outputs, asked: Asked, device: torch.device
-) -> Predicted:
+def _detected(trained: Trained, pictures: Pictures, outputs: Outputs, asked: Asked, device: torch.device) -> Predicted:
     lines, written = [], []
     with console.counting(len(pictures.paths), "pictures", "predicting") as advance, _enough_memory():
         found = detect(

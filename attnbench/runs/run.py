@@ -136,7 +136,6 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     recorder = _recorder(config, folder, state, task, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
 
-
     def evaluate() -> dict[str, float]:
         return engine.evaluation(state, task, val, process)
 

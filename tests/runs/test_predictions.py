@@ -53,9 +53,7 @@ def test_a_killed_run_leaves_the_same_file_also_if_the_last_evaluation_was_befor
     assert (folder(tmp_path) / "predictions.csv").read_bytes() == reference["predictions"]
 
 
-def test_two_processes_write_each_picture_once(
-    forks: ForkServer, reference: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_two_processes_write_each_picture_once(forks: ForkServer, reference: dict[str, bytes], tmp_path: Path) -> None:
     assert forks.run(tmp_path, before=in_two_processes).code == 0
     rows = table(folder(tmp_path) / "predictions.csv")
     alone = list(csv.DictReader(reference["predictions"].decode().splitlines()))

@@ -55,14 +55,13 @@ class Detection:
                     images.append(found(answer, target))
                     if len(self._pictures) < SHOWN:
                         self._pictures[f"image{len(self._pictures)}"] = self._drawn(image, answer, target)
-        self._found = sorted(
-            (one for part in process.gather(images) for one in part), key=lambda found: found.image
-        )
+        self._found = sorted((one for part in process.gather(images) for one in part), key=lambda found: found.image)
         return self._measured(self._found)
 
     def _drawn(self, image: Tensor, answer: Mapping[str, Tensor], target: Target) -> np.ndarray:
         masks = list(regions(answer, *image.shape[-2:]))
-        return drawn(image, answer, self.class_names, truth=target["boxes"], masks=masks or None)
+        mask = masks.__getitem__ if masks else None
+        return drawn(image, answer, self.class_names, truth=target["boxes"], mask=mask)
 
     def answers(self, samples: Tensor, process: Process) -> list[Found] | None:
         """What was found in the last evaluation, in the order of samples; None if there was none in this process."""
