@@ -54,8 +54,9 @@ def drawn(
     """
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().copy()
     kept = [int(i) for i in (answer["scores"] >= least).nonzero()[:, 0]]
-    for i in kept if mask is not None else ():
-        _tint(pixels, mask(i), colour(int(answer["labels"][i])))
+    if mask is not None:
+        for i in kept:
+            _tint(pixels, mask(i), colour(int(answer["labels"][i])))
     enlarged, times = _enlarged(Image.fromarray(pixels))
     draw, pen = ImageDraw.Draw(enlarged), max(1, round(max(enlarged.size) / WIDE))
     for box in () if truth is None else truth:

@@ -124,10 +124,14 @@ def _print_classes(columns: Sequence[str], rows: Sequence[Sequence[Any]], notes:
         notes = [f"the {SHOWN} classes with the lowest {columns[measure]}; all are in classes.csv", *notes]
     table = Table(*columns)
     for row in rows:
-        table.add_row(
-            *("-" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row)
-        )
+        table.add_row(*map(_cell, row))
     console.show(table, *notes)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _folder(evaluation: Evaluation, options: argparse.Namespace) -> Path:

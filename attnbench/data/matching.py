@@ -99,10 +99,10 @@ def _mismatch(lacking: Sequence[str], others: Sequence[str], names: Sequence[str
 
 
 def _by_map(names: Sequence[str]) -> str:
-    numbered = (
-        " (or --class-map numbers, if folder 0 is the run's first class)" if all(map(str.isdecimal, names)) else ""
-    )
-    return f"--class-map FILE says which class is which{numbered}"
+    todo = "--class-map FILE says which class is which"
+    if all(map(str.isdecimal, names)):
+        todo += " (or --class-map numbers, if folder 0 is the run's first class)"
+    return todo
 
 
 def class_map(given: str, classes: Sequence[str]) -> dict[str, str]:
@@ -150,4 +150,4 @@ def _from_lines(text: str) -> dict[str, str]:
     if not rows or any(len(row) != 2 for row in rows):
         wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 2), 1)
         raise ValueError(f"line {wrong} does not have two names")
-    return {name: own for name, own in rows}
+    return {row[0]: row[1] for row in rows}

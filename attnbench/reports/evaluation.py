@@ -1,4 +1,4 @@
-"""An evaluation picture by picture: accuracy or AP by class, a confusion matrix, calibration, the most wrong pictures."""
+"""An evaluation in detail: accuracy or AP by class, a confusion matrix, calibration, the most wrong pictures."""
 
 from __future__ import annotations
 
@@ -143,10 +143,8 @@ def _confusion_picture(classes: Sequence[str], counts: np.ndarray, title: str) -
         axes.set_yticks(range(len(classes)), short, fontsize=7, parse_math=False)
     if len(classes) <= NUMBERED:
         for row, column in zip(*counts.nonzero(), strict=True):
-            dark = shares[row, column] > 0.5
-            axes.text(
-                column, row, counts[row, column], ha="center", va="center", fontsize=7, color="w" if dark else "k"
-            )
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=7, color=colour)
     return picture
 
 
@@ -156,9 +154,8 @@ def _wrong_sheet(told: Predictions, answers: Answers, wrong: np.ndarray, data: D
     for at in wrong:
         sample = int(answers.samples[at])
         if names[sample : sample + 1] != [told.images[sample]]:
-            raise DataError(
-                f"{told.images[sample]} is not where it was", data.source, "give the data of the evaluation"
-            )
+            what = f"{told.images[sample]} is not where it was"
+            raise DataError(what, data.source, "give the data of the evaluation")
         label, answer = (told.classes[of[at]] for of in (answers.labels, answers.predictions))
         lines = (f"{100 * answers.confidences[at]:.1f} %: {answer}", f"is: {label}", told.images[sample].split("/")[-1])
         tiles.append(Tile(_crop(data, sample), lines, RED))

@@ -63,7 +63,9 @@ def classify(
         need_cam()
     names = [outputs.path("predictions", suffix, replace=True) for suffix in (".json", ".csv")]
     page = outputs.path("sheet", ".png", replace=True)
-    told, tiles, entries = [], [], []
+    told: list[Told] = []
+    tiles: list[Tile] = []
+    entries: list[dict[str, Any]] = []
     with _looker(network, cam) as look:
         for path, crop, shares in _shares(network, how, pictures, device, seen):
             best = shares.topk(min(top, len(classes)))

@@ -108,12 +108,12 @@ def outlines(part: Region) -> list[list[float]]:
     from contourpy import FillType, contour_generator
 
     padded = np.pad(part.inside.astype(np.float32), 1)
-    filled = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
+    filled: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
     found = []
-    for points, offsets in zip(filled[0], filled[1], strict=True):
+    for points, offsets in zip(*filled, strict=True):
         outer = points[offsets[0] : offsets[1] - 1]  # the first line is the outer one; its last point is its first
         if len(outer) >= LEAST_CORNERS:
-            moved = outer + (part.left - 0.5, part.top - 0.5)  # from centres of padded pixels to corners of pixels
+            moved = outer + np.array([part.left - 0.5, part.top - 0.5])  # from centres of padded pixels to corners
             found.append([round(float(at), 2) for at in moved.clip(0).ravel()])
     return found
 

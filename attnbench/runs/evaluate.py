@@ -128,7 +128,7 @@ def saved(run: Path) -> Evaluation | None:
     measures = {key: value for key, value in one.result.items() if key in ("top1", "top5", "mAP", "mAP_area")}
     measures |= {key: value for key, value in one.result.items() if key.removeprefix("mask_").startswith("AP")}
     data = one.result.get("data", {})
-    about = {
+    about: dict[str, Any] = {
         "run": str(run),
         "which": "last",
         "epoch": one.result.get("epochs"),
@@ -208,11 +208,10 @@ def _sentence(trained: Trained, opened: Ready) -> str:
     found, all_classes = opened.matched, len(trained.classes)
     covered = all_classes - len(found.lacking)
     text = f"{opened.val.samples:,} pictures of "
-    text += (
-        f"{covered:,} of the run's {all_classes:,} classes" if found.lacking else f"the run's {all_classes:,} classes"
-    )
     if found.lacking:
-        text += f", without {listed(found.lacking)}"
+        text += f"{covered:,} of the run's {all_classes:,} classes, without {listed(found.lacking)}"
+    else:
+        text += f"the run's {all_classes:,} classes"
     if found.answers is not None:
         text += f"; the network chooses among these {covered:,}"
     if found.others:

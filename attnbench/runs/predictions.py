@@ -138,10 +138,25 @@ def read(folder: Path, classes: Sequence[str]) -> Predictions | None:
 
 def _read_classified(rows: list[list[str]], classes: list[str], number: dict[str, int]) -> Predictions:
     samples, images, labels, told, best, of_label, ranks = (list(column) for column in zip(*rows, strict=True))
-    whole = [np.array(column, dtype=np.int64) for column in (samples, ranks)]
-    shares = [np.array([value or "nan" for value in column], dtype=np.float32) for column in (best, of_label)]
-    named = [np.array([number[one] if one else 0 for one in column], dtype=np.int64) for column in (labels, told)]
-    return Predictions(images, classes, Answers(whole[0], *named, *shares, whole[1]))
+
+    def numbers(column: list[str]) -> np.ndarray:
+        return np.array(column, dtype=np.int64)
+
+    def floats(column: list[str]) -> np.ndarray:
+        return np.array([value or "nan" for value in column], dtype=np.float32)
+
+    def places(column: list[str]) -> np.ndarray:
+        return np.array([number[name] if name else 0 for name in column], dtype=np.int64)
+
+    answers = Answers(
+        samples=numbers(samples),
+        labels=places(labels),
+        predictions=places(told),
+        confidences=floats(best),
+        label_confidences=floats(of_label),
+        ranks=numbers(ranks),
+    )
+    return Predictions(images, classes, answers)
 
 
 def _read_detected(rows: list[list[str]], classes: list[str], number: dict[str, int]) -> Predictions:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attnbench.base.errors import Stopped
 from attnbench.data.dataset import Batch, Images, Targets
+from attnbench.data.loader import Loader
 from attnbench.training.runtime import Process
 
 
@@ -18,11 +19,6 @@ class Batches(Protocol):
     """A source of batches; see ``attnbench.data.loader.Loader``."""
 
     samples: int
-
-    @property
-    def evaluated(self) -> Tensor:
-        """The numbers of the samples that this process evaluates, int64 (N,), in their order."""
-        ...
 
     def __len__(self) -> int: ...
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -57,6 +53,7 @@ class Feed:
     @property
     def evaluated(self) -> Tensor:
         """The numbers of the samples that this process evaluates, int64 (N,), in their order."""
+        assert isinstance(self.loader, Loader)  # noise, which only speed is measured with, has no numbers
         return self.loader.evaluated
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

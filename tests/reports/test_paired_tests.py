@@ -112,12 +112,12 @@ def test_detectors_are_compared_by_average_precision(command: Command, tmp_path:
     assert done.returncode == 0, done.stderr
     (row,) = rows(tmp_path / "out" / "bootstrap.csv")
     assert float(row["AP_A"]) > float(row["AP_B"]) and float(row["low"]) > 0
-    for words, message in (
+    for test, message in (
         (("--test", "mcnemar"), "McNemar's test is for classifiers"),
         (("--test", "bootstrap", "--metric", "mask_AP"), "have no masks"),
         (("--test", "bootstrap", "--metric", "top1"), "no paired test of top1"),
     ):
-        done = command(*given, *words)
+        done = command(*given, *test)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 

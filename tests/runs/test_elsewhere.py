@@ -1,4 +1,4 @@
-"""``attnbench eval`` on other data: classes by name, and the layouts in which ImageNet's other test sets are published."""
+"""``attnbench eval`` on other data: classes by name, and the published layouts of ImageNet's other test sets."""
 
 from __future__ import annotations
 

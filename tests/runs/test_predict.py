@@ -1,4 +1,4 @@
-"""``attnbench predict``: the classes of pictures and the objects in them; bad pictures; nothing of the user's is replaced."""
+"""``attnbench predict``: classes of pictures and objects in them; bad pictures; no file of the user's is replaced."""
 
 from __future__ import annotations
 
@@ -272,6 +272,20 @@ def test_a_polygon_covers_the_mask_that_it_outlines() -> None:
     assert not outlines(part._replace(inside=np.zeros((5, 5), bool)))
 
 
+def test_masks_are_never_pasted_all_at_once(
+    detector: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("all masks at the size of the picture")
+
+    monkeypatch.setattr("torchvision.models.detection.transform.paste_masks_in_image", refuse)
+    photo(0, 200, 150).save(tmp_path / "a.jpg")
+    done = command("predict", str(detector), str(tmp_path / "a.jpg"), "--output", str(tmp_path / "out"))
+    assert done.returncode == 0 and "mask" in entries(tmp_path / "out")[0]["objects"][0]
+    assert command("eval", str(detector)).returncode == 0
+
+
+@pytest.mark.slow
 def test_a_photo_of_12_megapixels_needs_less_than_two_gigabytes(detector: Path, tmp_path: Path) -> None:
     """In a process of its own; 100 masks at full size would take ten."""
     photo(0, 4000, 3000).save(tmp_path / "photo.jpg")
@@ -283,15 +297,15 @@ def test_a_photo_of_12_megapixels_needs_less_than_two_gigabytes(detector: Path, 
 
             torch.set_num_threads(1)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            (line,) = predict(detector, [tmp_path / "photo.jpg"], Asked(output=tmp_path / "out", score=0.0)).lines
+            found = predict(detector, [tmp_path / "photo.jpg"], Asked(output=tmp_path / "out", score=0.0))
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            (tmp_path / "grown").write_text(f"{grown} {line}")
+            (tmp_path / "grown").write_text(f"{grown} {found.lines[0]}")
             code = 0
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    grown, _, line = (tmp_path / "grown").read_text().partition(" ")
-    assert int(grown) < 1.2e6, f"{int(grown) / 1e6:.2f} GB"
+    kilobytes, _, line = (tmp_path / "grown").read_text().partition(" ")
+    assert int(kilobytes) < 1.2e6, f"{int(kilobytes) / 1e6:.2f} GB"
     assert " objects (" in line and len(entries(tmp_path / "out")[0]["objects"]) > 20
 
 

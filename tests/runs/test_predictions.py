@@ -119,8 +119,8 @@ def test_predictions_that_are_not_the_runs_are_refused(trained: Config, tmp_path
 def test_a_round_trip_keeps_everything_of_a_classifier(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     labels, told = random.integers(0, 3, 20), random.integers(0, 3, 20)
-    shares = random.random((2, 20)).astype(np.float32)
-    answers = Answers(np.arange(20), labels, told, *shares, random.integers(1, 4, 20))
+    best, of_label = random.random((2, 20)).astype(np.float32)
+    answers = Answers(np.arange(20), labels, told, best, of_label, random.integers(1, 4, 20))
     names = [f'odd, "name" {n}\n' for n in range(19)] + [b"\xff.jpg".decode("utf-8", "surrogateescape")]
     before = Predictions(names, ["a,b", 'c"d', "é"], answers)
     predictions.write(tmp_path, before)

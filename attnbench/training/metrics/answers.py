@@ -60,9 +60,14 @@ class Answers:
         """The answers in the order of the samples' numbers; ``rows`` are those of ``answered``."""
         order = np.argsort(samples, kind="stable")
         labels, predictions, best, of_label, ranks = rows[order].T
-        whole = (part.astype(np.int64) for part in (labels, predictions))
-        shares = (part.astype(np.float32) for part in (best, of_label))
-        return cls(samples[order], *whole, *shares, ranks.astype(np.int64))
+        return cls(
+            samples=samples[order],
+            labels=labels.astype(np.int64),
+            predictions=predictions.astype(np.int64),
+            confidences=best.astype(np.float32),
+            label_confidences=of_label.astype(np.float32),
+            ranks=ranks.astype(np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

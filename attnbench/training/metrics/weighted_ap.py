@@ -81,7 +81,8 @@ def _part(evaluated: Sequence[dict[str, np.ndarray] | None], overlaps: slice) ->
     for number, one in there:
         objects[number] = int((np.asarray(one["gtIgnore"]) == 0).sum())
     if not there:
-        return _OfClass(*np.zeros((2, 1, 0), dtype=bool), np.zeros(0, dtype=np.int64), objects)
+        none = np.zeros((1, 0), dtype=bool)
+        return _OfClass(none, none, np.zeros(0, dtype=np.int64), objects)
     scores = np.concatenate([one["dtScores"] for _, one in there])
     order = np.argsort(-scores, kind="mergesort")
     matched = np.concatenate([one["dtMatches"] for _, one in there], 1)[overlaps, order] != 0
