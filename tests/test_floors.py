@@ -15,7 +15,18 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
-        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes", "escape", "contact_sheet"},
+        {
+            "errors",
+            "moved",
+            "benchmark",
+            "console",
+            "cores",
+            "allocator",
+            "compile_c",
+            "draw_boxes",
+            "escape",
+            "contact_sheet",
+        },
         {"files"},
     ],
     "config": [
@@ -43,7 +54,13 @@ ROOMS: dict[str, list[set[str]]] = {
         {"images.pillow"},
         {"images.jpeg"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
-        {"image_folders.datasets", "image_folders.alone", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
+        {
+            "image_folders.datasets",
+            "image_folders.alone",
+            "image_folders.sharding",
+            "detection.scenes",
+            "in_memory.cifar",
+        },
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
         {"detection.annotated", "detection.box_augment"},
         {"detection.coco", "detection.voc", "detection.digits_det"},

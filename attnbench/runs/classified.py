@@ -7,7 +7,6 @@ import importlib.util
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 from attnbench.base import files
 from attnbench.base.contact_sheet import Tile, sheet
 from attnbench.base.errors import ConfigError
-from attnbench.runs.pictures import Outputs, Pictures
+from attnbench.runs.pictures import COLUMNS, Outputs, Pictures, as_png
 from attnbench.runs.preprocessing import Preprocessing
 
 BATCH = 32
 ON_SHEET = 60  # maximum number of pictures on the contact sheet
-COLUMNS = ("image", "rank", "class", "probability")
 
 
 class Told(NamedTuple):
@@ -61,8 +59,8 @@ def classify(
     """
     if cam:
         need_cam()
-    names = [outputs.path("predictions", suffix, replace=True) for suffix in (".json", ".csv")]
-    page = outputs.path("sheet", ".png", replace=True)
+    names = [outputs.path("predictions", suffix) for suffix in (".json", ".csv")]
+    page = outputs.path("sheet", ".png")
     told: list[Told] = []
     tiles: list[Tile] = []
     entries: list[dict[str, Any]] = []
@@ -76,7 +74,7 @@ def classify(
             if look is not None:
                 image = look(how.normalised(crop[None].to(device)), image, int(best.indices[0]))
                 written = outputs.path(f"{path.stem}-cam", ".png")
-                files.write(written, partial(image.save, format="PNG"))
+                files.write(written, as_png(image))
                 entry["picture"] = written.name
             if len(tiles) < ON_SHEET:
                 tiles.append(Tile(image, (path.name, *(f"{100 * p:.1f} %  {name}" for name, p in ranked[:3]))))
@@ -86,7 +84,7 @@ def classify(
     files.write(names[1], lambda file: file.write(_csv(told)))
     if not tiles:
         return told, names
-    files.write(page, partial(sheet(tiles).save, format="PNG"))
+    files.write(page, as_png(sheet(tiles)))
     return told, [*names, page]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attnbench.base import files
 from attnbench.base.draw_boxes import drawn
 from attnbench.models.detection.pasting import Region, blank, regions, run_lengths, unpasted
-from attnbench.runs.pictures import Outputs, Pictures
+from attnbench.runs.pictures import Outputs, Pictures, as_png
 
 LEAST_CORNERS = 3  # of a polygon
 
@@ -51,7 +51,7 @@ def detect(
         polygons: whether predictions.json has masks as polygons too.
     """
     entries = []
-    index = outputs.path("predictions", ".json", replace=True)
+    index = outputs.path("predictions", ".json")
     for path, pixels in pictures.read(_pixels, ahead=False):
         with torch.no_grad(), unpasted(network):
             (found,) = network([pixels.to(device).permute(2, 0, 1).float().div_(255)])
@@ -62,7 +62,7 @@ def detect(
         image = pixels.permute(2, 0, 1).float().div_(255)
         mask = partial(_mask, objects) if objects and "mask" in objects[0] else None
         result = Image.fromarray(drawn(image, found, classes, score, mask=mask))
-        files.write(picture, partial(result.save, format="PNG"))
+        files.write(picture, as_png(result))
         entry = {"image": str(path), "picture": picture.name, "width": width, "height": height, "objects": objects}
         entries.append(entry)
         yield Drawn(f"{picture}: {_counted(objects, score)}", entry)

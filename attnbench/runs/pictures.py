@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from attnbench.base import files
 from attnbench.base.cores import cores
@@ -20,7 +23,8 @@ from attnbench.data.images.threads import in_order
 THREADS = 4  # maximum number that decode pictures
 KINDS = f"pictures are {', '.join(FORMATS)} files"
 DONE = f"the others are done; {KINDS}"
-INDEX = "predictions.json"  # what a command wrote into a folder before, among other things
+SOFTWARE = "attnbench predict"
+COLUMNS = ("image", "rank", "class", "probability")  # of predictions.csv, of a classifier
 
 Prepared = TypeVar("Prepared")
 
@@ -91,19 +95,45 @@ def find(given: Sequence[Path]) -> Pictures:
 
 
 def _below(folder: Path, left_out: list[str]) -> list[Path]:
-    """The pictures below a folder, by name; hidden files and folders are not looked at."""
-    pictures, others = [], Counter[str]()
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            if name.lower().endswith(SUFFIXES):
-                pictures.append(Path(place) / name)
+    """The pictures below a folder, by name; hidden files and folders are not looked at, nor what a call drew before."""
+    pictures, others, seen = [], Counter[str](), set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        inner = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in inner if os.path.realpath(os.path.join(place, name)) not in seen)
+        for path in (Path(place) / name for name in sorted(names) if not name.startswith(".")):
+            if not path.name.lower().endswith(SUFFIXES):
+                others[path.suffix.lower() or "without a suffix"] += 1
+            elif is_ours(path):
+                others[f"written by {SOFTWARE}"] += 1
             else:
-                others[Path(name).suffix.lower() or "without a suffix"] += 1
+                pictures.append(path)
     if others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         left_out.append(f"{counts} ({folder})")
     return pictures
+
+
+def as_png(image: Image.Image) -> Callable[[IO[bytes]], object]:
+    """A function that writes a picture as PNG, with a note that this command made it."""
+    about = PngInfo()
+    about.add_text("Software", SOFTWARE)
+    return lambda file: image.save(file, format="PNG", pnginfo=about)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is what this command writes: by a note in a PNG picture, by the form of its JSON and CSV files."""
+    try:
+        if path.suffix.lower() == ".png":
+            with Image.open(path, formats=["PNG"]) as image:
+                return bool(image.info.get("Software") == SOFTWARE)
+        if path.suffix == ".csv":
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.readline().rstrip("\n") == ",".join(COLUMNS)
+        found = files.read_json(path)
+        return isinstance(found, list) and all(isinstance(entry, dict) and "image" in entry for entry in found)
+    except (OSError, ValueError, SyntaxError):  # not a picture at all, for one
+        return False
 
 
 class Outputs:
@@ -126,17 +156,15 @@ class Outputs:
         self.inputs = list(inputs)
         self.real = {_identity(path) for path in self.inputs} | {_place(path) for path in self.inputs}
         self.taken: set[str] = set()
-        self.earlier = _written_before(folder)
 
-    def path(self, stem: str, suffix: str, *, replace: bool = False) -> Path:
-        """A file that is no input, nor another output, nor a file that an earlier call did not write.
+    def path(self, stem: str, suffix: str) -> Path:
+        """A file that is no input, nor another output, nor a file that this command did not write.
 
         It is ``stem.png``, or ``stem-predicted.png`` where that would replace such a file; outputs of the same name are
         numbered from 2.
 
         Args:
             suffix: the file's suffix, with its dot.
-            replace: whether the file may replace one that is there, as long as it is no input.
         """
         for times in itertools.count():
             base = stem + "-predicted" * times
@@ -144,17 +172,16 @@ class Outputs:
             while name.casefold() in self.taken:
                 number += 1
                 name = f"{base}-{number}{suffix}"
-            if self._free(name, replace):
+            if self._free(self.folder / name):
                 break
         self.taken.add(name.casefold())
         return self.folder / name
 
-    def _free(self, name: str, replace: bool) -> bool:
+    def _free(self, path: Path) -> bool:
         """Whether nothing of the user's is lost if this file is written."""
-        path = self.folder / name
         if _place(path) in self.real or _identity(path) in self.real:
             return False
-        return replace or name in self.earlier or not os.path.lexists(path)
+        return not os.path.lexists(path) or (is_ours(path) and not path.is_symlink())
 
 
 def _identity(path: Path) -> object:
@@ -169,11 +196,3 @@ def _identity(path: Path) -> object:
 def _place(path: Path) -> str:
     """Where a path's own directory entry is, be it a link or not."""
     return os.path.join(os.path.realpath(path.parent), path.name)
-
-
-def _written_before(folder: Path) -> set[str]:
-    """The names of the pictures that an earlier call wrote into a folder, by its own list."""
-    found = files.read_json(folder / INDEX)
-    entries = found if isinstance(found, list) else []
-    names = (entry.get("picture") for entry in entries if isinstance(entry, dict))
-    return {name for name in names if isinstance(name, str)}

@@ -24,7 +24,6 @@ from attnbench.config.configuration import Config
 from attnbench.models.detection.pasting import blank, regions, run_lengths
 from attnbench.runs import classified, load, preprocessing, run
 from attnbench.runs.detected import outlines
-from attnbench.runs.pictures import Outputs
 from tests.data_fixtures import image_folder, photo
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -214,11 +213,32 @@ def test_a_runs_own_files_are_no_place_for_outputs(detector: Path, tmp_path: Pat
     assert (detector / "predictions.csv").read_bytes() == before
 
 
-def test_an_input_of_the_name_of_the_list_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "predictions.json").write_text("mine")
-    outputs = Outputs(tmp_path, [tmp_path / "predictions.json"])
-    assert outputs.path("predictions", ".json", replace=True).name == "predictions-predicted.json"
-    assert Outputs(tmp_path, []).path("predictions", ".json", replace=True).name == "predictions.json"
+def test_files_of_the_names_of_outputs_are_kept_unless_they_are_outputs(
+    classifier: Config, tmp_path: Path, command: Command
+) -> None:
+    photo(0, 50, 40).save(tmp_path / "a.jpg")
+    photo(1, 50, 40).save(tmp_path / "sheet.png")
+    (tmp_path / "predictions.json").write_text('{"mine": 1}')
+    (tmp_path / "predictions.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    names = {f"{name}-predicted{suffix}" for name, suffix in (("sheet", ".png"), ("predictions", ".json"),
+                                                             ("predictions", ".csv"))}  # fmt: skip
+    for _ in range(2):
+        done = command("predict", str(classifier.run_folder), str(tmp_path / "a.jpg"), "--output", str(tmp_path))
+        assert done.returncode == 0 and {Path(line).name for line in done.stdout.splitlines()[-3:]} == names
+        assert {path.name for path in tmp_path.iterdir()} == {path.name for path in before} | names
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_a_call_drew_is_no_picture_of_the_next_call(detector: Path, tmp_path: Path, command: Command) -> None:
+    photo(0, 50, 40).save(tmp_path / "a.jpg")
+    (tmp_path / "inner").mkdir()
+    os.symlink(tmp_path, tmp_path / "inner" / "loop")
+    for _ in range(2):
+        done = command("predict", str(detector), str(tmp_path), "--output", str(tmp_path / "inner"))
+        assert done.returncode == 0 and len(entries(tmp_path / "inner")) == 1
+    assert "1 written by attnbench predict" in done.stderr
+    assert [path.name for path in sorted((tmp_path / "inner").glob("*.png"))] == ["a.png"]
 
 
 def test_objects_have_masks_and_are_counted(detector: Path, tmp_path: Path, command: Command) -> None:
