@@ -195,6 +195,20 @@ def test_an_output_never_replaces_an_input_or_a_strangers_file(
     assert len(list(tmp_path.glob("*.png"))) == 4 + 4
 
 
+@pytest.mark.parametrize("way", ["itself", "symbolic link", "hard link"])
+def test_a_drawn_picture_that_is_an_input_is_kept(way: str, detector: Path, tmp_path: Path, command: Command) -> None:
+    photo(0, 50, 40).save(tmp_path / "a.jpg")
+    out, given = tmp_path / "out", tmp_path / "out" / "a.png"
+    assert command("predict", str(detector), str(tmp_path / "a.jpg"), "--output", str(out)).returncode == 0
+    before = given.read_bytes()
+    if way != "itself":
+        given = tmp_path / "a.png"
+        (os.symlink if way == "symbolic link" else os.link)(out / "a.png", given)
+    done = command("predict", str(detector), str(given), "--output", str(out))
+    assert done.returncode == 0 and (out / "a.png").read_bytes() == before
+    assert [one["picture"] for one in entries(out)] == ["a-predicted.png"]
+
+
 def test_equal_names_from_two_folders_are_numbered(detector: Path, tmp_path: Path, command: Command) -> None:
     for folder in "abc":
         (tmp_path / folder).mkdir()
