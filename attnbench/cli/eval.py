@@ -108,7 +108,7 @@ def _report(evaluation: Evaluation, options: argparse.Namespace) -> None:
     written = write(evaluation, options.output or _folder(evaluation, options), data)
     if options.json:
         return
-    table = class_table(evaluation.predictions)
+    table = class_table(evaluation.predictions, evaluation.found)
     _print_classes(table.columns, table.rows, notes)
     for path in written:
         print(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,12 @@ from attnbench.training.metrics import answers as of_answers
 from attnbench.training.metrics.answers import Answers
 from attnbench.training.metrics.coco_ap import ap_by_class
 from attnbench.training.metrics.detections import Found
+from attnbench.training.metrics.voc_ap import by_class as voc_by_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+VOC = ["voc_AP", "voc_AP_area"]
 WRONG = 36  # pictures on the sheet of the most wrong ones
 NAMED, NUMBERED = 60, 20  # maximum number of classes whose names, or counts, are on a confusion matrix
 RED = (180, 30, 30)
@@ -42,19 +44,26 @@ class ClassTable:
     rows: list[list[Any]]
 
 
-def class_table(told: Predictions) -> ClassTable:
-    """Accuracy and precision, or the average precisions, of each class in percent."""
+def class_table(told: Predictions, found: Mapping[str, Any]) -> ClassTable:
+    """Accuracy and precision, or the average precisions, of each class in percent.
+
+    Args:
+        found: the measures of all classes; with VOC's ``mAP`` among them, classes get VOC's average precisions too.
+    """
     if isinstance(told.answers, Answers):
         rows = [list(one) for one in of_answers.by_class(told.answers, told.classes)]
         return ClassTable(["class", "pictures", "accuracy", "answers", "precision", "most_confused_with"], rows)
-    return _detected(told.answers, told.classes)
+    return _detected(told.answers, told.classes, voc="mAP" in found)
 
 
-def _detected(images: Sequence[Found], classes: Sequence[str]) -> ClassTable:
+def _detected(images: Sequence[Found], classes: Sequence[str], voc: bool) -> ClassTable:
     parts = [ap_by_class(images, len(classes))]
     if all(image.masks is not None for image in images):
         parts.append(ap_by_class(images, len(classes), masks=True))
     names = [f"{prefix}{name}" for prefix in ("", "mask_")[: len(parts)] for name in ("AP", "AP50", "AP75")]
+    if voc:
+        parts.append(voc_by_class(images, len(classes)))
+        names += VOC
     rows = []
     for number, name in enumerate(classes):
         measures = {key: value for part in parts for key, value in part[number].items()}
@@ -81,7 +90,7 @@ def write(evaluation: Evaluation, folder: Path, data: Dataset | None) -> list[Pa
     told = evaluation.predictions
     assert told is not None
     files.make_folder(folder)
-    table = class_table(told)
+    table = class_table(told, evaluation.found)
     contents = {"classes.csv": _csv([table.columns, *table.rows])}
     if isinstance(told.answers, Answers):
         contents |= _of_classifier(told, told.answers, evaluation.found, data)

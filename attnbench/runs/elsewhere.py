@@ -13,12 +13,16 @@ from attnbench.data.image_folders.shards import are_here
 from attnbench.runs.data import root_of
 from attnbench.runs.preprocessing import OURS, preprocessing
 
+DIVIDED = ("holdout", "fold")  # options by which one folder of classes is divided
 
-def evaluation_data(config: Config, moved: bool) -> Dataset:
+
+def evaluation_data(config: Config, moved: bool, own: str = "") -> Dataset:
     """The data set of a configuration; without pictures to train on, only those to evaluate on.
 
     Args:
         moved: whether the folder is another one than the run's own. It may then be a folder of classes itself.
+        own: the fingerprint of the run's data. A folder of classes that the run divides is divided only if it is a copy
+            of these; of other data, all pictures are evaluated.
 
     Raises:
         DataError: the data cannot be opened.
@@ -28,6 +32,10 @@ def evaluation_data(config: Config, moved: bool) -> Dataset:
         return config.build("dataset")
     module = str(options[TARGET]).removeprefix(OURS).rpartition(".")[0]
     if module in ("image_folders.datasets", "in_memory.cifar") and _alone(config, root, moved):
+        if any(options.get(key) is not None for key in DIVIDED):
+            divided: Dataset = config.build("dataset")
+            if divided.fingerprint == own:
+                return divided
         how = preprocessing(config)
         return evaluation_only(root, how.crops, how.mean, how.std)
     if (module == "detection.coco" and not _has_coco(root, options["train"])) or (

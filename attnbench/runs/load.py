@@ -71,8 +71,14 @@ class Trained:
                 todo = "write dataset.root=DIR, runtime.device=cpu or another key of these two groups"
                 raise ConfigError(f"{override} cannot be changed after the training", "command line", todo)
             values.setdefault(group, {})[name] = yaml.safe_load(value)
-        moved = self.moved or "root" in values.get("dataset", {})
-        return replace(self, config=self.config.updated(values), moved=moved)
+        config = self.config.updated(values)
+        return replace(self, config=config, moved=self.moved or _place(config) != _place(self.config))
+
+
+def _place(config: Config) -> Path | None:
+    """The folder of a configuration's data, without links."""
+    root = root_of(config)
+    return root.resolve() if root else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ def ready(trained: Trained, matching: Matching = STRICT) -> Iterator[Ready]:
     """
     runtime = trained.config.build("runtime")
     runtime.check()
-    opened = evaluation_data(trained.config, trained.moved)
+    own = ((trained.about.get("result") or {}).get("data") or {}).get("fingerprint", "")
+    opened = evaluation_data(trained.config, trained.moved, own)
     where = root_of(trained.config) or "dataset"
     found = matched(opened, trained.classes, matching, where, boxes="detector" in trained.config.tree)
     with runtime.start() as process:

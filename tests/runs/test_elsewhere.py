@@ -89,12 +89,14 @@ def test_a_subset_as_imagenet_a_and_r_is_evaluated_on_its_classes_if_asked_to(
     for name in ("bee", "dog"):
         shutil.copytree(pictures / "val" / name, root / name)
     (root / "README.txt").write_text("as it is published")
+    (root / "bee" / "notes.txt").write_text("beside the pictures")
     refusal = command("eval", str(classifier.run_folder), f"dataset.root={root}")
     assert refusal.returncode == 3 and "lack 2 of the run's: ant, cow" in refusal.stderr
     words = (f"dataset.root={root}", "--common-classes")
     found = measures(command, classifier, *words)
     sentence = "6 pictures of 2 of the run's 4 classes, without ant, cow; the network chooses among these 2"
     assert found["evaluated"] == sentence and sentence in command("eval", str(classifier.run_folder), *words).stdout
+    assert found["data"]["source"].endswith("2 classes, 6 images; left out: 1 .txt")
     every = measures(command, classifier, *words, "--answers", "all")
     assert every["top1"] <= found["top1"] and every["val_loss"] > found["val_loss"]
 

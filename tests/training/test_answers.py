@@ -18,6 +18,8 @@ from attnbench.training.metrics.answers import (
 )
 from attnbench.training.metrics.coco_ap import ap_by_class, coco_ap
 from attnbench.training.metrics.detections import Found
+from attnbench.training.metrics.voc_ap import by_class as by_voc
+from attnbench.training.metrics.voc_ap import voc_ap
 from attnbench.training.metrics.weighted_ap import WeightedAP
 from attnbench.training.tasks.classification import tally
 
@@ -115,3 +117,7 @@ def test_the_ap_of_the_classes_has_the_mean_of_all() -> None:
     assert of_classes[3] == {}
     for name in ("AP", "AP50", "AP75"):
         assert np.mean([one[name] for one in of_classes if one]) == pytest.approx(coco_ap(images, 4)[name])
+    of_classes = by_voc(images, 4)
+    expected = voc_ap(images, 4)
+    for name, whole in (("voc_AP", "mAP"), ("voc_AP_area", "mAP_area")):
+        assert np.mean([one[name] for one in of_classes if one]) == pytest.approx(expected[whole])
