@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def evaluation_data(config: Config, moved: bool, own: str = "") -> Dataset:
     if (module == "detection.coco" and not _has_coco(root, options["train"])) or (
         module == "detection.voc" and not all(_has_voc(root, split) for split in options["train"])
     ):
-        return config.updated({"dataset": {"train": options["val"]}}).build("dataset")
+        data: Dataset = config.updated({"dataset": {"train": options["val"]}}).build("dataset")
+        return replace(data, source=f"{root.resolve().name}, evaluation only: {len(data.val)} images")
     return config.build("dataset")
 
 

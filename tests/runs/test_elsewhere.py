@@ -178,6 +178,7 @@ def test_ap_is_unchanged_by_other_category_ids(only_val: bool, tmp_path: Path) -
     with ready(replace(oracle, moved=True)) as opened:
         found, _ = measured(oracle, opened)
         assert opened.data.classes == tuple(data.classes)
+        assert ("evaluation only: 10 images" in opened.data.source) is only_val
     assert found == expected and expected["AP"] > 90
     with ready(oracle, Matching()) as opened:
         assert opened.matched.others == ()
