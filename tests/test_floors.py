@@ -15,7 +15,18 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
-        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes", "escape"},
+        {
+            "errors",
+            "moved",
+            "benchmark",
+            "console",
+            "cores",
+            "allocator",
+            "compile_c",
+            "draw_boxes",
+            "escape",
+            "contact_sheet",
+        },
         {"files"},
     ],
     "config": [
@@ -30,7 +41,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "data": [
         {"dataset", "record"},
-        {"sampling"},
+        {"sampling", "matching"},
         {
             "loader",
             "in_memory.resident",
@@ -43,7 +54,13 @@ ROOMS: dict[str, list[set[str]]] = {
         {"images.pillow"},
         {"images.jpeg"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
-        {"image_folders.datasets", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
+        {
+            "image_folders.datasets",
+            "image_folders.alone",
+            "image_folders.sharding",
+            "detection.scenes",
+            "in_memory.cifar",
+        },
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
         {"detection.annotated", "detection.box_augment"},
         {"detection.coco", "detection.voc", "detection.digits_det"},
@@ -64,8 +81,8 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder", "data", "initial_weights"},
-        {"status"},
+        {"folder", "data", "initial_weights", "preprocessing", "predictions", "pictures"},
+        {"status", "elsewhere", "detected", "classified"},
         {"results", "load", "probe", "run"},
         {"evaluate", "export", "predict", "processes"},
         {"attempt"},
@@ -83,9 +100,9 @@ ROOMS: dict[str, list[set[str]]] = {
         {"counts", "composer"},
         {"rows"},
         {"plan", "report"},
-        {"comparison", "formats"},
+        {"comparison", "formats", "paired_tests"},
         {"figures"},
-        {"comparison_formats"},
+        {"comparison_formats", "evaluation"},
     ],
     "cli": [
         {"parser"},

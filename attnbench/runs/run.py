@@ -30,7 +30,7 @@ from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
 from attnbench.models import complexity, factory, fused
 from attnbench.models.insertion import Site
-from attnbench.runs import initial_weights
+from attnbench.runs import initial_weights, predictions
 from attnbench.runs.data import kept, other_data, record
 from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
@@ -135,6 +135,10 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
         files.write_json(folder.path / "classes.json", list(data.classes))
     recorder = _recorder(config, folder, state, task, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
+
+    def evaluate() -> dict[str, float]:
+        return engine.evaluation(state, task, val, process)
+
     with process.signals(), closing(recorder):
         try:
             engine.fit(
@@ -142,7 +146,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
                 network,
                 task,
                 feed,
-                lambda: engine.evaluation(state, task, val, process),
+                evaluate,
                 schedule=schedule,
                 batch_size=config.tree["batch_size"],
                 process=process,
@@ -152,6 +156,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
         except Stopped:
             saver.save(state)
             raise
+    answers = engine.last_answers(task, val, process, evaluate)
     if sketch.classes != len(data.classes):
         sketch = Sketch.of(config, len(data.classes))
     size = setup.counted_size(config, data)
@@ -167,6 +172,9 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     result = _result(config, folder, made_of, counted, state, task, process) | about_weights
     if process.main:
         checkpoints.settle()  # completes a last save that was interrupted
+        if answers is not None:
+            names = predictions.image_names(data.val)
+            predictions.write(folder.path, predictions.Predictions(names, list(data.classes), answers))
         folder.write("result.json", result)
         folder.status("done")
     return result

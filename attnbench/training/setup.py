@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,19 +22,30 @@ from attnbench.training.state import TrainState, moving_average
 
 def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
     """Training and validation batches on the process's device; masks are read only if the detector learns them."""
-    for split in (data.train, data.val):
-        if isinstance(split, Scenes):
-            split.masks = config.build("detector").masks
-    common: dict[str, Any] = {
-        "batch_size": config.tree["batch_size"],
-        "seed": config.seed,
-        "rank": process.rank,
-        "world_size": process.world_size,
-        "workers": process.workers,
-    }
-    train = Loader(data.train.to(process.device), train=True, **common)
-    val = Loader(data.val.to(process.device), train=False, **common)
-    return Feed(train, process, data.mean, data.std), Feed(val, process, data.mean, data.std)
+    workers = process.workers
+    train, val = (_feed(config, data, process, workers, train=train) for train in (True, False))
+    return train, val
+
+
+def validation(config: Config, data: Dataset, process: Process) -> Feed:
+    """Validation batches on the process's device."""
+    return _feed(config, data, process, process.workers, train=False)
+
+
+def _feed(config: Config, data: Dataset, process: Process, workers: int, *, train: bool) -> Feed:
+    split = data.train if train else data.val
+    if isinstance(split, Scenes):
+        split.masks = config.build("detector").masks
+    loader = Loader(
+        split.to(process.device),
+        batch_size=config.tree["batch_size"],
+        seed=config.seed,
+        train=train,
+        rank=process.rank,
+        world_size=process.world_size,
+        workers=workers,
+    )
+    return Feed(loader, process, data.mean, data.std)
 
 
 def refuse_unmasked(config: Config, data: Dataset) -> None:
