@@ -51,6 +51,8 @@ ROOMS: dict[str, list[set[str]]] = {
     "models": [
         {"insertion", "ops"},
         {"attention", "placement", "backbones"},
+        {"regions"},
+        {"freezing"},
         {"weights", "complexity", "fused", "folding", "stacking", "detection"},
         {"checkpoint"},
         {"warm_start"},

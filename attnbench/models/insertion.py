@@ -120,6 +120,11 @@ class Attended(nn.Module):
         return f"reads={self.reads}, combine={self.combine}"
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module was inserted that is attention as a whole, such as DyConv, instead of an ``Attended``."""
+    return bool(getattr(module, "replaces_layer", False))
+
+
 def insert(model: nn.Module, placement: Placement, attention: Attention) -> list[Site]:
     """Put attention at every site of a placement; changes the model in place.
 
@@ -148,6 +153,8 @@ def insert(model: nn.Module, placement: Placement, attention: Attention) -> list
     for site, module in zip(sites, modules, strict=True):
         if isinstance(module, Attended):
             module.before_norm = site.before_norm
+        else:
+            module.replaces_layer = True  # type: ignore[assignment]
         model.set_submodule(site.path, module)
         for path in site.absorbs:
             model.set_submodule(path, nn.Identity())

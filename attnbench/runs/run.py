@@ -28,7 +28,7 @@ from attnbench.config.configuration import Config
 from attnbench.config.stored import differences
 from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
-from attnbench.models import complexity, factory, fused
+from attnbench.models import complexity, factory, freezing, fused
 from attnbench.models.insertion import Site
 from attnbench.runs import initial_weights
 from attnbench.runs.data import kept, other_data, record
@@ -91,6 +91,7 @@ def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:
     runtime.check()
     division = setup.division(config, sketch.network, runtime.world_size)
     division.refuse()
+    config.build("schedule").groups(sketch.network)
     return runtime, sketch, division
 
 
@@ -120,10 +121,11 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     if saved:
         _refuse_other_data(config, folder, made_of, saved["config"])
         load_weights(model, saved["model"])
+    frozen = _freeze(config, model, process)
     model = process.place(model)
     fused.choose(model, config.tree["runtime"]["tail"])
     network = process.wrap(model)
-    state = setup.train_state(model, schedule, process)
+    state = setup.train_state(model, schedule, process, frozen)
     torch.manual_seed(config.seed * 1000 + process.rank)
     feed, val = setup.feeds(config, data, process)
     if saved:
@@ -158,6 +160,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     division = setup.division(config, sketch.network.train(), process.world_size)
     counted: dict[str, Any] = {
         "params": complexity.params(sketch.network),
+        "frozen_params": freezing.params(model),
         "macs": complexity.macs(sketch.network, size),
         "norm_images": division.norm_images,
     }
@@ -170,6 +173,17 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
         folder.write("result.json", result)
         folder.status("done")
     return result
+
+
+def _freeze(config: Config, model: torch.nn.Module, process: Process) -> list[str]:
+    """Freeze the parts of a network that ``schedule.freeze`` names; returns their modules."""
+    frozen = freezing.find(model, config.tree["schedule"].get("freeze") or [])
+    freezing.freeze(model, frozen)
+    if frozen and process.main:
+        log.info("schedule.freeze: %s", freezing.summary(model))
+        if not (config.weights or config.tree["backbone"].get("pretrained")):
+            log.warning("schedule.freeze: the frozen parts have random weights; backbone.weights gives trained ones")
+    return frozen
 
 
 def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, checkpoint: Mapping[str, Any]) -> None:
