@@ -66,7 +66,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "runs": [
         {"folder", "data", "initial_weights"},
-        {"status"},
+        {"status", "extension"},
         {"results", "load", "probe", "run"},
         {"programs", "stock_networks", "preprocessing"},
         {"evaluate", "export", "predict", "processes"},

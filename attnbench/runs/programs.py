@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
 
 from attnbench.base.errors import ConfigError, reason
 
@@ -50,7 +51,7 @@ def _any_size(program: ExportedProgram) -> bool:
     shape = _input_shape(program)
     ranges = {str(symbol): limits for symbol, limits in program.range_constraints.items()}
     limits = [ranges.get(str(shape[axis])) for axis in (2, 3)]
-    return all(one is not None and one.upper == torch.utils._sympy.numbers.int_oo for one in limits)
+    return all(one is not None and one.upper == int_oo for one in limits)
 
 
 def _input_shape(program: ExportedProgram) -> Any:

@@ -30,14 +30,14 @@ from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
 from attnbench.models import complexity, factory, freezing, fused
 from attnbench.models.insertion import Site
-from attnbench.runs import initial_weights
+from attnbench.runs import extension, initial_weights
 from attnbench.runs.data import kept, other_data, record
 from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.parts import Division
-from attnbench.training.recorder import FolderRecorder, NullRecorder, gauges, read_metrics
+from attnbench.training.recorder import LONGEST, FolderRecorder, NullRecorder, gauges, read_metrics
 from attnbench.training.runtime import Process, Runtime, rank
 from attnbench.training.state import TrainState, load_weights, set_rng_state
 
@@ -70,8 +70,8 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
         Failure: its type gives the exit code; status.json in the run's folder records it.
     """
     runtime, sketch, division = refuse(config)
-    folder = RunFolder(config.run_folder)
-    with _held(folder, config), _reported(folder, division), opened(config, runtime) as (data, process):
+    folder, shorter = RunFolder(config.run_folder), extension.source(config)
+    with _held(folder, config, shorter), _reported(folder, division), opened(config, runtime) as (data, process):
         return _train(config, folder, data, process, sketch)
 
 
@@ -314,8 +314,12 @@ def _peak_memory(process: Process) -> int:
 
 
 @contextmanager
-def _held(folder: RunFolder, config: Config) -> Iterator[None]:
-    """Hold the folder and write the files that precede the first step; only the main process does so."""
+def _held(folder: RunFolder, config: Config, shorter: Path | None) -> Iterator[None]:
+    """Hold the folder and write the files that precede the first step; only the main process does so.
+
+    Args:
+        shorter: the run whose state this one takes over; None for none.
+    """
     if rank() != 0:
         yield
         return
@@ -327,6 +331,8 @@ def _held(folder: RunFolder, config: Config) -> Iterator[None]:
         files.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
         folder.write("env.json", environment())
         with folder.logged():
+            if shorter:
+                extension.adopt(config, shorter, f"tb/{_name(config)[:LONGEST]}")
             yield
 
 

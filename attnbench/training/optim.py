@@ -69,6 +69,11 @@ class Schedule:
     freeze: Names | None = None
     lr_scale: dict[str, Positive] | None = None
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether the rate at an epoch does not depend on the number of epochs, so that a run can go on for more."""
+        return self.law in OPEN_ENDED
+
     def rate(self, epoch: float, batch_size: int, steps: int = 0) -> float:
         """The learning rate of an update.
 
@@ -161,6 +166,8 @@ def _drops(period: int | list[int], epoch: float) -> float:
     """How many times the rate has dropped by an epoch."""
     return epoch // period if isinstance(period, int) else sum(epoch >= at for at in period)
 
+
+OPEN_ENDED = ("step", "exponential")
 
 LAWS: dict[str, Callable[[Schedule, float], float]] = {
     "step": lambda s, e: s.factor ** _drops(s.period, e),

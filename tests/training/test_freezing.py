@@ -112,7 +112,8 @@ def test_networks_with_frozen_parts_are_stacked_and_packed_only_with_their_like(
         fused.choose(model, "reference")
         models.append(model)
     assert mistake(models, torch.rand(2, 4, 3, 8, 8)) == ""
-    texts = ([], ["schedule.freeze=[stem]"], ["schedule.freeze=[stem]", "schedule.lr_scale={head: 2}"])
+    frozen = ["schedule.freeze=[stem]"]
+    texts: tuple[list[str], ...] = ([], frozen, [*frozen, "schedule.lr_scale={head: 2}"])
     members: Any = [type("M", (), {"config": composition.compose([*WORDS, *words])})() for words in texts]
     assert packs(members, 1, None) == [members[:1], members[1:]]
 
