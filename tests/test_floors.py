@@ -49,7 +49,8 @@ ROOMS: dict[str, list[set[str]]] = {
         {"detection.coco", "detection.voc", "detection.digits_det"},
     ],
     "models": [
-        {"insertion", "ops"},
+        {"insertion", "ops", "stock_attention"},
+        {"dry_run"},
         {"attention", "placement", "backbones"},
         {"regions"},
         {"freezing"},

@@ -19,7 +19,7 @@ from torch import nn
 
 from attnbench.base.errors import ConfigError, nearest
 from attnbench.models.insertion import Attended, is_attention
-from attnbench.models.placement import known_blocks
+from attnbench.models.placement import stages_of_blocks
 
 HEADS = ("fc", "classifier", "linear", "head")  # what classifiers are called in torchvision, timm and here
 
@@ -85,10 +85,7 @@ def parameters(model: nn.Module, paths: list[str]) -> set[str]:
 
 def _in_order(body: nn.Module) -> Iterator[tuple[str, str]]:
     """Every module that computes something, with the stem or the stage in which it is; "" if the blocks are unknown."""
-    try:
-        stages = {path: stage for path, stage, _ in known_blocks(body)}
-    except ConfigError:
-        stages = {}
+    stages = stages_of_blocks(body)
     region = "stem" if stages else ""
     for path, module in body.named_modules():
         region = f"stage{stages[path]}" if path in stages else region

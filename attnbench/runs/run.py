@@ -28,7 +28,7 @@ from attnbench.config.configuration import Config
 from attnbench.config.stored import differences
 from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
-from attnbench.models import complexity, factory, freezing, fused
+from attnbench.models import complexity, factory, freezing, fused, stock_attention
 from attnbench.models.insertion import Site
 from attnbench.runs import extension, initial_weights
 from attnbench.runs.data import kept, other_data, record
@@ -230,6 +230,8 @@ def _recorder(
     if not process.main:
         return NullRecorder()
     listing = describe_sites(state.model, sites)
+    if remark := stock_attention.remark(state.model):
+        log.warning("%s", remark)
     for line in listing:
         log.info("%s", line)
     return FolderRecorder(
