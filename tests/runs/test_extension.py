@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.runs.test_export_elsewhere import pictures
 from tests.small_runs import ForkServer, interrupted_in, killed_at
 
 STEP = ["schedule.law=step", "schedule.period=[1,3]", "schedule.factor=0.5", "schedule.per=epoch"]
@@ -21,7 +23,7 @@ def runs(outputs: Path) -> dict[int, Path]:
 
 
 def result(outputs: Path, epochs: int) -> dict[str, Any]:
-    return json.loads((runs(outputs)[epochs] / "result.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((runs(outputs)[epochs] / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_an_extension_that_is_interrupted_goes_on_by_either_command(
     assert forks.run(tmp_path, *STEP, "schedule.epochs=2").code == 0
     extend = [*STEP, "schedule.epochs=4", "resume=extend"]
     # killed while the checkpoints are taken over, then in the third epoch
-    early = partial(interrupted_in, "attnbench.training.checkpoints:Checkpoints.save", 1, 9)
+    early = partial(interrupted_in, "attnbench.training.checkpoints:Checkpoints.save", 1, signal.SIGKILL)
     assert forks.run(tmp_path, *extend, before=early).code < 0
     killed = forks.run(tmp_path, *extend, before=partial(killed_at, 2, 7))
     assert killed.code < 0 and "which has 2 epochs, to 4" in killed.stderr
@@ -114,3 +116,26 @@ def test_a_damaged_run_is_not_extended(forks: ForkServer, tmp_path: Path) -> Non
     (runs(tmp_path)[2] / "checkpoints" / "last.pt").write_bytes(b"damaged")
     end = forks.run(tmp_path, *STEP, "schedule.epochs=4", "resume=extend")
     assert end.code == 5 and "last.pt is damaged or missing" in end.errors[0]
+
+
+def test_a_run_of_other_pictures_is_not_extended(forks: ForkServer, tmp_path: Path) -> None:
+    pictures(tmp_path / "flowers")
+    words = [
+        *STEP[:1],
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'flowers'}",
+        "dataset.size=16",
+        "dataset.resize=16",
+    ]
+    words += [
+        "runtime.device=cpu",
+        "runtime.workers=0",
+        "backbone.depth=8",
+        "batch_size=4",
+        f"paths.outputs={tmp_path}",
+    ]
+    assert forks.train(tmp_path, *words, "schedule.epochs=1").code == 0
+    (tmp_path / "flowers/train/rose/0.jpg").write_bytes((tmp_path / "flowers/train/tulip/0.jpg").read_bytes())
+    end = forks.train(tmp_path, *words, "schedule.epochs=2", "resume=extend")
+    assert end.code == 3 and "a run of this name was trained on other data" in end.errors[0], end.stderr
+    assert list(runs(tmp_path)) == [1]
