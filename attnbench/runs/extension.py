@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from attnbench.base import files
 from attnbench.base.errors import ConfigError, Failure, StorageError
 from attnbench.config import stored
@@ -26,6 +28,7 @@ from attnbench.training.checkpoints import Checkpoints
 log = logging.getLogger("attnbench")
 
 EPOCHS = "schedule.epochs"
+MOST = 100  # runs that are looked at for a hint
 LINES = ("metrics.jsonl", "gauges.jsonl")
 
 
@@ -51,18 +54,42 @@ def source(config: Config) -> Path | None:
     return run
 
 
+def hint(config: Config) -> str:
+    """A line for a run that starts anew although a shorter one could be continued; "" for any other run.
+
+    Only runs whose config.yaml is the same but for a line or two are found: the hint must not take time.
+    """
+    begun = "last.pt" in files.read_sums(config.run_folder / "checkpoints")
+    if config.tree["resume"] != "auto" or begun or not _is_open_ended(config):
+        return ""
+    ours = _lines(yaml.safe_dump(config.record(), sort_keys=False))
+    for run in _others(config)[:MOST]:
+        theirs = _lines((run / "config.yaml").read_text(encoding="utf-8", errors="replace"))
+        changed = {line.strip().partition(":")[0] for line in ours.symmetric_difference(theirs)}
+        if changed == {"hash", "epochs"} and (epochs := _shorter(config, run)):
+            return f"a finished run of {epochs} epochs is there ({run}); resume=extend continues it"
+    return ""
+
+
+def _lines(text: str) -> set[str]:
+    return set(text.splitlines())
+
+
 def refuse_law(config: Config) -> None:
     """Refuse a schedule whose rate at an epoch depends on the number of epochs.
 
     Raises:
         ConfigError: says which law it is, and what to do instead.
     """
-    schedule = config.build("schedule")
-    if not getattr(schedule, "open_ended", False):
+    if not _is_open_ended(config):
         law = config.tree["schedule"].get("law", config.choices["schedule"])
         what = f"schedule.law={law} spreads the rate over all epochs, so a longer run differs from its first epoch on"
         todo = "train it without resume=extend, or start from the shorter run's weights: backbone.weights=RUN"
         raise ConfigError(what, "resume=extend", todo)
+
+
+def _is_open_ended(config: Config) -> bool:
+    return bool(getattr(config.build("schedule"), "open_ended", False))  # somebody's own schedule may not say
 
 
 def adopt(config: Config, run: Path, events: str) -> None:

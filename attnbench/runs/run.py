@@ -71,7 +71,8 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
     """
     runtime, sketch, division = refuse(config)
     folder, shorter = RunFolder(config.run_folder), extension.source(config)
-    with _held(folder, config, shorter), _reported(folder, division), opened(config, runtime) as (data, process):
+    hint = "" if shorter else extension.hint(config)
+    with _held(folder, config, shorter, hint), _reported(folder, division), opened(config, runtime) as (data, process):
         return _train(config, folder, data, process, sketch)
 
 
@@ -316,11 +317,12 @@ def _peak_memory(process: Process) -> int:
 
 
 @contextmanager
-def _held(folder: RunFolder, config: Config, shorter: Path | None) -> Iterator[None]:
+def _held(folder: RunFolder, config: Config, shorter: Path | None, hint: str) -> Iterator[None]:
     """Hold the folder and write the files that precede the first step; only the main process does so.
 
     Args:
         shorter: the run whose state this one takes over; None for none.
+        hint: a line about a run that it could take over.
     """
     if rank() != 0:
         yield
@@ -333,6 +335,8 @@ def _held(folder: RunFolder, config: Config, shorter: Path | None) -> Iterator[N
         files.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
         folder.write("env.json", environment())
         with folder.logged():
+            if hint:
+                log.info("%s", hint)
             if shorter:
                 extension.adopt(config, shorter, f"tb/{_name(config)[:LONGEST]}")
             yield

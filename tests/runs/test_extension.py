@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,11 @@ def test_a_longer_run_is_the_one_that_was_started_with_its_epochs(
         whole = tmp_path / "whole"
         assert forks.run(whole, *words, "schedule.epochs=4").code == 0
     outputs = tmp_path / "outputs"
-    assert forks.run(outputs, *words, "schedule.epochs=2").code == 0
+    first = forks.run(outputs, *words, "schedule.epochs=2")
+    assert first.code == 0 and "resume=extend" not in first.stderr
+    anew = forks.run(outputs, *words, "schedule.epochs=3")
+    assert "a finished run of 2 epochs is there" in anew.stderr and "resume=extend continues it" in anew.stderr
+    shutil.rmtree(runs(outputs)[3])
     before = {path: path.read_bytes() for path in runs(outputs)[2].rglob("*") if path.is_file()}
     end = forks.run(outputs, *words, "schedule.epochs=4", "resume=extend")
     assert end.code == 0, end.stderr
