@@ -51,7 +51,7 @@ ROOMS: dict[str, list[set[str]]] = {
     "models": [
         {"insertion", "ops", "stock_attention"},
         {"dry_run"},
-        {"attention", "placement", "backbones"},
+        {"attention", "placement", "backbones", "deferred"},
         {"regions"},
         {"freezing"},
         {"weights", "complexity", "fused", "folding", "stacking", "detection"},

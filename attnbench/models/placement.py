@@ -276,6 +276,7 @@ def _sites(path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int
                 conv.out_channels,  # type: ignore[arg-type]
                 role,
                 absorbs=paths,
+                inner=layer.norm != anatomy.output,
                 before_norm=wrap == "conv" and layer.norm is not None and is_plain(block.get_submodule(layer.norm)),
                 **common,
             )

@@ -71,14 +71,14 @@ MUTATIONS = [
     ),
     Mutation(
         "auto-is-the-reference-in-evaluation", "attnbench/models/fused.py",
-        "return _evaluated(site, norm, x)",
-        "return reference(site, x)",
+        "else by.apply(z, *coefficients)",
+        "else reference(site, z)",
         [FAST],
     ),
     Mutation(
         "auto-is-the-reference-in-training", "attnbench/models/fused.py",
-        "return _paired(site, norm, x)",
-        "return reference(site, x)",
+        "norm.training != torch.is_grad_enabled()):\n        return reference",
+        "True):\n        return reference",
         [FAST],
     ),
     Mutation(
@@ -346,9 +346,9 @@ MUTATIONS = [
         ["tests/models/attention/test_precision.py::test_no_map_is_float32_on_a_gpu"],
     ),
     Mutation(
-        "float16-sums-overflow", "attnbench/models/ops/fused_norm.py",
-        "if x.dtype == torch.float16 else 1.0",
-        "if False else 1.0",
+        "float16-sums-overflow", "attnbench/models/ops/fused_norm_kernels.py",
+        "torch.float32 if x.dtype == torch.float16 else None",
+        "None",
         ["tests/models/attention/test_precision.py::test_pooled_sums_of_float16_do_not_overflow"],
     ),
     Mutation(

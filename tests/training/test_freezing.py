@@ -33,17 +33,23 @@ def initial(*words: str) -> dict[str, Tensor]:
     return factory.network(composition.compose([*WORDS, *words]), 10)[0].state_dict()
 
 
-@pytest.mark.parametrize("tail", ["auto", "reference", "algebraic"])
+@pytest.mark.parametrize(
+    ("attention", "tail"), [("eca", "auto"), ("eca", "algebraic"), ("sb", "auto"), ("sb", "fused")]
+)
 def test_frozen_stages_keep_weights_and_statistics_and_the_rest_is_trained(
-    tail: str, command: Command, tmp_path: Path
+    attention: str, tail: str, command: Command, tmp_path: Path
 ) -> None:
-    end = command("train", *WORDS, "schedule.freeze=[stem,stage1]", f"runtime.tail={tail}")
+    words = [*WORDS, f"attention={attention}", "schedule.freeze=[stem,stage1]"]
+    end = command("train", *words, f"runtime.tail={tail}")
     assert end.returncode == 0, end.stderr
-    before, after = initial(), weights(folder(tmp_path / "outputs"))
+    before, after = initial(*words), weights(folder(tmp_path / "outputs"))
     same = {key for key in before if torch.equal(before[key], after[key])}
     assert same == {key for key in before if key.startswith(("conv1.", "bn1.", "layer1."))}
     content = json.loads((folder(tmp_path / "outputs") / "result.json").read_text())
-    assert content["frozen_params"] == 16 * 27 + 32 + 2 * (16 * 16 * 9 + 32) + 3  # stem, two layers, ECA of k = 3
+    learned = {key: value for key, value in before.items() if key.endswith(("weight", "bias", "lambda_"))}
+    added = sum(value.numel() for key, value in learned.items() if "layer1" in key and ".attention." in key)
+    assert attention != "eca" or added == 3  # k
+    assert content["frozen_params"] == 16 * 27 + 32 + 2 * (16 * 16 * 9 + 32) + added  # stem, two layers, attention
 
 
 def test_only_attention_and_head_train_with_the_trunk_frozen(command: Command, tmp_path: Path) -> None:
