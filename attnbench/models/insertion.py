@@ -141,6 +141,11 @@ class Replacement(nn.Module):
         self.before_norm = self.inner = self.joined = False
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module was inserted that is attention as a whole, such as DyConv, instead of an ``Attended``."""
+    return bool(getattr(module, "replaces_layer", False))
+
+
 def insert(model: nn.Module, placement: Placement, attention: Attention) -> list[Site]:
     """Put attention at every site of a placement; changes the model in place.
 
@@ -169,6 +174,8 @@ def insert(model: nn.Module, placement: Placement, attention: Attention) -> list
     for site, module in zip(sites, modules, strict=True):
         if isinstance(module, (Attended, Replacement)):
             module.before_norm, module.inner = site.before_norm, site.inner
+        if not isinstance(module, Attended):
+            module.replaces_layer = True  # type: ignore[assignment]
         model.set_submodule(site.path, module)
         for path in site.absorbs:
             model.set_submodule(path, nn.Identity())

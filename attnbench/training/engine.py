@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.base.errors import Stopped
 from attnbench.data.dataset import Batch
+from attnbench.models import freezing
 from attnbench.models.folding import folded
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
@@ -81,6 +82,7 @@ def fit(
         clock = Clock(state, train)
         recorder.begin(epoch, schedule.epochs, state.step, len(train))
         network.train()
+        freezing.hold(state.model, state.frozen)
         for batch in train.epoch(epoch, start=state.step):
             progress = epoch + state.step / len(train)
             done = epoch * len(train) + state.step
@@ -102,6 +104,8 @@ def pace(state: TrainState, progress: float, rate: float) -> None:
     """Set the learning rate, and the progress (in epochs) of modules that anneal."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
+        if "lr_scale" in group:
+            group["lr"], group["lr_unscaled"] = rate * group["lr_scale"], rate
     for anneal in state.annealing:
         anneal(progress)
 

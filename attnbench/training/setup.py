@@ -13,6 +13,7 @@ from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.detection.scenes import Scenes
 from attnbench.data.loader import Loader
+from attnbench.models import freezing
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
 from attnbench.training.parts import Division, fewest, number
@@ -61,14 +62,19 @@ def refuse_unmasked(config: Config, data: Dataset) -> None:
         raise ConfigError(what, "detector", todo)
 
 
-def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:
-    """The state before the first step, for a model that is already on its device."""
+def train_state(model: nn.Module, schedule: Schedule, process: Process, frozen: Sequence[str] = ()) -> TrainState:
+    """The state before the first step, for a model that is already on its device.
+
+    Args:
+        frozen: the modules that are frozen.
+    """
     return TrainState(
         model=model,
         optimizer=schedule.optimizer(model),
         scaler=process.scaler(),
         average=moving_average(model, schedule.ema_decay),
         loss_sum=torch.zeros((), device=process.device),
+        frozen=frozen,
     )
 
 
@@ -76,10 +82,11 @@ def division(config: Config, model: nn.Module, processes: int, batch_size: int |
     """How a run divides its batches.
 
     Args:
-        model: the run's network, in training mode.
+        model: the run's network, in training mode; its frozen parts are set to evaluation mode.
         batch_size: None for the configuration's.
     """
     batch_size = batch_size or config.tree["batch_size"]
+    freezing.hold(model, freezing.find(model, config.tree["schedule"].get("freeze") or []))
     runtime = config.tree["runtime"]
     accumulate = config.tree["schedule"].get("accumulate", 1)
     parts = number(accumulate, runtime["norm_batch"], batch_size, processes)
