@@ -99,11 +99,15 @@ def forks() -> Iterator[ForkServer]:
 
 @pytest.fixture(scope="session")
 def reference(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The result of SMALL, uninterrupted; ``training`` are its seconds from the first checkpoint on."""
+    """The result of SMALL, uninterrupted; ``training`` are its seconds from the first checkpoint on.
+
+    ``predictions`` are the bytes of its predictions.csv.
+    """
     outputs = tmp_path_factory.mktemp("reference")
     end = forks.run(outputs)
     assert end.code == 0, end.stderr
-    return result(outputs) | {"training": end.seconds}
+    told = (folder(outputs) / "predictions.csv").read_bytes()
+    return result(outputs) | {"training": end.seconds, "predictions": told}
 
 
 def killed_at(epoch: int, step: int) -> None:

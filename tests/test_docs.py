@@ -20,6 +20,7 @@ SOURCES = sorted(path for folder in ("attnbench", "scripts", "tests") for path i
 
 # What docs/adding-an-attention.md lets its reader write.
 THE_READERS = {"attnbench/models/attention/sm.py", "configs/attention/sm.yaml", "attnbench.models.attention.sm.sm"}
+THE_READERS |= {"mynets/nets.py"}  # of docs/adding-a-backbone.md
 
 FOLDERS = "attnbench|configs|docs|scripts|tests"
 PATH = re.compile(rf"(?<![\w/.])(?:{FOLDERS})/[\w./-]*\w/?")

@@ -15,7 +15,18 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
-        {"errors", "moved", "benchmark", "console", "cores", "allocator", "compile_c", "draw_boxes", "escape"},
+        {
+            "errors",
+            "moved",
+            "benchmark",
+            "console",
+            "cores",
+            "allocator",
+            "compile_c",
+            "draw_boxes",
+            "escape",
+            "contact_sheet",
+        },
         {"files"},
     ],
     "config": [
@@ -30,7 +41,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
     "data": [
         {"dataset", "record"},
-        {"sampling"},
+        {"sampling", "matching"},
         {
             "loader",
             "in_memory.resident",
@@ -52,15 +63,24 @@ ROOMS: dict[str, list[set[str]]] = {
         },
         {"images.jpeg", "image_folders.own", "exports.tools"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
-        {"image_folders.datasets", "image_folders.sharding", "detection.scenes", "in_memory.cifar"},
+        {
+            "image_folders.datasets",
+            "image_folders.alone",
+            "image_folders.sharding",
+            "detection.scenes",
+            "in_memory.cifar",
+        },
         {"in_memory.digits", "in_memory.synthetic", "layouts"},
         {"detection.annotated", "detection.box_augment"},
         {"detection.coco_outlines", "detection.voc_xml"},
         {"detection.coco", "detection.voc", "detection.digits_det"},
     ],
     "models": [
-        {"insertion", "ops"},
+        {"insertion", "ops", "stock_attention"},
+        {"deferred", "dry_run"},
         {"attention", "placement", "backbones"},
+        {"regions"},
+        {"freezing"},
         {"weights", "complexity", "fused", "folding", "stacking", "detection"},
         {"checkpoint"},
         {"warm_start"},
@@ -73,10 +93,12 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder", "data", "initial_weights"},
-        {"status"},
+        {"folder", "data", "initial_weights", "preprocessing", "predictions", "pictures"},
+        {"status", "elsewhere", "extension", "detected", "classified"},
         {"results", "load", "probe", "run"},
+        {"programs", "stock_networks"},
         {"evaluate", "export", "predict", "processes"},
+        {"hub"},
         {"attempt"},
         {"packed"},
     ],
@@ -92,9 +114,9 @@ ROOMS: dict[str, list[set[str]]] = {
         {"counts", "composer"},
         {"rows"},
         {"plan", "report"},
-        {"comparison", "formats"},
+        {"comparison", "formats", "paired_tests"},
         {"figures"},
-        {"comparison_formats"},
+        {"comparison_formats", "evaluation"},
     ],
     "cli": [
         {"parser"},

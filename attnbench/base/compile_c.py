@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 # -ffp-contract=off: no fused multiply-add, because results are compared bit by bit with those of other programs.
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off")
+PARALLEL = ("-fopenmp",)
 SECONDS = 60
 
 
@@ -21,25 +22,30 @@ class Unavailable(Exception):
     """There is no compiled function; the message is a short reason."""
 
 
-def load(source: Path) -> ctypes.CDLL:
+def load(source: Path, parallel: bool = False) -> ctypes.CDLL:
     """Compile and load the functions of a C file. Calls release Python's global lock.
 
-    The name of the compiled file contains a hash of its source, compiler and flags, so a changed source is compiled
-    again. The file is written atomically, so many processes may compile at the same time. It is cached in
-    ``~/.cache/attnbench`` (or under ``XDG_CACHE_HOME``); if that folder is not writable, it is compiled for this
-    process only.
+    With ``parallel``, OpenMP's pragmas hold if the process has GNU's OpenMP loaded, as it has with torch on Linux. The
+    functions then share its threads. Otherwise they use one thread.
+
+    The name of the compiled file contains a hash of its source with the headers beside it, compiler and flags, so a
+    changed source is compiled again. The file is written atomically, so many processes may compile at the same time.
+    It is cached in ``~/.cache/attnbench`` (or under ``XDG_CACHE_HOME``); if that folder is not writable, it is compiled
+    for this process only.
 
     Raises:
         Unavailable: there is no compiler (``CC``, cc, gcc or clang), or it fails.
     """
     compiler = _compiler()
-    made_of = [*compiler, *FLAGS, platform.machine(), *platform.libc_ver(), source.read_text(encoding="utf-8")]
+    flags = (*FLAGS, *(PARALLEL if parallel and hasattr(ctypes.CDLL(None), "GOMP_parallel") else ()))
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    made_of = [*compiler, *flags, platform.machine(), *platform.libc_ver(), *texts]
     name = f"{source.stem}-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}.so"
     try:
         if folder := _kept():
-            return _loaded(compiler, source, folder / name)
+            return _loaded(compiler, flags, source, folder / name)
         with tempfile.TemporaryDirectory(prefix="attnbench-") as temporary:  # a loaded file may be removed
-            return _loaded(compiler, source, Path(temporary) / name)
+            return _loaded(compiler, flags, source, Path(temporary) / name)
     except OSError as error:
         raise Unavailable(f"{name} cannot be made or loaded: {error}") from error
 
@@ -53,9 +59,9 @@ def _kept() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _loaded(compiler: list[str], source: Path, path: Path) -> ctypes.CDLL:
+def _loaded(compiler: list[str], flags: tuple[str, ...], source: Path, path: Path) -> ctypes.CDLL:
     if not path.exists():
-        _compile(compiler, source, path)
+        _compile(compiler, flags, source, path)
     return ctypes.CDLL(str(path))
 
 
@@ -69,17 +75,20 @@ def _compiler() -> list[str]:
     return [found]
 
 
-def _compile(compiler: list[str], source: Path, path: Path) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".so", dir=path.parent)
-    os.close(descriptor)
+def _compile(compiler: list[str], flags: tuple[str, ...], source: Path, path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as temporary:
+        made, linked = f"{temporary}/{source.stem}.o", f"{temporary}/{path.name}"
+        # Linked by itself, without -fopenmp, which would add a second OpenMP with threads of its own.
+        _call([*compiler, *flags, "-c", str(source), "-o", made])
+        _call([*compiler, "-shared", made, "-o", linked, "-ldl", "-lm"])
+        os.replace(linked, path)
+
+
+def _call(command: list[str]) -> None:
     try:
-        command = [*compiler, *FLAGS, str(source), "-o", temporary, "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-        if done.returncode:
-            complaints = [line for line in done.stderr.splitlines() if "error" in line] or ["no error message"]
-            raise Unavailable(f"{compiler[0]} fails: {complaints[0]}")
-        os.replace(temporary, path)
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{compiler[0]} took more than {SECONDS} s") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        raise Unavailable(f"{command[0]} took more than {SECONDS} s") from None
+    if done.returncode:
+        complaints = [line for line in done.stderr.splitlines() if "error" in line] or ["no error message"]
+        raise Unavailable(f"{command[0]} fails: {complaints[0]}")

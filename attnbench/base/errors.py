@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -99,6 +100,21 @@ def listed(keys: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an exception's message, or its type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+UNSAFE = re.compile(r"WeightsUnpickler error: (.*?)(?=\n\s*\n|Check the documentation|$)", re.S)
+ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def reason(error: Exception) -> str:
+    """The whole message of a library's exception as one line without escape codes, or its type if it has none.
+
+    Of torch's refusal to unpickle a file, its advice to unpickle it nevertheless is left out.
+    """
+    text = ESCAPES.sub("", str(error))
+    if found := UNSAFE.search(text):
+        text = found[1]
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 KINDS: dict[int, type[Failure]] = {kind.code: kind for kind in Failure.__subclasses__()}

@@ -21,11 +21,11 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench table [ID ...] [--plan|--run|--count]   list, plan, run and report the papers' tables
   attnbench compare RUNS ... [--by KEY]  compare runs: what differs, mean and deviation over seeds, a plot
   attnbench figure [ID ...] [--runs ...] draw the papers' figures, and accuracy against cost of any runs
-  attnbench eval RUN [--which best]      evaluate a run's weights again on its validation split
+  attnbench eval RUN [--report]          evaluate a run's weights again, on its own or on other data
   attnbench export RUN [--format ...]    write a run's weights as safetensors, ONNX or a plain state dict
   attnbench data check DIR               find what is wrong with a data set before a run does
   attnbench data shard SRC DST           pack an image folder into a few large files with checksums
-  attnbench predict RUN image ...        draw the boxes and masks that a run's detector finds in images
+  attnbench predict RUN picture ...      tell the classes of pictures, or draw the objects in them
 
 `attnbench COMMAND --help` lists a command's options, and `attnbench train --help` lists groups, options and keys.
 Arguments `key=value` are overrides, as in Hydra. `attnbench --version` prints the version. Examples:

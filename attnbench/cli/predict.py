@@ -1,27 +1,73 @@
-"""``attnbench predict RUN image ...``: draw what a run's detector finds in images, and write it as JSON."""
+"""``attnbench predict RUN picture ...``: ask a finished run about pictures: their classes, or the objects in them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from attnbench.cli.parser import CommandParser
-from attnbench.runs.predict import SCORE, predict
+from attnbench.base import console
+from attnbench.cli.parser import CommandParser, count
+from attnbench.runs.classified import ON_SHEET
+from attnbench.runs.predict import SCORE, TOP, Asked, Predicted, predict
+
+MOST_ROWS = 100  # of the printed table
 
 
 def main() -> None:
-    """``attnbench predict RUN image ... [--output DIR] [--score S] [--which last|best]``; prints the files' paths."""
+    """``attnbench predict RUN picture|folder ... [--top K] [--cam] [--score S] [--polygons] [--output DIR]``."""
     parser = CommandParser(
-        prog="attnbench predict", description="Draw a detector's boxes and masks; write them as JSON."
+        prog="attnbench predict",
+        description="Ask a finished run about pictures: a classifier for their classes, a detector for the objects.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run with task=detection")
-    parser.add_argument("images", metavar="image", nargs="+", type=Path, help="JPEG or PNG files")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as outputs/runs/.../seed0")
+    parser.add_argument("images", metavar="picture", nargs="+", type=Path, help="picture files, or folders of them")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/predictions")
-    parser.add_argument(
-        "--score", type=float, default=SCORE, help="the lowest score that is drawn (default: %(default)s)"
-    )
     parser.add_argument(
         "--which", choices=("last", "best"), default="last", help="weights of this epoch (default: %(default)s)"
     )
-    options = parser.parse()
-    for path in predict(options.run, options.images, output=options.output, score=options.score, which=options.which):
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=count, default=TOP, metavar="K", help="of a classifier: classes told (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cam", action="store_true", help="of a classifier: draw where it looked (Grad-CAM; attnbench[cam])"
+    )
+    parser.add_argument(
+        "--score", type=float, default=SCORE, help="of a detector: the lowest score drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--polygons", action="store_true", help="of Mask R-CNN: masks as polygons too, besides run lengths"
+    )
+    given = vars(parser.parse())
+    run, images = given.pop("run"), given.pop("images")
+    found = predict(run, images, Asked(**given))
+    _print(found)
+    bad = found.pictures.bad.values()
+    for error in bad if len(bad) > 1 else ():
+        print(f"left out: {error}", file=sys.stderr)
+    found.pictures.refuse_bad()
+
+
+def _print(found: Predicted) -> None:
+    for line in found.lines:
+        print(line)
+    if found.told:
+        _print_classes(found)
+    for line in found.pictures.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+
+
+def _print_classes(found: Predicted) -> None:
+    from rich.table import Table
+
+    most = max(len(one.classes) for one in found.told)
+    table = Table("picture", *map(str, range(1, most + 1)))
+    for path, classes in found.told[:MOST_ROWS]:
+        table.add_row(str(path), *(f"{name} {100 * share:.1f} %" for name, share in classes))
+    rest = len(found.told) - MOST_ROWS
+    notes = [f"{rest:,} more are in the files"] if rest > 0 else []
+    if len(found.told) > ON_SHEET:
+        notes.append(f"sheet.png shows the first {ON_SHEET}")
+    console.show(table, *notes)
+    for path in found.written:
         print(path)

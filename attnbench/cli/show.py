@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attnbench.cli.parser import override_parser
 from attnbench.config.configuration import Config
 from attnbench.models.complexity import Complexity, SiteCount
-from attnbench.models.inspection import Setting, inspect, title
+from attnbench.models.inspection import Setting, inspect, own_attention, title
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -22,6 +22,8 @@ def main() -> None:
     from rich.console import Console
 
     Console().print(_tree(composed, size, setting))
+    if remark := own_attention(composed):
+        print(remark)
 
 
 def _tree(composed: Config, size: Complexity, setting: Setting) -> Tree:

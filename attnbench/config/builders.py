@@ -115,6 +115,8 @@ def describe(annotation: Any) -> str:
         return " ".join([describe(args[0]), " and ".join([*odd, *(w for w in limits if "inf" not in w)])]).strip()
     if origin is list:
         return f"a list of {describe(args[0])}"
+    if origin is dict:
+        return f"names with {describe(args[1])} each, such as {{name: 1}}"
     if args:
         return " or ".join(describe(a) for a in args)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}

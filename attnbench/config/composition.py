@@ -32,7 +32,7 @@ from attnbench.config.option_files import declared, experiment_values, folder, u
 ROOT = {
     "seed": options.Index,
     "batch_size": options.Several,
-    "resume": typing.Literal["auto", "never"],
+    "resume": typing.Literal["auto", "never", "extend"],
     "debug": bool,
     "paths": dict,
 }

@@ -197,9 +197,9 @@ def coherent(config: Config) -> Config:
         config = replace(config, weights=config.weights or initial_weights.name(weights))
     if config.choices["attention"] == "none":
         return _without_placement(config)
-    if not config.tree["placement"]["roles"]:
+    if not (config.tree["placement"].get("roles") or config.tree["placement"].get("paths")):
         what = f"attention={config.choices['attention']} needs a placement"
-        raise ConfigError(what, "placement.roles", "use placement=block or layer")
+        raise ConfigError(what, "placement.roles", "use placement=block or layer, or give placement.paths")
     return config
 
 

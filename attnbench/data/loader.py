@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from attnbench.base.errors import ConfigError, DataError
@@ -68,6 +69,11 @@ class Loader:
         """The number of steps of this process in an epoch."""
         full, last = divmod(self.samples, self.batch_size)
         return full * (self.batch_size > self.rank) + (last > self.rank)
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The numbers of the samples that this process evaluates, int64 (N,), in their order."""
+        return torch.cat([mine for mine, _ in self._shares(None)] or [torch.zeros(0, dtype=torch.int64)])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch``, from step ``start`` on.

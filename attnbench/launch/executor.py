@@ -157,7 +157,7 @@ def settled(member: Member, data_check: DataCheck) -> Outcome | None:
     """The outcome of a member that needs no run: it is done, or its folder cannot be used. None if it is to be run."""
     path = str(member.folder.path)
     try:
-        result = finished(member.config, data_check) if member.config.tree["resume"] == "auto" else None
+        result = finished(member.config, data_check) if member.config.tree["resume"] != "never" else None
     except Failure as failure:
         return Outcome("failed", path, failure=failure)
     return Outcome("skipped", path, result) if result else None

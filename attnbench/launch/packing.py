@@ -14,9 +14,9 @@ from attnbench.config.naming import flatten
 from attnbench.launch.executor import Member
 
 # Runs of a pack may differ in these keys, which change no shape, and in their schedules, except for the number of parts
-# into which a batch is split.
+# into which a batch is split and for what is frozen.
 FREE = {"seed", "attention.lambda_init", "attention.gate", "attention.dropout"}
-SHARED = {"schedule.accumulate"}
+SHARED = {"schedule.accumulate", "schedule.freeze"}
 
 
 def packs(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbench.base import files
-from attnbench.base.errors import ConfigError, StorageError, first_line, listed
+from attnbench.base.errors import ConfigError, StorageError, listed, reason
 from attnbench.config import stored
 from attnbench.config.configuration import Config
 from attnbench.config.naming import flatten
@@ -51,7 +51,7 @@ def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # undamaged, but not our checkpoint: torch may raise any exception
-        raise StorageError(f"not a checkpoint: {first_line(error)}", path) from error
+        raise StorageError(f"not a checkpoint: {reason(error)}", path) from error
     if not isinstance(state, dict) or not {"model", "config", "epoch"} <= state.keys():
         raise StorageError("not a checkpoint of a run", path)
     return state

@@ -11,8 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from attnbench.models import deferred
+from attnbench.models.attention.branch import Branch
 from attnbench.models.attention.squeeze import PooledAttention
 from attnbench.models.insertion import COMBINE, Attended, reference
 from attnbench.models.ops import fused_norm
@@ -50,10 +52,27 @@ def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     for norm in [call for call in calls if fused_norm.is_plain(network.get_submodule(str(call.target)))]:
         if times[norm.target] == 1:
             _fold(network, norm, times)
+    _prepare(network, dtype)
+    return network
+
+
+def _prepare(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Fold attention's own batch norms, and cast the weights of layers that autocast runs in its dtype."""
+    for module in network.modules():
+        if isinstance(module, Branch):
+            _fold_branch(module)
     for module in network.modules():
         if dtype is not None and type(module) in PRODUCTS:
             module.to(dtype)
-    return network
+
+
+def _fold_branch(branch: Branch) -> None:
+    """Fold an attention's own batch norms into its layers."""
+    for layer, norm in (("reduce", "norm1"), ("expand", "norm2")):
+        batch_norm = getattr(branch, norm)
+        if type(batch_norm) is nn.BatchNorm1d and batch_norm.track_running_stats:
+            setattr(branch, layer, fuse_linear_bn_eval(getattr(branch, layer), batch_norm))
+            setattr(branch, norm, nn.Identity())
 
 
 def _unrounded(site: Attended, x: Tensor) -> Tensor:
@@ -134,7 +153,7 @@ class Foreseen(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """The attended output y, (N, C, H, W) to (N, C', H, W)."""
         # Calling self.conv here would convert its weights to the layout of large maps, for each batch.
-        pooled = F.linear(fused_norm.pool(h), self.conv.weight.flatten(1), self.conv.bias)
+        pooled = F.linear(deferred.gap(h), self.conv.weight.flatten(1), self.conv.bias)
         s = self.attention.signal(pooled)[:, :, None, None]
         u = self.conv(h)
         return IN_PLACE[self.combine](u, s.to(u.dtype))
@@ -151,7 +170,7 @@ class Shifted(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, site: Attended, norm: nn.Module) -> None:
         super().__init__()
-        self.attention, self.combine = cast(PooledAttention, site.attention), site.combine
+        self.attention, self.combine, self.inner = cast(PooledAttention, site.attention), site.combine, site.inner
         a, b = fused_norm.running_coefficients(cast(fused_norm.Norm, norm))
         self.conv = copy.deepcopy(conv)
         self.conv.weight = nn.Parameter(conv.weight * a[:, None, None, None])
@@ -160,9 +179,8 @@ class Shifted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The attended and normalised output y, (N, C, H, W) to (N, C', H', W')."""
-        s = self.attention.signal(fused_norm.pool(x))
+        s = self.attention.signal(deferred.gap(x))
         u = self.conv(x)
         if self.combine == "mul":
-            return torch.addcmul(self.b.to(u.dtype)[:, None, None], u, s.to(u.dtype)[:, :, None, None])
-        u += (self.a * s + self.b).to(u.dtype)[:, :, None, None]
-        return u
+            return deferred.affine(u, s, self.b.expand_as(s), self.inner)
+        return deferred.affine(u, None, self.a * s + self.b, self.inner)

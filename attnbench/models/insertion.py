@@ -35,7 +35,8 @@ class Site:
         expansion: factor by which this kind of block widens its inner layers (6 in MobileNetV2), else 1.
         absorbs: dotted names of the modules that move into the trunk; identities replace them.
         block: dotted name of the block that contains the site.
-        before_norm: whether the trunk's output goes to a plain batch norm of the block, unchanged.
+        before_norm: whether the trunk's output goes to a plain batch norm of the block, unchanged, and nowhere else.
+        inner: whether the result of the norm behind the trunk stays within the block.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Site:
     absorbs: tuple[str, ...] = ()
     block: str = ""
     before_norm: bool = False
+    inner: bool = False
 
 
 Placement = Callable[[nn.Module], Iterable[Site]]
@@ -78,6 +80,11 @@ def reference(site: Attended, x: Tensor) -> Tensor:
     return COMBINE[site.combine](y, signal.to(y.dtype))
 
 
+def combined(y: Tensor, s: Tensor, combine: str) -> Tensor:
+    """A map (N, C, H, W) with a signal (N, C), in the map's precision."""
+    return COMBINE[combine](y, s[:, :, None, None].to(y.dtype))
+
+
 Backend = Callable[["Attended", Tensor], Tensor]
 
 
@@ -92,7 +99,7 @@ class Attended(nn.Module):
 
     Attributes:
         backend: the function that computes y; not part of the state dict.
-        before_norm: whether y goes to a plain batch norm, unchanged; see ``Site``.
+        before_norm, inner: see ``Site``.
     """
 
     def __init__(
@@ -110,6 +117,7 @@ class Attended(nn.Module):
         self.combine = combine
         self.backend: Backend = reference
         self.before_norm = False
+        self.inner = False
 
     def forward(self, x: Tensor) -> Tensor:
         """The attended output y, (N, C_in, H, W) to (N, C, H', W')."""
@@ -118,6 +126,24 @@ class Attended(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows in addition to trunk and attention."""
         return f"reads={self.reads}, combine={self.combine}"
+
+
+class Replacement(nn.Module):
+    """A module that takes the place of a convolution, such as DyConv.
+
+    Attributes:
+        before_norm, inner: see ``Site``.
+        joined: whether its result may wait for the norm behind it; see ``attnbench.models.deferred``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_norm = self.inner = self.joined = False
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module was inserted that is attention as a whole, such as DyConv, instead of an ``Attended``."""
+    return bool(getattr(module, "replaces_layer", False))
 
 
 def insert(model: nn.Module, placement: Placement, attention: Attention) -> list[Site]:
@@ -146,8 +172,10 @@ def insert(model: nn.Module, placement: Placement, attention: Attention) -> list
         raise ConfigError(f"two sites share {min(overlap)}", "placement.roles", "drop one of the roles")
     modules = [attention(site) for site in sites]
     for site, module in zip(sites, modules, strict=True):
-        if isinstance(module, Attended):
-            module.before_norm = site.before_norm
+        if isinstance(module, (Attended, Replacement)):
+            module.before_norm, module.inner = site.before_norm, site.inner
+        if not isinstance(module, Attended):
+            module.replaces_layer = True  # type: ignore[assignment]
         model.set_submodule(site.path, module)
         for path in site.absorbs:
             model.set_submodule(path, nn.Identity())

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 from attnbench.config import catalog, composition
 from attnbench.config.configuration import Config
-from attnbench.models import complexity, factory
+from attnbench.models import complexity, factory, stock_attention
 from attnbench.models.complexity import Complexity, Size
 
 Setting = tuple[int, Size]  # number of classes, size of an image
+
+
+def own_attention(composed: Config) -> str:
+    """A line about the attention that a configuration's stock network has of its own; "" if it has none."""
+    return stock_attention.remark(factory.sketch(composed.without_attention(), 10)[0])
 
 
 def inspect(overrides: Sequence[str]) -> tuple[Config, Complexity, dict[str, int], Setting]:

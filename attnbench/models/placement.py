@@ -6,6 +6,8 @@ that attnbench supports; to support another class, add a line there. These names
     block       in every backbone, the block's output: its last norm, before the shortcut sum
     layer       in every backbone, every convolution of the block
     C1, C2, C3  the SB paper's names for expand, depthwise and project
+
+In any other network, ``paths`` names modules instead of roles; see ``dry_run``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import nn
 
 from attnbench.base.errors import ConfigError, nearest
 from attnbench.config.options import Blocks, Names, Stages, Wrap, checked
+from attnbench.models import dry_run
 from attnbench.models.insertion import Placement, Site
 from attnbench.models.ops.fused_norm import is_plain
 
@@ -166,7 +169,7 @@ def known_blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
         raise ConfigError(
             f"{type(model).__name__} has no supported block, only {', '.join(_repeated(model))}",
             "backbone",
-            "name the roles of its block class in ANATOMY of attnbench/models/placement.py",
+            "give module names by placement.paths, or its block's roles in ANATOMY of attnbench/models/placement.py",
         )
     stages = _stages(model, [path for path, _ in found])
     return [(path, stage, m) for (path, m), stage in zip(found, stages, strict=True)]
@@ -196,6 +199,7 @@ def place(
     stages: Stages | None = None,
     blocks: Blocks = "all",
     wrap: Wrap = "conv",
+    paths: Names | None = None,
 ) -> Placement:
     """A placement at the given roles in the given stages (in all stages if None).
 
@@ -205,12 +209,21 @@ def place(
         blocks: which blocks of a stage: ``all``, the ``first``, the ``last``, or the ``even`` ones (2nd, 4th, ...).
         wrap: what T is at a convolution: the convolution alone, with its norm, or with its norm and activation. At a
             block's output T is always the last norm.
+        paths: patterns of module names, such as ``stages.*.blocks.*.conv2``, instead of roles: T is each module that
+            one of them names, in any network.
 
     Raises:
-        ConfigError: when applied to a backbone that lacks a role or a stage, or a norm or an activation to wrap.
+        ConfigError: paths are given together with stages, blocks or wrap; or when applied to a backbone that lacks a
+            role or a stage, or a norm or an activation to wrap.
     """
+    if paths and (stages, blocks, wrap) != (None, "all", "conv"):
+        what = "paths name the modules themselves, without stages, blocks and wrap"
+        raise ConfigError(what, "placement.paths", "use placement=paths")
 
     def placement(model: nn.Module) -> Iterator[Site]:
+        if paths:
+            yield from dry_run.sites(model, paths, stages_of_blocks(model))
+            return
         found = known_blocks(model)
         total = max(stage for _, stage, _ in found)
         _refuse_unknown(found, roles or [], stages or [], total)
@@ -220,6 +233,14 @@ def place(
                 yield from _sites(path, block, roles or [], wrap, stage, total)
 
     return placement
+
+
+def stages_of_blocks(model: nn.Module) -> dict[str, int]:
+    """The stage of each supported block by its name; empty if there is none."""
+    try:
+        return {path: stage for path, stage, _ in known_blocks(model)}
+    except ConfigError:
+        return {}
 
 
 def _refuse_unknown(found: list[tuple[str, int, nn.Module]], roles: list[str], stages: list[int], total: int) -> None:
@@ -255,6 +276,7 @@ def _sites(path: str, block: nn.Module, roles: list[str], wrap: Wrap, stage: int
                 conv.out_channels,  # type: ignore[arg-type]
                 role,
                 absorbs=paths,
+                inner=layer.norm != anatomy.output,
                 before_norm=wrap == "conv" and layer.norm is not None and is_plain(block.get_submodule(layer.norm)),
                 **common,
             )

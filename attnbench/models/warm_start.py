@@ -1,9 +1,10 @@
 """Starts a network from weights that were trained before: those of a run, or those in a file (``backbone.weights``).
 
 A file may have the names of attnbench, of the stock network (torchvision's, timm's), of timm's networks with SE or ECA,
-or of the released ECA-Nets; the layout that names most of its tensors is taken. Every tensor of the stock network must
-be there with the right shape. The classifier is left out if it has other classes. Attention that a file does not have
-keeps its random weights, and the log says so.
+or of the released ECA-Nets; the layout that names most of its tensors is taken. If only some of its names have the
+prefix of a wrapper, such as ``model.`` in a file of Lightning with metrics beside the network, the others are left out.
+Every tensor of the stock network must be there with the right shape. The classifier is left out if it has other
+classes. Attention that a file does not have keeps its random weights, and the log says so.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from attnbench.base.errors import ConfigError
+from attnbench.base.errors import ConfigError, listed
 from attnbench.config import initial_weights
 from attnbench.config.configuration import Config
-from attnbench.models import checkpoint, weights
+from attnbench.models import checkpoint, regions, weights
 from attnbench.models.insertion import Attended
 
 log = logging.getLogger("attnbench")
-
-HEADS = ("fc", "classifier", "linear", "head")  # what classifiers are called in torchvision, timm and here
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,9 @@ class Loaded:
     Attributes:
         layout: whose names they have, such as ``ECA-Net's``.
         tensors: the number of tensors that were loaded.
-        left_out: the classifier, if it was given and not loaded.
-        new: the classifier, if it keeps its random weights.
+        left_out: names of given tensors that were not loaded.
+        new: names of the network's tensors that keep their initial, random values.
+        head: the name of the classifier; "" if it is not known.
         sites: where attention keeps its random weights.
     """
 
@@ -42,14 +42,29 @@ class Loaded:
     tensors: int
     left_out: list[str]
     new: list[str]
+    head: str
     sites: list[str]
 
     def __str__(self) -> str:
-        new = [*self.new, *([f"attention at {len(self.sites)} sites"] if self.sites else [])]
-        parts = [f"{self.tensors} tensors by {self.layout} names"]
-        parts += [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
-        parts += [f"not given, so with random weights: {', '.join(new)}"] if new else []
-        return "; ".join(parts)
+        loaded = f"{self.tensors} tensors loaded by {self.layout} names"
+        return ", ".join([loaded, self._left_out(), self._new()])
+
+    def _left_out(self) -> str:
+        if not self.left_out:
+            return "none left out"
+        others = [name for name in self.left_out if not self._is_head(name)]
+        what = [*([self.head] if len(others) < len(self.left_out) else []), *others]
+        return f"{len(self.left_out)} left out ({listed(what)})"
+
+    def _new(self) -> str:
+        if not self.new:
+            return "none new"
+        where = [self.head] if any(map(self._is_head, self.new)) else []
+        where += [f"attention at {len(self.sites)} sites"] if self.sites else []
+        return f"{len(self.new)} new with random weights ({', '.join(where)})"
+
+    def _is_head(self, name: str) -> bool:
+        return bool(self.head) and name.startswith(f"{self.head}.")
 
 
 def start(model: nn.Module, config: Config) -> Loaded:
@@ -83,15 +98,17 @@ LAYOUTS: dict[str, Callable[[nn.Module], Mapping[str, Tensor]]] = {
 def _load(model: nn.Module, given: Mapping[str, Tensor], where: Path, layouts: Iterable[str]) -> Loaded:
     """Load weights in the layout that names most of them."""
     views = {name: view for name in layouts if (view := _view(model, name))}
-    layout = max(views, key=lambda name: len(views[name].keys() & given.keys()))
-    view, head = views[layout], _head(model)
-    ours, theirs = ({key for key in some if head and key.startswith(f"{head}.")} for some in (view, given))
-    other = ours != theirs or any(view[key].shape != given[key].shape for key in ours)
-    kept = {key: value for key, value in given.items() if not (other and key in theirs)}
+    readings = [(name, named, beside) for named, beside in weights.unwrapped(given) for name in views]
+    layout, named, beside = max(readings, key=lambda reading: len(views[reading[0]].keys() & reading[1].keys()))
+    view, head = views[layout], regions.head(model)
+    ours, theirs = ({key for key in some if head and key.startswith(f"{head}.")} for some in (view, named))
+    other = ours != theirs or any(view[key].shape != named[key].shape for key in ours)
+    kept = {key: value for key, value in named.items() if not (other and key in theirs)}
     lacking = [site for site, names in _attentions(model, view).items() if names and not names & kept.keys()]
     new = {name for site in lacking for name in _attentions(model, view)[site]} | (ours if other else set())
     weights.copy({key: value for key, value in view.items() if key not in new}, kept, where)
-    return Loaded(layout, len(kept), [head] if theirs and other else [], [head] if ours and other else [], lacking)
+    left_out = [*([key for key in named if key in theirs] if other else []), *beside]
+    return Loaded(layout, len(kept), left_out, [key for key in view if key in new], head, lacking)
 
 
 def _view(model: nn.Module, layout: str) -> Mapping[str, Tensor] | None:
@@ -100,11 +117,6 @@ def _view(model: nn.Module, layout: str) -> Mapping[str, Tensor] | None:
         return LAYOUTS[layout](model)
     except ConfigError:
         return None
-
-
-def _head(model: nn.Module) -> str:
-    """The name of a network's classifier, which is an ``Identity`` in the backbone of a detector; "" if not known."""
-    return next((name for name in HEADS if hasattr(model, name)), "")
 
 
 def _attentions(model: nn.Module, view: Mapping[str, Tensor]) -> dict[str, set[str]]:

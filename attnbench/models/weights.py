@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnbench.base.errors import ConfigError, StorageError, first_line, listed
+from attnbench.base.errors import ConfigError, StorageError, listed, reason
 from attnbench.models.attention.branch import Branch
 from attnbench.models.attention.eca import EfficientChannelAttention
 from attnbench.models.insertion import Attended
@@ -34,11 +34,11 @@ Weights = Mapping[str, Tensor]
 
 
 # Prefixes that a wrapper (DataParallel or DDP, torch.compile, Lightning) adds to every name.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 # Keys under which a checkpoint may hold its state dict; the moving average first, which its training evaluated.
-AVERAGES = ("state_dict_ema", "model_ema", "ema")
-WRAPS = (*AVERAGES, "state_dict", "model", "net")
+AVERAGES = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "average")
+WRAPS = (*AVERAGES, "state_dict", "model_state_dict", "model", "net")
 
 # Our names to timm's, inside an SE; inside an ECA both are conv.weight.
 TIMM_SE = {
@@ -62,6 +62,7 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         StorageError: the file does not exist, or holds no state dict.
     """
+    _refuse_foreign(path)
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     while isinstance(content, Mapping) and (key := next((w for w in WRAPS if isinstance(content.get(w), Mapping)), "")):
         if key in AVERAGES:
@@ -83,6 +84,19 @@ def stripped(weights: Weights) -> dict[str, Tensor]:
     while prefix := next((p for p in PREFIXES if plain and all(key.startswith(p) for key in plain)), ""):
         plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     return plain
+
+
+def unwrapped(weights: Weights) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
+    """The ways to read weights: all of them as they are, or those names that have a wrapper's prefix, without it.
+
+    Yields:
+        Weights, and the names that this reading leaves out.
+    """
+    yield dict(weights), []
+    for prefix in PREFIXES:
+        inside = {key: value for key, value in weights.items() if key.startswith(prefix)}
+        if inside:
+            yield stripped(inside), [key for key in weights if key not in inside]
 
 
 def load(model: nn.Module, weights: Weights, where: object) -> None:
@@ -149,13 +163,40 @@ def load_released(model: nn.Module, source: Path | Weights) -> None:
     copy(expected, weights, source if isinstance(source, Path) else "ECA-Net's layout", todo)
 
 
+FILES = "give a file of weights that torch.save or safetensors wrote, or download it again"
+
+# The first bytes of files that are taken for weights by mistake, and what they are.
+FOREIGN = {
+    b"version https://git-lfs": "a pointer of Git LFS, without the weights themselves",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"{": "JSON",
+}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file that cannot be opened, is empty, or is known to be something else by its first bytes.
+
+    Raises:
+        StorageError: says which.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
+    if not start:
+        raise StorageError("no weights: the file is empty", path, FILES)
+    for first, what in FOREIGN.items():
+        if start.lower().lstrip().startswith(first):
+            raise StorageError(f"no weights: the file is {what}", path, FILES)
+
+
 def _torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
     except Exception as error:  # torch may raise any exception
-        raise StorageError(f"weights cannot be loaded safely: {first_line(error)}", path) from error
+        raise StorageError(f"damaged, not weights, or not safe to load: {reason(error)}", path, FILES) from error
 
 
 def _safetensors(path: Path) -> Any:
@@ -164,10 +205,8 @@ def _safetensors(path: Path) -> Any:
 
     try:
         return load_file(path)
-    except OSError as error:
-        raise StorageError(f"cannot read: {error.strerror or error}", path, "give the path of a file") from error
-    except SafetensorError as error:
-        raise StorageError(f"not a safetensors file: {first_line(error)}", path) from error
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"damaged, or not a safetensors file: {reason(error)}", path, FILES) from error
 
 
 def _sites(model: nn.Module) -> list[str]:

@@ -1,11 +1,13 @@
-"""Means and deviations over seeds, and differences of paired runs."""
+"""Means and deviations over seeds, and differences of paired runs over seeds or over pictures."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 CONFIDENCE = 0.95
 
@@ -66,6 +68,56 @@ def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Paired |
         return Paired(differences.mean, None, None, seeds)
     low, high = _interval([ours[seed] for seed in seeds], [baseline[seed] for seed in seeds])
     return Paired(differences.mean, low, high, seeds)
+
+
+def mcnemar(only_ours: int, only_baseline: int) -> float:
+    """The p-value of the exact two-sided McNemar test.
+
+    Args:
+        only_ours, only_baseline: pictures that one classifier gets right and the other one wrong.
+    """
+    from scipy.stats import binomtest
+
+    differing = only_ours + only_baseline
+    return float(binomtest(only_ours, differing, 0.5).pvalue) if differing else 1.0
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A difference over pictures, and how it varies if the pictures are drawn again.
+
+    Attributes:
+        mean: the difference over all pictures, in the unit of the metric.
+        low, high: the bounds of its 95 % confidence interval, by percentiles of the resamples.
+        p: the two-sided p-value: twice the smaller share of resamples on either side of 0, of n resamples and the
+            data themselves, so at least 2 / (n + 1).
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def resampled(
+    difference: Callable[[np.ndarray], float], pictures: int, resamples: int, seen: Callable[[int], object] = int
+) -> Resampled:
+    """A paired bootstrap over pictures; the same numbers every time.
+
+    Args:
+        difference: the difference, given how often each picture was drawn, int64 (pictures,).
+        seen: called with 1 after each resample.
+    """
+    random, whole = np.random.default_rng(0), np.ones(pictures, dtype=np.int64)
+    drawn = []
+    for _ in range(resamples):
+        drawn.append(difference(np.bincount(random.integers(0, pictures, pictures), minlength=pictures)))
+        seen(1)
+    values = np.array(drawn)
+    low, high = np.percentile(values, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    return Resampled(difference(whole), float(low), float(high), p)
 
 
 def _interval(ours: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def attempt(configure: Callable[[], Config], train: Callable[[Config], dict[str,
         config = configure()
         folder = RunFolder(config.run_folder)
         path = str(folder.path)
-        if config.tree["resume"] == "auto" and (result := finished(config)):
+        if config.tree["resume"] != "never" and (result := finished(config)):
             return Outcome("skipped", path, result)
         folder.refuse_busy()
         from attnbench.runs import processes

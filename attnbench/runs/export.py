@@ -1,32 +1,46 @@
-"""Exports trained weights as safetensors, ONNX or a plain state dict.
+"""Exports trained weights: as safetensors, a state dict or a program (.pt2, ONNX), or for timm's and torchvision's.
 
 The exported weights are those that the run evaluates: their moving average if the schedule has one. The network takes
-float images (N, 3, H, W) that are normalised as in training, and returns logits (N, classes).
+float images (N, 3, H, W) that are normalised as in training, and returns logits (N, classes). All files but a plain
+state dict hold the names of the classes, and how a picture is cropped, resized and normalised.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attnbench import __version__
 from attnbench.base import files
-from attnbench.base.errors import ConfigError, StorageError, first_line
+from attnbench.base.errors import ConfigError, DataError, StorageError, reason
 from attnbench.config import stored
 from attnbench.config.configuration import Config
 from attnbench.models import factory
 from attnbench.models.checkpoint import Which
+from attnbench.runs import programs, stock_networks
 from attnbench.runs.load import Trained, assembled, load_run
+from attnbench.runs.preprocessing import preprocessing
 
-Format = Literal["safetensors", "onnx", "state_dict"]
+log = logging.getLogger("attnbench")
 
-SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "state_dict": ".pt"}
+Format = Literal["safetensors", "pt2", "onnx", "timm", "torchvision", "state_dict"]
+
+SUFFIXES: dict[Format, str] = {
+    "safetensors": ".safetensors",
+    "pt2": ".pt2",
+    "onnx": ".onnx",
+    "timm": ".timm.safetensors",
+    "torchvision": ".torchvision.safetensors",
+    "state_dict": ".pt",
+}
+PROGRAMS = ("pt2", "onnx")
 
 CIFAR_SIZE = 32  # the image size of data sets that have no option ``size``
 
@@ -36,8 +50,10 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
 
     Args:
         run: the run's folder. If the run is not finished, a warning is logged and the metadata say so.
-        format: ``safetensors`` and ``onnx`` include configuration, result and version; ``state_dict`` is a dictionary
-            of tensors that ``torch.load(weights_only=True)`` accepts.
+        format: ``safetensors``, ``pt2`` and ``onnx`` include configuration, classes, preprocessing, result and version.
+            ``pt2`` (``torch.export``) and ``onnx`` hold the network too. ``timm`` and ``torchvision`` are safetensors
+            with the names of their networks. ``state_dict`` is a dictionary of tensors that
+            ``torch.load(weights_only=True)`` accepts.
         output: the file; None for ``RUN/export/<which>`` with the format's suffix.
         which: ``last``: the last epoch's weights, whose accuracy is ``top1`` in result.json and is reported in the
             papers' tables. ``best``: those of the epoch with ``best_top1``, which was chosen on the validation images.
@@ -46,8 +62,8 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
         The file, which is written completely or not at all.
 
     Raises:
-        ConfigError: the file name has another format's suffix, ONNX's packages are missing, or the run is of a detector
-            and the format is ``onnx``.
+        ConfigError: the file name has another format's suffix, ONNX's packages are missing, the run is of a detector
+            and the format is ``onnx`` or ``pt2``, or timm or torchvision has no slot for the attention.
         StorageError: the folder is not a run's, the checkpoint is damaged or belongs to another network, or the file
             cannot be written.
     """
@@ -56,9 +72,9 @@ def export(run: Path, format: Format = "safetensors", output: Path | None = None
     if format == "onnx":
         _need_onnx()
     trained = load_run(run, which)
-    if format == "onnx" and "detector" in trained.config.tree:
-        raise ConfigError("a detector cannot be exported to ONNX", "--format", "use safetensors or state_dict")
-    content = {"safetensors": _safetensors, "onnx": _onnx, "state_dict": _state_dict}[format](trained)
+    if format in PROGRAMS and "detector" in trained.config.tree:
+        raise ConfigError(f"a detector cannot be exported as {format}", "--format", "use safetensors or state_dict")
+    content = WRITERS[format](trained)
     files.make_folder(path.parent)
     files.write(path, lambda file: file.write(content))
     return path
@@ -102,48 +118,96 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot be read as safetensors: {first_line(error)}", path) from error
+        raise StorageError(f"cannot be read as safetensors: {reason(error)}", path) from error
 
 
-def metadata(trained: Trained) -> dict[str, str]:
-    """A file's metadata: configuration, class names, result and version, each as a string."""
-    facts = {"config": trained.config.record(), "classes": trained.classes, **trained.about}
-    return {"format": "pt", "attnbench": __version__, **{key: json.dumps(value) for key, value in facts.items()}}
+def about(trained: Trained) -> dict[str, Any]:
+    """What a file says about its network: classes, preprocessing, configuration, result and version."""
+    facts = {"config": trained.config.record(), "classes": trained.classes, **_input(trained), **trained.about}
+    return {"attnbench": __version__, **facts}
 
 
-def _plain(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+def _input(trained: Trained) -> dict[str, Any]:
+    """How a picture becomes the network's input: size, crop, mean and std; empty if that is not known.
+
+    ``crop.resize`` is what torchvision's ``Resize`` takes: one number for the shorter side, two for both sides. The
+    centre of ``size`` pixels is cropped from the result. ``mean`` and ``std`` are of pixels in [0, 1].
+    """
+    if "detector" in trained.config.tree:
+        return {"input": "images (3, H, W) in [0, 1]; the network resizes and normalises them"}
+    try:
+        found = preprocessing(trained.config)
+    except DataError as error:
+        log.warning("size, mean and std are left out, because the data cannot be opened: %s", error)
+        return {}
+    crops = found.crops
+    resize = crops.resize if crops.resize_mode == "shorter" else [crops.resize, crops.resize]
+    crop = {"resize": resize, "interpolation": "bilinear", "antialias": True, "crop": "centre"}
+    return {"size": crops.size, "crop": crop, "mean": list(found.mean), "std": list(found.std)}
 
 
-def _safetensors(trained: Trained) -> bytes:
+def image_size(trained: Trained) -> int:
+    """The side of the images that a classification network was trained for."""
+    return int(trained.config.tree["dataset"].get("size", CIFAR_SIZE))
+
+
+def metadata(trained: Trained, **more: Any) -> dict[str, str]:
+    """A file's metadata: what ``about`` says, and more, each value as JSON; the version is plain text."""
+    facts = about(trained) | more
+    version = facts.pop("attnbench")
+    return {"format": "pt", "attnbench": version, **{key: json.dumps(value) for key, value in facts.items()}}
+
+
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, without gradients."""
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def safetensors(trained: Trained) -> bytes:
+    """The content of a safetensors file with the run's own names."""
     from safetensors.torch import save
 
-    return save(_plain(trained.model), metadata(trained))
+    return save(plain(trained.model.state_dict()), metadata(trained))
 
 
 def _state_dict(trained: Trained) -> bytes:
     import io
 
     file = io.BytesIO()
-    torch.save(_plain(trained.model), file)
+    torch.save(plain(trained.model.state_dict()), file)
     return file.getvalue()
 
 
+def _pt2(trained: Trained) -> bytes:
+    return programs.pt2(trained.model, image_size(trained), about(trained))
+
+
 def _onnx(trained: Trained) -> bytes:
-    """The network as an ONNX graph ``images`` -> ``logits`` for any batch size and the run's image size."""
-    size = trained.config.tree["dataset"].get("size", CIFAR_SIZE)
-    program = torch.onnx.export(
-        trained.model,
-        (torch.zeros(2, 3, size, size),),  # with a batch of 1, torch would make the batch size a constant
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["images"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None  # it is None only if torch writes the file itself
-    program.model.metadata_props.update(metadata(trained))
-    return program.model_proto.SerializeToString()
+    return programs.onnx(trained.model, image_size(trained), metadata(trained))
+
+
+def _timm(trained: Trained) -> bytes:
+    from safetensors.torch import save
+
+    found = stock_networks.timm_network(trained, image_size(trained))
+    more = {"architecture": found.architecture, "model_args": found.arguments}
+    return save(plain(found.model.state_dict()), metadata(trained, **more))
+
+
+def _torchvision(trained: Trained) -> bytes:
+    from safetensors.torch import save
+
+    return save(plain(stock_networks.torchvision_weights(trained)), metadata(trained))
+
+
+WRITERS: dict[Format, Callable[[Trained], bytes]] = {
+    "safetensors": safetensors,
+    "pt2": _pt2,
+    "onnx": _onnx,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "state_dict": _state_dict,
+}
 
 
 def _need_onnx() -> None:
@@ -153,9 +217,10 @@ def _need_onnx() -> None:
 
 
 def _refuse_other_suffix(path: Path, format: Format) -> None:
-    own = SUFFIXES[format]
-    if path.suffix in set(SUFFIXES.values()) - {own}:
-        meant = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+    own = f".{SUFFIXES[format].rpartition('.')[2]}"
+    others = {suffix: name for name, suffix in SUFFIXES.items() if suffix.count(".") == 1 and suffix != own}
+    if path.suffix in others:
+        meant = others[path.suffix]
         raise ConfigError(
             f"{path.name} has the suffix of {meant}, not of {format}", "--output", f"use {own}, or --format {meant}"
         )

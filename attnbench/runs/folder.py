@@ -17,6 +17,8 @@ from typing import Any
 from attnbench.base import files
 from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
+# What a start of a run writes, besides folders.
+FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
@@ -76,11 +78,10 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier start, for ``resume=never``."""
         with files.changing(self.path):
-            for name in ("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log"):
+            for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
-            for path in filter(
-                Path.exists, (self.checkpoints, self.path / "tb", self.path / "export", self.path / "predictions")
-            ):
+            folders = ("tb", "export", "predictions", "report")
+            for path in filter(Path.exists, (self.checkpoints, *(self.path / name for name in folders))):
                 shutil.rmtree(path)
 
     def status(self, status: str, **about: Any) -> None:

@@ -17,13 +17,16 @@ import yaml
 from torch import Tensor, nn
 
 from attnbench.base import console, files
-from attnbench.base.errors import ConfigError, DataError, StorageError
+from attnbench.base.errors import ConfigError, StorageError
 from attnbench.config import stored
 from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
+from attnbench.data.matching import STRICT, Matched, Matching, matched
 from attnbench.models import factory, weights
 from attnbench.models.checkpoint import Which, checkpoint, evaluated, refuse_other_config
 from attnbench.models.insertion import Site
+from attnbench.runs.data import root_of
+from attnbench.runs.elsewhere import evaluation_data
 from attnbench.runs.folder import RunFolder
 from attnbench.training import setup
 from attnbench.training.feed import Feed
@@ -44,6 +47,7 @@ class Trained:
         classes: the names of the classes.
         config: the configuration, checked again.
         about: ``checkpoint``, which weights these are, and ``result``, as values that JSON can hold.
+        moved: whether an override gives another folder of data than the run's own.
     """
 
     model: nn.Module
@@ -51,6 +55,7 @@ class Trained:
     classes: list[str]
     config: Config
     about: dict[str, Any]
+    moved: bool = False
 
     def with_overrides(self, overrides: Sequence[str]) -> Trained:
         """A copy with other options of dataset or runtime, such as ``dataset.root=DIR``.
@@ -66,7 +71,14 @@ class Trained:
                 todo = "write dataset.root=DIR, runtime.device=cpu or another key of these two groups"
                 raise ConfigError(f"{override} cannot be changed after the training", "command line", todo)
             values.setdefault(group, {})[name] = yaml.safe_load(value)
-        return replace(self, config=self.config.updated(values))
+        config = self.config.updated(values)
+        return replace(self, config=config, moved=self.moved or _place(config) != _place(self.config))
+
+
+def _place(config: Config) -> Path | None:
+    """The folder of a configuration's data, without links."""
+    root = root_of(config)
+    return root.resolve() if root else None
 
 
 @dataclass(frozen=True)
@@ -74,13 +86,16 @@ class Ready:
     """A trained network on its device, with its data.
 
     Attributes:
-        val: batches of the validation split, normalised, on the device.
+        data: the data; ``classes`` are the network's, or those that it may answer.
+        val: batches of the validation split, normalised, on the device, with the network's labels.
+        matched: how the classes of the data were matched with the network's.
     """
 
     model: nn.Module
     data: Dataset
     val: Feed
     process: Process
+    matched: Matched
 
     def batches(self, what: str) -> Iterator[Batch]:
         """The validation split once, with a progress display on stderr.
@@ -95,25 +110,28 @@ class Ready:
 
 
 @contextmanager
-def ready(trained: Trained) -> Iterator[Ready]:
+def ready(trained: Trained, matching: Matching = STRICT) -> Iterator[Ready]:
     """Move a trained network to its device and open its data.
 
     Attention uses the reference implementation, module by module, so that hooks see every part of it.
 
+    Args:
+        matching: how the classes of the data are matched with the network's: always by name.
+
     Raises:
         ConfigError: the device does not exist.
-        DataError: the data cannot be opened, or have another number of classes.
+        DataError: the data cannot be opened, or have other classes than ``matching`` allows.
     """
     runtime = trained.config.build("runtime")
     runtime.check()
-    data: Dataset = trained.config.build("dataset")
-    if len(data.classes) != len(trained.classes):
-        what = f"{len(data.classes)} classes, the network was trained on {len(trained.classes)}"
-        raise DataError(what, "dataset.root", "give the data set of the run")
+    own = ((trained.about.get("result") or {}).get("data") or {}).get("fingerprint", "")
+    opened = evaluation_data(trained.config, trained.moved, own)
+    where = root_of(trained.config) or "dataset"
+    found = matched(opened, trained.classes, matching, where, boxes="detector" in trained.config.tree)
     with runtime.start() as process:
         model = process.place(trained.model).eval()
-        _, val = setup.feeds(trained.config, data, process)
-        yield Ready(model, data, val, process)
+        val = setup.validation(trained.config, found.data, process)
+        yield Ready(model, found.data, val, process, found)
 
 
 def load_run(run: Path, which: Which = "last") -> Trained:

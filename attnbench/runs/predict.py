@@ -1,73 +1,146 @@
-"""Draws what a run's detector finds in images, and writes it as data."""
+"""Asks a finished run about pictures: their classes, or the objects in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from attnbench.base import files
-from attnbench.base.draw_boxes import drawn
-from attnbench.base.errors import ConfigError
-from attnbench.data.images.pillow import load_rgb
+from attnbench.base import console
+from attnbench.base.errors import ConfigError, OutOfMemory
 from attnbench.models.checkpoint import Which
-from attnbench.runs.load import load_run
+from attnbench.models.folding import folded
+from attnbench.runs.classified import Told, classify
+from attnbench.runs.detected import detect
+from attnbench.runs.load import Trained, load_run
+from attnbench.runs.pictures import Outputs, Pictures, find
+from attnbench.runs.preprocessing import preprocessing
 
 SCORE = 0.5
+TOP = 5
 
 
-def predict(
-    run: Path, images: Sequence[Path], *, output: Path | None = None, score: float = SCORE, which: Which = "last"
-) -> list[Path]:
-    """Draw what a run's detector finds in images.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked.
+
+    Attributes:
+        output: the folder for what is written; None for ``RUN/predictions``.
+        which: ``last`` or ``best`` weights.
+        device: ``auto`` for a CUDA device if there is one, else the CPU.
+        top: classes that are told, of a classifier.
+        cam: whether to draw where a classifier looked.
+        score: the least score of objects that are drawn, of a detector; predictions.json has all objects.
+        polygons: whether predictions.json has a detector's masks as polygons too, besides run lengths.
+    """
+
+    output: Path | None = None
+    which: Which = "last"
+    device: str = "auto"
+    top: int = TOP
+    cam: bool = False
+    score: float = SCORE
+    polygons: bool = False
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a run says about pictures.
+
+    Attributes:
+        pictures: the pictures; ``bad`` are those that could not be read.
+        told: the classes of each picture, of a classifier.
+        lines: a line for each picture, of a detector.
+        written: the files that were written.
+    """
+
+    pictures: Pictures
+    told: list[Told] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
+
+
+def predict(run: Path, images: Sequence[Path], asked: Asked = Asked()) -> Predicted:
+    """Ask a run about pictures.
 
     Args:
         run: the run's folder.
-        images: JPEG or PNG files of any size, grey or in colour.
-        output: the folder for the pictures, ``<image>.png`` each, and ``predictions.json``; None for
-            ``RUN/predictions``.
-        score: the least score of objects that are drawn; predictions.json has all objects.
-        which: ``last`` or ``best`` weights.
-
-    Returns:
-        The files of the pictures.
+        images: files of any size, grey or in colour, and folders of such files.
 
     Raises:
-        ConfigError: the run has no detector, or two images have the same name.
-        DataError: a file is not an image.
-        StorageError: the folder is not a run's, or the pictures cannot be written.
+        ConfigError: an option does not fit the run, or the device does not exist.
+        DataError: there is no picture. Pictures that cannot be read are in the result instead.
+        OutOfMemory: a picture is too large.
+        StorageError: the folder is not a run's, or the files cannot be written.
     """
-    trained = load_run(run, which)
-    if "detector" not in trained.config.tree:
-        what = f"a run of task={trained.config.choices['task']} has no detector"
-        raise ConfigError(what, run, "give a run of task=detection")
-    folder = output or run / "predictions"
-    paths = [folder / f"{image.stem}.png" for image in images]
-    if len(set(paths)) < len(paths):
-        raise ConfigError("two images have the same name", "command line", "rename one, or call this twice")
-    classes = trained.classes
-    files.make_folder(folder)
-    predictions = []
-    for image, path in zip(images, paths, strict=True):
-        pixels = torch.from_numpy(np.array(load_rgb(image))).permute(2, 0, 1).float() / 255
-        with torch.no_grad():
-            (detections,) = trained.model([pixels])
-        picture = Image.fromarray(drawn(pixels, detections, classes, score))
-        files.write(path, partial(picture.save, format="PNG"))
-        predictions.append({"image": str(image), "objects": _objects(detections, classes)})
-    files.write_json(folder / "predictions.json", predictions)
-    return paths
+    trained = load_run(run, asked.which)
+    detects = "detector" in trained.config.tree
+    if asked.cam and detects:
+        raise ConfigError("Grad-CAM is for classifiers", "--cam", "leave it out for a run of task=detection")
+    if asked.polygons and not (detects and trained.config.build("detector").masks):
+        raise ConfigError("this run has no masks", "--polygons", "leave it out, or give a run of Mask R-CNN")
+    device = _device(asked.device)
+    pictures = find(images)
+    outputs = Outputs(asked.output or run / "predictions", pictures.paths)
+    if detects:
+        return _detected(trained, pictures, outputs, asked, device)
+    with console.counting(len(pictures.paths), "pictures", "predicting") as advance:
+        model = trained.model.to(device).eval()
+        network = model if asked.cam else folded(model)
+        told, written = classify(
+            network,
+            trained.classes,
+            preprocessing(trained.config),
+            pictures,
+            outputs,
+            top=asked.top,
+            cam=asked.cam,
+            device=device,
+            seen=advance,
+        )
+    return Predicted(pictures, told=told, written=written)
 
 
-def _objects(detections: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
-    each = zip(*(detections[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
-    return [
-        {"class": classes[label - 1], "score": round(score, 4), "box": [round(at, 2) for at in box]}
-        for box, label, score in each
-    ]
+def _detected(trained: Trained, pictures: Pictures, outputs: Outputs, asked: Asked, device: torch.device) -> Predicted:
+    lines, written = [], []
+    with console.counting(len(pictures.paths), "pictures", "predicting") as advance, _enough_memory():
+        found = detect(
+            trained.model.to(device).eval(),
+            trained.classes,
+            pictures,
+            outputs,
+            score=asked.score,
+            polygons=asked.polygons,
+            device=device,
+        )
+        for one in found:
+            lines.append(one.line)
+            written.append(outputs.folder / one.entry["picture"])
+            advance(1)
+    return Predicted(pictures, lines=lines, written=written)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {name}", "--device", "use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device", "--device", "use cpu or auto")
+    return device
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Report too little memory as such."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            raise OutOfMemory("out of memory", "predict", "give smaller pictures, or use --device cpu") from error
+        raise

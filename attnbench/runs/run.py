@@ -28,16 +28,16 @@ from attnbench.config.configuration import Config
 from attnbench.config.stored import differences
 from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
-from attnbench.models import complexity, factory, fused
+from attnbench.models import complexity, factory, freezing, fused, stock_attention
 from attnbench.models.insertion import Site
-from attnbench.runs import initial_weights
+from attnbench.runs import extension, initial_weights, predictions
 from attnbench.runs.data import kept, other_data, record
 from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
 from attnbench.training.parts import Division
-from attnbench.training.recorder import FolderRecorder, NullRecorder, gauges, read_metrics
+from attnbench.training.recorder import LONGEST, FolderRecorder, NullRecorder, gauges, read_metrics
 from attnbench.training.runtime import Process, Runtime, rank
 from attnbench.training.state import TrainState, load_weights, set_rng_state
 
@@ -70,8 +70,9 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
         Failure: its type gives the exit code; status.json in the run's folder records it.
     """
     runtime, sketch, division = refuse(config)
-    folder = RunFolder(config.run_folder)
-    with _held(folder, config), _reported(folder, division), opened(config, runtime) as (data, process):
+    folder, shorter = RunFolder(config.run_folder), extension.source(config)
+    hint = "" if shorter else extension.hint(config)
+    with _held(folder, config, shorter, hint), _reported(folder, division), opened(config, runtime) as (data, process):
         return _train(config, folder, data, process, sketch)
 
 
@@ -91,6 +92,7 @@ def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:
     runtime.check()
     division = setup.division(config, sketch.network, runtime.world_size)
     division.refuse()
+    config.build("schedule").groups(sketch.network)
     return runtime, sketch, division
 
 
@@ -123,10 +125,11 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     if saved:
         _refuse_other_data(config, folder, made_of, saved["config"])
         load_weights(model, saved["model"])
+    frozen = _freeze(config, model, process)
     model = process.place(model)
     fused.choose(model, config.tree["runtime"]["tail"])
     network = process.wrap(model)
-    state = setup.train_state(model, schedule, process)
+    state = setup.train_state(model, schedule, process, frozen)
     torch.manual_seed(config.seed * 1000 + process.rank)
     feed, val = setup.feeds(config, data, process)
     if saved:
@@ -138,6 +141,10 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
         files.write_json(folder.path / "classes.json", list(data.classes))
     recorder = _recorder(config, folder, state, task, feed, sites, process)
     saver = engine.Saver(checkpoints, Timer(*_checkpoint_pace(config)), process, task.metric)
+
+    def evaluate() -> dict[str, float]:
+        return engine.evaluation(state, task, val, process)
+
     with process.signals(), closing(recorder):
         try:
             engine.fit(
@@ -145,7 +152,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
                 network,
                 task,
                 feed,
-                lambda: engine.evaluation(state, task, val, process),
+                evaluate,
                 schedule=schedule,
                 batch_size=config.tree["batch_size"],
                 process=process,
@@ -155,12 +162,14 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
         except Stopped:
             saver.save(state)
             raise
+    answers = engine.last_answers(task, val, process, evaluate)
     if sketch.classes != len(data.classes):
         sketch = Sketch.of(config, len(data.classes))
     size = setup.counted_size(config, data)
     division = setup.division(config, sketch.network.train(), process.world_size)
     counted: dict[str, Any] = {
         "params": complexity.params(sketch.network),
+        "frozen_params": freezing.params(model),
         "macs": complexity.macs(sketch.network, size),
         "norm_images": division.norm_images,
     }
@@ -170,9 +179,23 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     result = _result(config, folder, made_of, counted, state, task, process) | about_weights
     if process.main:
         checkpoints.settle()  # completes a last save that was interrupted
+        if answers is not None:
+            names = predictions.image_names(data.val)
+            predictions.write(folder.path, predictions.Predictions(names, list(data.classes), answers))
         folder.write("result.json", result)
         folder.status("done")
     return result
+
+
+def _freeze(config: Config, model: torch.nn.Module, process: Process) -> list[str]:
+    """Freeze the parts of a network that ``schedule.freeze`` names; returns their modules."""
+    frozen = freezing.find(model, config.tree["schedule"].get("freeze") or [])
+    freezing.freeze(model, frozen)
+    if frozen and process.main:
+        log.info("schedule.freeze: %s", freezing.summary(model))
+        if not (config.weights or config.tree["backbone"].get("pretrained")):
+            log.warning("schedule.freeze: the frozen parts have random weights; backbone.weights gives trained ones")
+    return frozen
 
 
 def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, checkpoint: Mapping[str, Any]) -> None:
@@ -219,6 +242,8 @@ def _recorder(
     if not process.main:
         return NullRecorder()
     listing = describe_sites(state.model, sites)
+    if remark := stock_attention.remark(state.model):
+        log.warning("%s", remark)
     for line in listing:
         log.info("%s", line)
     return FolderRecorder(
@@ -303,8 +328,13 @@ def _peak_memory(process: Process) -> int:
 
 
 @contextmanager
-def _held(folder: RunFolder, config: Config) -> Iterator[None]:
-    """Hold the folder and write the files that precede the first step; only the main process does so."""
+def _held(folder: RunFolder, config: Config, shorter: Path | None, hint: str) -> Iterator[None]:
+    """Hold the folder and write the files that precede the first step; only the main process does so.
+
+    Args:
+        shorter: the run whose state this one takes over; None for none.
+        hint: a line about a run that it could take over.
+    """
     if rank() != 0:
         yield
         return
@@ -316,6 +346,10 @@ def _held(folder: RunFolder, config: Config) -> Iterator[None]:
         files.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
         folder.write("env.json", environment())
         with folder.logged():
+            if hint:
+                log.info("%s", hint)
+            if shorter:
+                extension.adopt(config, shorter, f"tb/{_name(config)[:LONGEST]}")
             yield
 
 

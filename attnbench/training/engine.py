@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.base.errors import Stopped
 from attnbench.data.dataset import Batch
+from attnbench.models import freezing
 from attnbench.models.folding import folded
 from attnbench.training.checkpoints import Checkpoints, Timer
 from attnbench.training.feed import Feed
@@ -81,6 +82,7 @@ def fit(
         clock = Clock(state, train)
         recorder.begin(epoch, schedule.epochs, state.step, len(train))
         network.train()
+        freezing.hold(state.model, state.frozen)
         for batch in train.epoch(epoch, start=state.step):
             progress = epoch + state.step / len(train)
             done = epoch * len(train) + state.step
@@ -102,6 +104,8 @@ def pace(state: TrainState, progress: float, rate: float) -> None:
     """Set the learning rate, and the progress (in epochs) of modules that anneal."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
+        if "lr_scale" in group:
+            group["lr"], group["lr_unscaled"] = rate * group["lr_scale"], rate
     for anneal in state.annealing:
         anneal(progress)
 
@@ -162,6 +166,21 @@ class Saver:
         if self.process.main:
             self.checkpoints.save(state.state_dict(rng))
         self.timer.restart()
+
+
+def last_answers(task: Task, val: Feed, process: Process, evaluate: Callable[[], object]) -> Any:
+    """The task's answers in the last evaluation; it is repeated if a run continued after it in this process.
+
+    None for a task of a user's own that has no method ``answers``.
+    """
+    give = getattr(task, "answers", None)
+    if give is None:
+        return None
+    found = give(val.evaluated, process)
+    if found is None:
+        evaluate()
+        found = give(val.evaluated, process)
+    return found
 
 
 TIMED_BATCHES = 3  # for the speed of the network as it is written

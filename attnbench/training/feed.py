@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attnbench.base.errors import Stopped
 from attnbench.data.dataset import Batch, Images, Targets
+from attnbench.data.loader import Loader
 from attnbench.training.runtime import Process
 
 
@@ -48,6 +49,12 @@ class Feed:
     def samples(self) -> int:
         """The number of samples in an epoch, over all processes."""
         return self.loader.samples
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The numbers of the samples that this process evaluates, int64 (N,), in their order."""
+        assert isinstance(self.loader, Loader)  # noise, which only speed is measured with, has no numbers
+        return self.loader.evaluated
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), beginning with step ``start``.

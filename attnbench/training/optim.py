@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from attnbench.base.errors import ConfigError
 from attnbench.config.options import Count, Fraction, Law, Names, NonNegative, Pace, Positive
+from attnbench.models import regions
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
@@ -40,6 +41,12 @@ class Schedule:
             it; null: they are not.
         no_decay: parameters without weight decay: their names, or the last parts of their names, such as ``lambda_``,
             with ``*`` for any text. null: all parameters have weight decay.
+        freeze: parts that are not trained; their parameters get no gradient, and their batch norms keep their
+            statistics. Parts are ``stem``, ``stage1`` and so on, ``attention``, ``head``, ``trunk``, or modules by
+            their names; see ``attnbench.models.regions``. null: nothing is frozen.
+        lr_scale: factors of the learning rate, by part. Where parts overlap, the more special one counts: a module
+            before attention, attention before head, stem and stages, and these before the trunk. null: all have the
+            same rate.
     """
 
     law: Law
@@ -59,6 +66,13 @@ class Schedule:
     ema_decay: Fraction | None = None
     clip_grad_norm: Positive | None = None
     no_decay: Names | None = None
+    freeze: Names | None = None
+    lr_scale: dict[str, Positive] | None = None
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether the rate at an epoch does not depend on the number of epochs, so that a run can go on for more."""
+        return self.law in OPEN_ENDED
 
     def rate(self, epoch: float, batch_size: int, steps: int = 0) -> float:
         """The learning rate of an update.
@@ -81,24 +95,53 @@ class Schedule:
         """SGD over all trainable parameters, with weight decay on each of them (as in both papers) but ``no_decay``.
 
         Raises:
-            ConfigError: a pattern of ``no_decay`` matches no parameter.
+            ConfigError: a pattern of ``no_decay`` matches no parameter, or a part in ``lr_scale`` does not exist.
         """
         return torch.optim.SGD(
-            self._groups(model),
+            self.groups(model),
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
         )
 
-    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The trainable parameters as groups: those with weight decay, then those without, if there are any."""
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The trainable parameters as groups: by factor of the rate, and first those with weight decay.
+
+        Raises:
+            ConfigError: as ``optimizer``.
+        """
         spared = _matching(model, self.no_decay or [])
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        decayed = [p for name, p in trained if name not in spared]
-        others = [p for name, p in trained if name in spared]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+        factors = _factors(model, self.lr_scale or {})
+        parts: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parts.setdefault((factors.get(name, 1.0), name in spared), []).append(parameter)
+        return [
+            {"params": parts[factor, free], **({"weight_decay": 0.0} if free else {}), **_scaled(factor, self.lr_scale)}
+            for factor, free in sorted(parts)
+        ]
+
+
+def _scaled(factor: float, scales: Mapping[str, float] | None) -> dict[str, float]:
+    """What a group holds in addition if parts of the network have rates of their own."""
+    return {"lr_scale": factor} if scales else {}
+
+
+def _factors(model: nn.Module, scales: Mapping[str, float]) -> dict[str, float]:
+    """The factor of each parameter in a part that has one; a more special part counts before a general one.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    known = regions.regions(model) if scales else {}
+    order = ["trunk", *(name for name in known if name not in ("trunk", "attention")), "attention"]
+    names = sorted(scales, key=lambda name: order.index(name) if name in known else len(order))
+    return {
+        parameter: scales[name]
+        for name in names
+        for parameter in regions.parameters(model, regions.find(model, name, "schedule.lr_scale"))
+    }
 
 
 def _matching(model: nn.Module, patterns: list[str]) -> set[str]:
@@ -123,6 +166,8 @@ def _drops(period: int | list[int], epoch: float) -> float:
     """How many times the rate has dropped by an epoch."""
     return epoch // period if isinstance(period, int) else sum(epoch >= at for at in period)
 
+
+OPEN_ENDED = ("step", "exponential")
 
 LAWS: dict[str, Callable[[Schedule, float], float]] = {
     "step": lambda s, e: s.factor ** _drops(s.period, e),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from attnbench.config.configuration import Config
 from attnbench.data.dataset import Batch, Dataset
 from attnbench.data.detection.scenes import Scenes
 from attnbench.data.loader import Loader
+from attnbench.models import freezing
 from attnbench.training.feed import Feed
 from attnbench.training.optim import Schedule
 from attnbench.training.parts import Division, fewest, number
@@ -23,19 +23,31 @@ from attnbench.training.state import TrainState, moving_average
 
 def feeds(config: Config, data: Dataset, process: Process) -> tuple[Feed, Feed]:
     """Training and validation batches on the process's device; masks are read only if the detector learns them."""
-    for split in (data.train, data.val):
-        if isinstance(split, Scenes):
-            split.masks = config.build("detector").masks
-    common: dict[str, Any] = {
-        "batch_size": config.tree["batch_size"],
-        "seed": config.seed,
-        "rank": process.rank,
-        "world_size": process.world_size,
-        "workers": process.workers,
-    }
-    train = Loader(data.train.to(process.device), train=True, balanced=data.balanced, **common)
-    val = Loader(data.val.to(process.device), train=False, **common)
-    return Feed(train, process, data.mean, data.std), Feed(val, process, data.mean, data.std)
+    workers = process.workers
+    train, val = (_feed(config, data, process, workers, train=train) for train in (True, False))
+    return train, val
+
+
+def validation(config: Config, data: Dataset, process: Process) -> Feed:
+    """Validation batches on the process's device."""
+    return _feed(config, data, process, process.workers, train=False)
+
+
+def _feed(config: Config, data: Dataset, process: Process, workers: int, *, train: bool) -> Feed:
+    split = data.train if train else data.val
+    if isinstance(split, Scenes):
+        split.masks = config.build("detector").masks
+    loader = Loader(
+        split.to(process.device),
+        batch_size=config.tree["batch_size"],
+        seed=config.seed,
+        train=train,
+        rank=process.rank,
+        world_size=process.world_size,
+        workers=workers,
+        balanced=data.balanced if train else None,
+    )
+    return Feed(loader, process, data.mean, data.std)
 
 
 def refuse_unmasked(config: Config, data: Dataset) -> None:
@@ -52,14 +64,19 @@ def refuse_unmasked(config: Config, data: Dataset) -> None:
             raise ConfigError(what, "detector", todo)
 
 
-def train_state(model: nn.Module, schedule: Schedule, process: Process) -> TrainState:
-    """The state before the first step, for a model that is already on its device."""
+def train_state(model: nn.Module, schedule: Schedule, process: Process, frozen: Sequence[str] = ()) -> TrainState:
+    """The state before the first step, for a model that is already on its device.
+
+    Args:
+        frozen: the modules that are frozen.
+    """
     return TrainState(
         model=model,
         optimizer=schedule.optimizer(model),
         scaler=process.scaler(),
         average=moving_average(model, schedule.ema_decay),
         loss_sum=torch.zeros((), device=process.device),
+        frozen=frozen,
     )
 
 
@@ -67,10 +84,11 @@ def division(config: Config, model: nn.Module, processes: int, batch_size: int |
     """How a run divides its batches.
 
     Args:
-        model: the run's network, in training mode.
+        model: the run's network, in training mode; its frozen parts are set to evaluation mode.
         batch_size: None for the configuration's.
     """
     batch_size = batch_size or config.tree["batch_size"]
+    freezing.hold(model, freezing.find(model, config.tree["schedule"].get("freeze") or []))
     runtime = config.tree["runtime"]
     accumulate = config.tree["schedule"].get("accumulate", 1)
     parts = number(accumulate, runtime["norm_batch"], batch_size, processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ class TrainState:
     Attributes:
         model: the network itself, not wrapped in DDP.
         average: the moving average of its weights, if the schedule has one.
+        frozen: the modules that are frozen, which stay in evaluation mode.
         epoch, step: the position: ``step`` updates of epoch ``epoch`` (counted from 0) are done.
         loss_sum: the sum of this epoch's losses, on the model's device.
         seconds: the training time so far, including evaluation and earlier starts.
@@ -38,6 +39,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
     loss_sum: Tensor
+    frozen: Sequence[str] = ()
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -57,8 +59,9 @@ class TrainState:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the last step, before it is scaled for parts of the network."""
+        first = self.optimizer.param_groups[0]
+        return float(first.get("lr_unscaled", first["lr"]))
 
     def mean_loss(self) -> float:
         """The mean loss of this epoch's steps.

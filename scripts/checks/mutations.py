@@ -59,6 +59,10 @@ WARM = "tests/models/test_warm_start.py::test_"
 COMPOSER = "tests/reports/test_composer.py::test_"
 PYTORCH_SSD = "tests/models/test_pytorch_ssd.py::test_"
 AUGMENT = "tests/data/test_pytorch_ssd_augment.py::test_"
+ELSEWHERE = "tests/runs/test_elsewhere.py::test_"
+PAIRED = "tests/reports/test_paired_tests.py::test_"
+PREDICT = "tests/runs/test_predict.py::test_"
+ANSWERS = "tests/training/test_answers.py::test_"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
 
 MUTATIONS = [
@@ -71,14 +75,14 @@ MUTATIONS = [
     ),
     Mutation(
         "auto-is-the-reference-in-evaluation", "attnbench/models/fused.py",
-        "return _evaluated(site, norm, x)",
-        "return reference(site, x)",
+        "else by.apply(z, *coefficients)",
+        "else reference(site, z)",
         [FAST],
     ),
     Mutation(
         "auto-is-the-reference-in-training", "attnbench/models/fused.py",
-        "return _paired(site, norm, x)",
-        "return reference(site, x)",
+        "norm.training != torch.is_grad_enabled()):\n        return reference",
+        "True):\n        return reference",
         [FAST],
     ),
     Mutation(
@@ -346,9 +350,9 @@ MUTATIONS = [
         ["tests/models/attention/test_precision.py::test_no_map_is_float32_on_a_gpu"],
     ),
     Mutation(
-        "float16-sums-overflow", "attnbench/models/ops/fused_norm.py",
-        "if x.dtype == torch.float16 else 1.0",
-        "if False else 1.0",
+        "float16-sums-overflow", "attnbench/models/ops/fused_norm_kernels.py",
+        "torch.float32 if x.dtype == torch.float16 else None",
+        "None",
         ["tests/models/attention/test_precision.py::test_pooled_sums_of_float16_do_not_overflow"],
     ),
     Mutation(
@@ -978,6 +982,80 @@ MUTATIONS = [
         "floats = images.contiguous().to(torch.float32, copy=True)",
         "floats = images.contiguous().to(torch.float32)",
         [f"{PYTORCH_SSD}the_feed_keeps_floats_outside_of_bytes_and_leaves_the_batch_alone"],
+    ),
+    # The use of a finished run
+    Mutation(
+        "classes-by-position", "attnbench/data/matching.py",
+        "table = np.array([position.get(name, -1) for name in names], dtype=np.int64)",
+        "table = np.arange(len(names))",
+        [ELSEWHERE + "renamed_classes_are_refused_by_name_and_with_a_map_nothing_changes"],
+    ),
+    Mutation(
+        "network-chooses-among-all", "attnbench/runs/evaluate.py",
+        "if opened.matched.answers is not None:\n        network",
+        "if False:\n        network",
+        [ELSEWHERE + "a_subset_as_imagenet_a_and_r_is_evaluated_on_its_classes_if_asked_to"],
+    ),
+    Mutation(
+        "picture-of-c-by-its-first-folder", "attnbench/data/image_folders/alone.py",
+        "labels = [number[parts[-2]] for parts, _ in found]",
+        "labels = [number.get(parts[0], 0) for parts, _ in found]",
+        [ELSEWHERE + "corruptions_as_in_imagenet_c_are_evaluated_together_and_listed"],
+    ),
+    Mutation(
+        "predictions-in-the-order-of-processes", "attnbench/training/metrics/answers.py",
+        'order = np.argsort(samples, kind="stable")',
+        "order = np.arange(len(samples))",
+        [ANSWERS + "answers_of_several_processes_are_in_the_order_of_samples"],
+    ),
+    Mutation(
+        "no-predictions-after-the-last-evaluation", "attnbench/training/engine.py",
+        "    if found is None:\n        evaluate()",
+        "    if False:\n        evaluate()",
+        ["tests/runs/test_predictions.py::"
+         "test_a_killed_run_leaves_the_same_file_also_if_the_last_evaluation_was_before_the_kill"],
+    ),
+    Mutation(
+        "calibration-without-the-shares-of-bins", "attnbench/training/metrics/answers.py",
+        "one.pictures * abs(one.accuracy - one.confidence)",
+        "abs(one.accuracy - one.confidence)",
+        [ANSWERS + "the_calibration_error_is_that_of_a_hand_computation"],
+    ),
+    Mutation(
+        "bootstrap-of-one-run", "attnbench/reports/paired_tests.py",
+        "measures[0](weights) - measures[1](weights)",
+        "measures[0](weights) - measures[1](np.ones_like(weights))",
+        [PAIRED + "a_bootstrap_gives_the_interval_of_the_difference"],
+    ),
+    Mutation(
+        "mcnemar-on-all-pictures", "attnbench/reports/paired_tests.py",
+        "mcnemar(counts[1], counts[2])",
+        "mcnemar(counts[0], counts[2])",
+        [PAIRED + "two_settings_are_compared_seed_by_seed"],
+    ),
+    Mutation(
+        "runs-on-other-data-are-compared", "attnbench/reports/paired_tests.py",
+        "(difference := records[0].difference(records[1]))",
+        '(difference := "")',
+        [PAIRED + "runs_that_do_not_belong_together_are_refused_in_a_line"],
+    ),
+    Mutation(
+        "predict-through-a-link", "attnbench/runs/pictures.py",
+        "if _place(path) in self.real or _identity(path) in self.real:",
+        "if path in self.inputs:",
+        [PREDICT + "a_drawn_picture_that_is_an_input_is_kept"],
+    ),
+    Mutation(
+        "mask-beside-its-object", "attnbench/models/detection/pasting.py",
+        "moved = box - box.new_tensor([left, top, left, top])",
+        "moved = box - box.new_tensor([left, top, left, top]) + 1",
+        [PREDICT + "masks_are_pasted_as_torchvision_pastes_them"],
+    ),
+    Mutation(
+        "predict-without-the-mean", "attnbench/runs/preprocessing.py",
+        "return (images.float() / 255 - mean) / std",
+        "return images.float() / 255 / std",
+        [PREDICT + "the_classes_are_those_of_the_evaluation"],
     ),
 ]  # fmt: skip
 

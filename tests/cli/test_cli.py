@@ -62,7 +62,7 @@ def test_a_run_leaves_the_folder_of_the_design(
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "events" not in p.name}
     assert names == {
         ".lock", "classes.json", "config.yaml", "data.json", "env.json", "metrics.jsonl", "result.json", "status.json",
-        "train.log",
+        "train.log", "predictions.csv",
         "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt", "checkpoints/SHA256SUMS",
     }  # fmt: skip
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -34,8 +34,8 @@ def with_backbone(attention: str) -> list[str]:
 def test_every_option_declares_just_what_its_builder_takes(group: str, name: str) -> None:
     attention = ["attention=eca"] if group == "placement" and name != "none" else []
     task = ["task=detection"] if group == "detector" or (group == "dataset" and name in BOXES) else []
-    root = ["dataset.root=/pictures"] if (group, name) == ("dataset", "folder") else []
-    node = composition.compose([f"{group}={name}", *attention, *task, *root])
+    needed = {("dataset", "folder"): ["dataset.root=/pictures"], ("placement", "paths"): ["placement.paths=['*']"]}
+    node = composition.compose([f"{group}={name}", *attention, *task, *needed.get((group, name), [])])
     values = set(node.tree[group]) - {"_target_"}
     declared = set(builders.declaration(node.tree[group]["_target_"], group))
     assert values == declared | options.SHARED.get(group, {}).keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -130,6 +131,32 @@ def test_weights_that_cannot_be_downloaded_give_the_reason(tmp_path: Path, monke
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(StorageError, match="no route to host"):
         create_model("resnet18", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:9_000]), "cannot be loaded: "),
+        (lambda path: path.write_bytes(bytes(range(256)) * 20), "cannot be loaded: "),
+        (
+            lambda path: torch.save(models.resnet34().state_dict(), path),
+            "weights of another network: layer1.2.bn1.bias",
+        ),
+        (lambda path: torch.save({"state_dict": {}}, path), "weights of another network: bn1.bias"),
+    ],
+    ids=["empty", "cut off", "noise", "resnet34", "wrapped"],
+)
+def test_a_damaged_file_of_stock_weights_is_named(
+    damage: Callable[[Path], object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    saved_weights(tmp_path)
+    (path,) = tmp_path.rglob("*.pth")
+    damage(path)
+    with pytest.raises(StorageError) as caught:
+        create_model("resnet18", pretrained=True)
+    assert said in caught.value.what and caught.value.where == str(path)
 
 
 @pytest.mark.parametrize("name", ["resnet200", "resnext101", "densenet264"])

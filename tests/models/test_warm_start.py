@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from torchvision import models
 from attnbench import create_model
 from attnbench.base.errors import ConfigError, OtherData, StorageError
 from attnbench.config.configuration import Config
-from attnbench.models import factory
+from attnbench.models import factory, weights
 from attnbench.runs import run
 from attnbench.runs.data import DataCheck
 from attnbench.runs.status import finished, run_status
@@ -49,10 +52,8 @@ def test_a_stock_file_gives_the_trunk_and_leaves_attention_new(
     assert torch.equal(ours["fc.weight"], given["fc.weight"])
     fresh = started(compose, 7, "backbone=resnet18", "attention=se")
     assert torch.equal(ours["layer1.0.bn2.attention.reduce.weight"], fresh["layer1.0.bn2.attention.reduce.weight"])
-    assert (
-        "122 tensors by the stock network's names; not given, so with random weights: attention at 8 sites"
-        in caplog.text
-    )
+    said = "122 tensors loaded by the stock network's names, none left out, 16 new with random weights"
+    assert f"{said} (attention at 8 sites)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,167 @@ def test_other_classes_leave_out_the_classifier_alone(
     with caplog.at_level(logging.INFO, "attnbench"):
         ours = started(compose, 3, "backbone=resnet18", f"backbone.weights={tmp_path / 'r18.safetensors'}")
     assert torch.equal(ours["conv1.weight"], given["conv1.weight"]) and ours["fc.weight"].shape == (3, 512)
-    assert "left out: fc; not given, so with random weights: fc" in caplog.text
+    assert "120 tensors loaded by attnbench's names, 2 left out (fc), 2 new with random weights (fc)" in caplog.text
+
+
+def timms(attention: str | None) -> dict[str, Tensor]:
+    import timm
+    from timm.layers import SEModule
+
+    layer = partial(SEModule, rd_ratio=1 / 8) if attention == "se" else attention
+    arguments = {"block_args": {"attn_layer": layer}} if attention else {}
+    return dict(timm.create_model("resnet18", num_classes=7, **arguments).state_dict())
+
+
+def ours(attention: str = "eca") -> dict[str, Tensor]:
+    return dict(create_model("resnet18", attention, num_classes=7).state_dict())
+
+
+def released() -> dict[str, Tensor]:
+    pairs = ((key.replace("bn2.attention.conv", "eca.conv"), value) for key, value in ours().items())
+    return {key.replace(".trunk.", "."): value for key, value in pairs}
+
+
+def under(prefix: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in given.items()}
+
+
+BESIDE = {"criterion.weight": torch.ones(7), "val_acc.correct": torch.zeros(1)}
+
+# A ResNet-18 has 122 tensors: 6 of the stem, 96 of 8 blocks, 18 of 3 shortcuts and 2 of the classifier. ECA adds 8, SE
+# adds 16, or 32 with biases.
+LAYOUTS: dict[str, tuple[Callable[[], object], str, str]] = {
+    "torchvision": (stock, "none", "122 tensors loaded by attnbench's names, none left out, none new"),
+    "timm": (lambda: timms(None), "none", "122 tensors loaded by attnbench's names, none left out, none new"),
+    "timm se": (
+        lambda: timms("se"),
+        "se attention.bias=true attention.reduction=8",
+        "154 tensors loaded by timm's names, none left out, none new",
+    ),
+    "timm eca": (lambda: timms("eca"), "eca", "130 tensors loaded by timm's names, none left out, none new"),
+    "stock for eca": (
+        lambda: {"state_dict": under("module.", stock())},
+        "eca",
+        "122 tensors loaded by the stock network's names, none left out, "
+        "8 new with random weights (attention at 8 sites)",
+    ),
+    "released": (
+        lambda: {"state_dict": under("module.", released()), "epoch": 97, "best_prec1": torch.tensor(70.0)},
+        "eca",
+        "130 tensors loaded by ECA-Net's names, none left out, none new",
+    ),
+    "ours": (ours, "eca", "130 tensors loaded by attnbench's names, none left out, none new"),
+    "ours, compiled in DDP": (
+        lambda: {"net": under("module._orig_mod.", ours())},
+        "eca",
+        "130 tensors loaded by attnbench's names, none left out, none new",
+    ),
+    "lightning": (
+        lambda: {"state_dict": under("model.", ours()) | BESIDE, "pytorch-lightning_version": "2.5", "epoch": 3},
+        "eca",
+        "130 tensors loaded by attnbench's names, 2 left out (criterion.weight, val_acc.correct), none new",
+    ),
+    "lightning in DDP": (
+        lambda: {"state_dict": under("net.module.", stock()) | BESIDE},
+        "none",
+        "122 tensors loaded by attnbench's names, 2 left out (criterion.weight, val_acc.correct), none new",
+    ),
+    "average": (
+        lambda: {"model": under("module.", {k: v * 0 for k, v in stock().items()}), "ema": under("module.", stock())},
+        "none",
+        "122 tensors loaded by attnbench's names, none left out, none new",
+    ),
+    "a checkpoint of ours": (
+        lambda: {
+            "model": {key: value * 0 for key, value in ours().items()},
+            "average": {"n_averaged": torch.tensor(9), **under("module.", ours())},
+            "epoch": 3,
+        },
+        "eca",
+        "130 tensors loaded by attnbench's names, none left out, none new",
+    ),
+}
+
+
+@pytest.mark.parametrize("classes", [7, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_log_counts_what_is_loaded_left_out_and_new(
+    layout: str, classes: int, compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make, attention, said = LAYOUTS[layout]
+    torch.save(make(), tmp_path / "given.pth")
+    given = weights.read(tmp_path / "given.pth")
+    words = ["backbone=resnet18", *f"attention={attention}".split(), f"backbone.weights={tmp_path / 'given.pth'}"]
+    with caplog.at_level(logging.INFO, "attnbench"):
+        state = started(compose, classes, *words)
+    if classes == 3:
+        said = without_head(said)
+    assert caplog.messages[-1].endswith(f"given.pth: {said}")
+    conv1 = next(value for key, value in given.items() if key.endswith("conv1.weight") and "layer" not in key)
+    assert conv1.any()  # the average, where the weights themselves are zero
+    assert torch.equal(state["conv1.weight"], conv1) and state["fc.weight"].shape == (classes, 512)
+
+
+def without_head(said: str) -> str:
+    """What the log says if the classifier has other classes: its two tensors are left out, and new."""
+    loaded, left, new = re.fullmatch(r"(\d+) (?:.*?), (none|\d+) left out.*?, (none|\d+) new.*", said).groups()  # type: ignore[union-attr]
+    layout = said.partition("loaded by ")[2].partition(" names")[0]
+    others = said.partition("left out (")[2].partition(")")[0]
+    sites = said.partition("weights (")[2].partition(")")[0]
+    counts = [int(loaded) - 2, 2 + int(left.replace("none", "0")), 2 + int(new.replace("none", "0"))]
+    both = [", ".join(filter(None, ["fc", some])) for some in (others, sites)]
+    return (
+        f"{counts[0]} tensors loaded by {layout} names, {counts[1]} left out ({both[0]}), "
+        f"{counts[2]} new with random weights ({both[1]})"
+    )
+
+
+class Foreign:
+    """A pickled object that torch refuses to load."""
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "no weights: the file is empty"),
+    "cut off": (
+        lambda path: path.write_bytes(path.read_bytes()[:3000]),
+        "damaged, not weights, or not safe to load: Pytorch",
+    ),
+    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 20), "damaged, not weights, or not safe to load: "),
+    "a web page": (
+        lambda path: path.write_text("<!DOCTYPE html>\n<html></html>"),
+        "no weights: the file is a web page",
+    ),
+    "a pointer": (
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
+        "a pointer of Git LFS, without the weights themselves",
+    ),
+    "a whole module": (lambda path: torch.save(Foreign(), path), "Foreign was not an allowed global by default"),
+    "no tensors": (lambda path: torch.save({"a": 1}, path), "no state dict in this file"),
+}
+
+
+OF_TORCH = ("a whole module", "no tensors")  # safetensors cannot hold these
+
+
+@pytest.mark.parametrize(
+    ("damage", "suffix"),
+    [*((damage, "pth") for damage in BROKEN), *((d, "safetensors") for d in BROKEN if d not in OF_TORCH)],
+)
+def test_a_broken_file_is_named_with_the_whole_reason(
+    damage: str, suffix: str, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / f"given.{suffix}"
+    torch.save(models.mobilenet_v3_small().state_dict(), path)
+    if suffix == "safetensors":
+        save_file(models.mobilenet_v3_small().state_dict(), path)
+    damaged, said = BROKEN[damage]
+    damaged(path)
+    if suffix == "safetensors" and "damaged" in said:
+        said = "damaged, or not a safetensors file: "
+    end = command("train", *SMALL, f"backbone.weights={path}")
+    (line,) = [line for line in end.stderr.splitlines() if line.startswith("error:")]
+    assert end.returncode == 5 and said in line and str(path) in line
+    assert not [word for word in ("\x1b", "unexpected", "Re-running") if word in end.stderr]
 
 
 def test_a_released_eca_net_starts_a_detector(compose: Compose, tmp_path: Path) -> None:
@@ -103,13 +264,13 @@ def test_a_released_eca_net_starts_a_detector(compose: Compose, tmp_path: Path) 
     assert "layer2.1.eca.conv.weight" in given
     torch.save(given, tmp_path / "eca.pth.tar")
     detect = ["task=detection", "detector=faster_rcnn_small", "backbone=resnet18", "attention=eca"]
-    weights = f"backbone.weights={tmp_path / 'eca.pth.tar'}"
-    ours = started(compose, 10, *detect, "attention.kernel_size=[3,5,7,7]", weights)
+    given_by = f"backbone.weights={tmp_path / 'eca.pth.tar'}"
+    ours = started(compose, 10, *detect, "attention.kernel_size=[3,5,7,7]", given_by)
     body = "backbone.body."
     assert torch.equal(ours[f"{body}layer2.1.bn2.attention.conv.weight"], given["layer2.1.eca.conv.weight"])
     assert torch.equal(ours[f"{body}layer4.1.bn2.trunk.running_var"], given["layer4.1.bn2.running_var"])
     with pytest.raises(StorageError, match=r"layer1.0.eca.conv.weight 1x1x3 for 1x1x5"):
-        started(compose, 10, *detect, "attention.kernel_size=5", weights)
+        started(compose, 10, *detect, "attention.kernel_size=5", given_by)
 
 
 def test_a_file_of_another_network_is_refused_whole(compose: Compose, tmp_path: Path) -> None:

@@ -375,8 +375,8 @@ def test_files_without_weights_are_refused_and_not_executed(tmp_path: Path) -> N
     torch.save({"epoch": 3}, half)
     missing = tmp_path / "missing.pt"
     for path, what in (
-        (evil, "safely"),
-        (text, "safely"),
+        (evil, "not safe to load"),
+        (text, "not weights"),
         (cut, "not a safetensors file"),
         (half, "no state dict"),
         (missing, "No such file"),

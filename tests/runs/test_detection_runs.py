@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from attnbench.base.errors import Failure
@@ -177,18 +176,3 @@ def test_a_picture_frames_what_was_to_be_found_and_on_it_what_was() -> None:
     assert tuple(picture[55, 16]) == (255, 255, 255)  # an object that was not detected
     assert not picture[8:24, 100:116].any()  # the score is too low
     assert not drawn(torch.zeros(3, 320, 320), answer, ["a", "b"])[40:].any()
-
-
-def test_predict_draws_what_it_finds(finished: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from attnbench.runs.predict import predict
-
-    grey = tmp_path / "grey.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)).save(grey)
-    (written,) = predict(finished.run_folder, [grey], output=tmp_path / "out", score=0.0)
-    assert written == tmp_path / "out" / "grey.png"
-    with Image.open(written) as picture:
-        assert picture.size == (360, 240) and picture.mode == "RGB"
-        assert len(picture.getcolors(1 << 20) or []) > 300  # noise of 256 greys, and colours
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert found[0]["image"] == str(grey)
-    assert all(one["class"] in "0123456789" and 0 <= one["score"] <= 1 for one in found[0]["objects"])

@@ -89,7 +89,7 @@ def test_other_data_are_reported(trained: Config, run_eval: Callable[..., str]) 
 def test_data_of_other_classes_are_refused(trained: Config) -> None:
     network = load_run(trained.run_folder)
     object.__setattr__(network, "classes", list("abcdefg"))
-    with pytest.raises(DataError, match="10 classes, the network was trained on 7"), ready(network):
+    with pytest.raises(DataError, match="these data have 10 that the run lacks: 0, 1, .* and lack 7"), ready(network):
         pass
 
 

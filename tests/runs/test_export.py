@@ -217,7 +217,7 @@ def test_the_number_of_classes_is_the_weights_and_stock_weights_are_not_fetched(
     done = compose("backbone=resnet18", "backbone.pretrained=true", "attention=se")
     model = create_model("resnet18", "se", num_classes=7)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(export._safetensors(Trained(model, [], list("abcdefg"), done, {})))
+    path.write_bytes(export.safetensors(Trained(model, [], list("abcdefg"), done, {})))
     monkeypatch.setattr(
         "torchvision.models.get_model_weights", lambda name: pytest.fail("stock weights were looked for")
     )

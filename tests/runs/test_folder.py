@@ -96,7 +96,8 @@ def test_only_a_whole_result_that_says_done_is_one(tmp_path: Path) -> None:
 
 def test_clearing_removes_what_a_start_left(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    names = ("result.json", "metrics.jsonl", "gauges.jsonl", "train.log", "status.json", "checkpoints/last.pt", "tb/x")
+    names = ["result.json", "metrics.jsonl", "gauges.jsonl", "train.log", "status.json", "checkpoints/last.pt", "tb/x"]
+    names += ["predictions.csv", "report/x", "predictions/x"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")

@@ -92,7 +92,7 @@ def test_a_pack_that_is_killed_goes_on_in_halves_and_leaves_what_single_runs_lea
     assert sorted(result["packed"] for result in runs(outputs).values()) == [1, 2, 2]
     assert all(result["resumed_from_step"] > 0 for result in runs(outputs).values())
     assert {path.relative_to(outputs) for path in lasting(outputs)} == {p.relative_to(alone) for p in lasting(alone)}
-    for path in outputs.rglob("gauges.jsonl"):
+    for path in [*outputs.rglob("gauges.jsonl"), *outputs.rglob("predictions.csv")]:
         assert path.read_text() == (alone / path.relative_to(outputs)).read_text()
     for path in outputs.rglob("train.log"):
         text = path.read_text()

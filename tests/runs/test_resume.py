@@ -59,6 +59,7 @@ def test_twenty_kills_at_random_moments_leave_no_trace(
         end = forks.run(outputs)
         assert end.code == 0, end.stderr
         assert result(outputs)["state_sha256"] == reference["state_sha256"]
+        assert (folder(outputs) / "predictions.csv").read_bytes() == reference["predictions"]
         assert epochs(outputs) == [1, 2]
         assert strays(outputs) == []
         resumed.append(result(outputs)["resumed_from_step"])

@@ -54,6 +54,10 @@ class Annotated:
     def __len__(self) -> int:
         return len(self.records)
 
+    def name(self, index: int) -> str:
+        """The name of an image's file."""
+        return self.records[index].image.name
+
     def image(self, index: int) -> np.ndarray:
         """An image, uint8 (H, W, 3); grey images are converted to RGB.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Protocol, Self
@@ -101,6 +101,15 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def name(self, index: int) -> str:
+        """The file of a sample's image; empty if it has none."""
+        named = getattr(self.source, "name", None)
+        return named(int(self.numbers[index])) if named else ""
+
+    def relabelled(self, table: np.ndarray) -> Scenes:
+        """All samples, with the objects whose class has a number of at least 0 in ``table``, int64 (classes,)."""
+        return Scenes(Relabelled(self.source, table))
+
     def to(self, device: torch.device | str) -> Self:
         """Put batches into pinned memory if ``device`` is a GPU. Images are always prepared on the CPU."""
         self.pin_memory = torch.device(device).type == "cuda"
@@ -133,6 +142,35 @@ class Scenes:
     def _batch(self, step: np.ndarray, draw: Draw | None) -> tuple[list[Tensor], list[Target]]:
         images, targets = zip(*(self.read(int(index), draw) for index in step), strict=True)
         return list(images), list(targets)
+
+
+class Relabelled:
+    """A source whose objects have other labels; objects without one are left out."""
+
+    def __init__(self, source: Source, table: np.ndarray) -> None:
+        self.source, self.table, self.in_memory = source, table, source.in_memory
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> np.ndarray:
+        """See ``Source``."""
+        return self.source.image(index)
+
+    def objects(self, index: int, masks: bool = True) -> Objects:
+        """See ``Source``."""
+        objects = self.source.objects(index, masks)
+        objects = objects[self.table[objects.labels] >= 0]
+        return replace(objects, labels=self.table[objects.labels])
+
+    def unmasked(self) -> object | None:
+        """See ``Source``."""
+        return self.source.unmasked()
+
+    def name(self, index: int) -> str:
+        """See ``Scenes.name``."""
+        named = getattr(self.source, "name", None)
+        return named(index) if named else ""
 
 
 def _learned(objects: Objects) -> np.ndarray:

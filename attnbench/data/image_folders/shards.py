@@ -214,7 +214,11 @@ class Shards:
         """The shard of an image, its number in the shard, and its name."""
         shard = int(self.shard[index])
         record = index - int(np.searchsorted(self.shard, shard))
-        return f"{self.paths[shard]}, record {record}: {os.fsdecode(self.names[index])}"
+        return f"{self.paths[shard]}, record {record}: {self.name(index)}"
+
+    def name(self, index: int) -> str:
+        """See ``Records.name``."""
+        return os.fsdecode(self.names[index])
 
     def _descriptor(self, shard: int) -> int:
         """An open file; the least recently used one is closed if too many are open."""

@@ -49,6 +49,38 @@ class Records(Protocol):
         """The name of an image for error messages."""
         ...
 
+    def name(self, index: int) -> str:
+        """``class/name`` of an image, the same for a folder and for shards of it."""
+        ...
+
+
+class Chosen:
+    """Some of the stored images, with other labels.
+
+    Args:
+        records: all of them.
+        numbers: int64 (N,), the numbers of those that are chosen.
+        labels: int64 (N,), their labels.
+    """
+
+    def __init__(self, records: Records, numbers: np.ndarray, labels: np.ndarray) -> None:
+        self.records, self.numbers, self.labels, self.place = records, numbers, labels, records.place
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, index: int) -> bytes:
+        """See ``Records.read``."""
+        return self.records.read(int(self.numbers[index]))
+
+    def where(self, index: int) -> str:
+        """See ``Records.where``."""
+        return self.records.where(int(self.numbers[index]))
+
+    def name(self, index: int) -> str:
+        """See ``Records.name``."""
+        return self.records.name(int(self.numbers[index]))
+
 
 class Loose:
     """Images that are single files."""
@@ -68,7 +100,11 @@ class Loose:
 
     def where(self, index: int) -> str:
         """The file of an image."""
-        return os.path.join(self.place, os.fsdecode(self.names[index]))
+        return os.path.join(self.place, self.name(index))
+
+    def name(self, index: int) -> str:
+        """See ``Records.name``."""
+        return os.fsdecode(self.names[index])
 
 
 class Files:
@@ -87,6 +123,16 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def name(self, index: int) -> str:
+        """``class/name`` of a sample."""
+        return self.records.name(index)
+
+    def relabelled(self, table: np.ndarray) -> Files:
+        """The samples whose class has a number of at least 0 in ``table``, int64 (classes,), with that number."""
+        labels = table[self.records.labels]
+        kept = (labels >= 0).nonzero()[0]
+        return Files(Chosen(self.records, kept, labels[kept]), self.crops)
 
     def to(self, device: torch.device | str) -> Self:
         """Put batches into pinned memory if ``device`` is a GPU. Images are always decoded on the CPU."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -44,6 +45,13 @@ class Resident:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def relabelled(self, table: np.ndarray) -> Resident:
+        """The samples whose class has a number of at least 0 in ``table``, int64 (classes,), with that number."""
+        labels = torch.from_numpy(table).to(self.labels.device)[self.labels]
+        chosen = copy(self)
+        chosen.images, chosen.labels = self.images[labels >= 0], labels[labels >= 0]
+        return chosen
 
     def to(self, device: torch.device | str) -> Self:
         """Move the pixels to ``device``; batches are then made there."""

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.config.options import Count, checked
+from attnbench.models import deferred
 from attnbench.models.attention.convolution import dense_or_grouped
 from attnbench.models.attention.mixing import MixedConv2d
 from attnbench.models.attention.squeeze import Squeeze
-from attnbench.models.insertion import Site
+from attnbench.models.insertion import Replacement, Site
 
 
-class ConditionalConvolution(nn.Module):
+class ConditionalConvolution(Replacement):
     """y = (sum_k r_k(x) W_k) * x,  r(x) = sigmoid(W gap(x) + b).
 
     (N, C_in, H, W) to (N, C, H', W'); replaces a convolution.
@@ -26,7 +27,8 @@ class ConditionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The mixed convolution of x, (N, C_in, H, W) to (N, C, H', W')."""
-        return self.conv(x, torch.sigmoid(self.routing(self.squeeze(x))))
+        y = self.conv(x, torch.sigmoid(self.routing(self.squeeze(x))))
+        return deferred.for_norm(y, self.inner) if self.joined else y
 
 
 @checked

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.config.options import Count, NonNegative, Positive, checked
+from attnbench.models import deferred
 from attnbench.models.attention.branch import Branch
 from attnbench.models.attention.convolution import dense_or_grouped
 from attnbench.models.attention.mixing import MixedConv2d
-from attnbench.models.insertion import Site
+from attnbench.models.insertion import Replacement, Site
 
 
-class DynamicConvolution(nn.Module):
+class DynamicConvolution(Replacement):
     """y = (sum_k pi_k(x) W_k) * x,  pi(x) = softmax(BN(W2 relu(BN(W1 gap(x) + b1)) + b2) / temperature).
 
     (N, C_in, H, W) to (N, C, H', W'); replaces a convolution.
@@ -47,7 +48,8 @@ class DynamicConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The mixed convolution of x, (N, C_in, H, W) to (N, C, H', W')."""
         logits = self.branch(x).flatten(1)
-        return self.conv(x, torch.softmax(logits / self.temperature, dim=1))
+        y = self.conv(x, torch.softmax(logits / self.temperature, dim=1))
+        return deferred.for_norm(y, self.inner) if self.joined else y
 
 
 @checked

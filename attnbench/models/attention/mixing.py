@@ -2,23 +2,27 @@
 
     y_n = (sum_k pi_nk W_k) * x_n
 
-A stock convolution has one kernel for the whole batch. So this one is computed in one of four ways, all of them equal
+A stock convolution has one kernel for the whole batch. So this one is computed in one of five ways, all of them equal
 to the equation:
 
     stacked   y = concat_k(W_k) * concat_k(pi_k x): one stock convolution over K C_in channels. It has K times the
               products, but needs no kernel per sample: best if the map is small compared with the kernel.
     matrices  for 1x1 convolutions: mix a matrix per sample, then use a batched matrix product.
     grouped   mix a kernel per sample, then use one convolution with the samples as groups.
+    per_sample  for depthwise convolutions on a CPU: kernels in C, for maps in channels_last.
     stencil   for depthwise convolutions under torch.compile, which fuses it: shifted maps times mixed weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from attnbench.models.ops import depthwise
 
@@ -58,15 +62,21 @@ class MixedConv2d(nn.Module):
         return y if self.bias is None else y + (mixture @ self.bias)[:, :, None, None]
 
     def route(self, x: Tensor) -> Callable[[MixedConv2d, Tensor, Tensor], Tensor]:
-        """The fastest of the four ways for an input of this shape."""
+        """The fastest of the five ways for an input of this shape."""
         if self.depthwise:
-            return stencil if torch.compiler.is_compiling() else grouped
+            return self._depthwise_route(x)
         if x.shape[0] == 1:
             return grouped
         positions = x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
         if positions < SMALL_MAP.get(x.device.type, 128):
             return stacked
         return matrices if self.pointwise else grouped if x.is_cpu else stacked
+
+    def _depthwise_route(self, x: Tensor) -> Callable[[MixedConv2d, Tensor, Tensor], Tensor]:
+        if torch.compiler.is_compiling():
+            return stencil
+        same = self.weight.shape[0] == self.count * self.groups  # not several filters for a channel
+        return per_sample if same and depthwise.LIBRARY.takes(x) else grouped
 
     @property
     def depthwise(self) -> bool:
@@ -103,18 +113,42 @@ def multiplied(value: Tensor, kernels: int) -> Tensor:
 
 def stacked(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     """concat_k(W_k) * concat_k(pi_k x), with the K copies concatenated within each group."""
-    parts = x.unflatten(1, (conv.groups, 1, -1)) * mixture[:, None, :, None, None, None]
+    # With channels last, so that the copies keep the memory format of x.
+    parts = x.movedim(1, -1).unflatten(-1, (conv.groups, 1, -1)) * mixture[:, None, None, None, :, None]
     weight = conv.kernels.transpose(0, 1).flatten(1, 2)
-    return F.conv2d(parts.flatten(1, 3), weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    parts = parts.flatten(3, 5).movedim(-1, 1)
+    return F.conv2d(parts, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def matrices(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     """W_n x_n for a 1x1 convolution, in the memory format of x."""
     x = x[:, :, :: conv.stride[0], :: conv.stride[1]]
-    weight = conv.mixed(mixture).flatten(2)
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return (x.flatten(2).mT @ weight.mT).mT.unflatten(2, x.shape[2:])
-    return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return (conv.mixed(mixture).flatten(2) @ x.flatten(2)).unflatten(2, x.shape[2:])
+    kernels, rows = conv.kernels.flatten(2), x.flatten(2).mT  # (K, C, C_in), (N, H W, C_in)
+    if kernels.shape[1] > kernels.shape[2]:
+        y = rows @ (mixture @ kernels.mT.flatten(1)).unflatten(1, kernels.mT.shape[1:])
+    else:
+        y = _Product.apply(rows, (mixture @ kernels.flatten(1)).unflatten(1, kernels.shape[1:]))
+    return y.mT.unflatten(2, x.shape[2:])
+
+
+class _Product(Function):
+    """x W^T, (N, P, C_in) and (N, C, C_in) to (N, P, C); autograd's gradient of W is up to three times as slow.
+
+    Libraries multiply matrices fastest if the narrow one has few rows and long columns, also in the gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return dy @ weight, dy.mT @ x
 
 
 def grouped(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
@@ -123,6 +157,13 @@ def grouped(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
     concatenated = x.reshape(1, -1, *x.shape[2:])
     y = F.conv2d(concatenated, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups * samples)
     return y.view(samples, -1, *y.shape[2:])
+
+
+def per_sample(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:
+    """w_n * x_n for a depthwise convolution on a CPU."""
+    kernels = conv.kernels.squeeze(2).permute(0, 2, 3, 1)  # (K, h, w, C)
+    weight = (mixture @ kernels.flatten(1)).unflatten(1, kernels.shape[1:])
+    return depthwise.per_sample(x, weight.to(x.dtype), conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
 
 
 def stencil(conv: MixedConv2d, x: Tensor, mixture: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from attnbench.base.errors import ConfigError, StorageError
+from attnbench.base.errors import ConfigError, StorageError, listed, reason
 from attnbench.config.options import Count, Fraction, Positive, checked
 
 
@@ -154,27 +155,45 @@ def _torchvision(name: str, pretrained: bool, num_classes: int, **options: Any) 
 
     model = models.get_model(name, num_classes=num_classes, **options)
     if pretrained:
-        _load(model, _weights(name))
+        _load(model, *_weights(name))
     return model
 
 
-def _weights(name: str) -> dict[str, torch.Tensor]:
+TODO = "put the file into $TORCH_HOME/hub/checkpoints, or set backbone.pretrained=false"
+AGAIN = "remove the file, so that it is downloaded again"
+
+
+def _weights(name: str) -> tuple[dict[str, torch.Tensor], Path]:
+    """torchvision's weights for a network, and the file in torch's cache that they come from.
+
+    Raises:
+        StorageError: they cannot be loaded: there is no connection, or the file is damaged or is not of weights.
+    """
     from torchvision import models
 
+    offered = models.get_model_weights(name)["IMAGENET1K_V1"]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / offered.url.rpartition("/")[2]
     try:
-        return dict(models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(check_hash=True))
-    except OSError as error:  # such as URLError, or a full disk
-        raise StorageError(
-            f"torchvision's weights for {name} cannot be loaded: {error}",
-            "backbone.pretrained",
-            "put the file into $TORCH_HOME/hub/checkpoints, or set backbone.pretrained=false",
-        ) from None
+        found = offered.get_state_dict(check_hash=True)
+    except Exception as error:  # URLError, a full disk, and the many types that torch raises for a damaged file
+        there = path.is_file()
+        why = "the file is empty" if there and not path.stat().st_size else reason(error)
+        what = f"torchvision's weights for {name} cannot be loaded: {why}"
+        raise StorageError(what, *((path, AGAIN) if there else ("backbone.pretrained", TODO))) from error
+    return dict(found), path
 
 
-def _load(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Load stock weights; a classifier of other classes keeps its own.
+
+    Raises:
+        StorageError: they belong to another network.
+    """
     own = model.state_dict()
-    other = [key for key, value in weights.items() if own[key].shape != value.shape]
-    for key in other:
+    if differ := sorted(own.keys() ^ weights.keys()):
+        what = f"these are the weights of another network: {listed(differ)} only in one of them"
+        raise StorageError(what, path, AGAIN)
+    for key in (key for key, value in weights.items() if own[key].shape != value.shape):
         if not key.startswith(("fc.", "classifier.")):
             raise StorageError(f"stock weights do not fit at {key}", "backbone.pretrained", "use the stock width")
         weights[key] = own[key]

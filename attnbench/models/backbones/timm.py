@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from attnbench.base.errors import ConfigError, StorageError
+from attnbench.base.errors import ConfigError, StorageError, reason
 from attnbench.config.options import Count, checked
 
 
@@ -27,7 +27,9 @@ def timm_model(*, name: str, pretrained: bool = False, num_classes: Count = 1000
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
         return model
-    except OSError as error:
-        todo = "put them into timm's cache, or set backbone.pretrained=false"
-        what = f"timm's weights for {name} cannot be loaded: {error}"
-        raise StorageError(what, "backbone.pretrained", todo) from None
+    except Exception as error:  # of huggingface_hub, safetensors and torch, which raise many types
+        if not pretrained:
+            raise
+        todo = "put them into timm's cache, remove a damaged file there, or set backbone.pretrained=false"
+        what = f"timm's weights for {name} cannot be loaded: {reason(error)}"
+        raise StorageError(what, "backbone.pretrained", todo) from error

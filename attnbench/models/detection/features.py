@@ -8,7 +8,6 @@ classifier, are removed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnbench.base.errors import ConfigError
-from attnbench.models.placement import known_blocks
+from attnbench.models import freezing, regions
 
 Norm = Literal["trained", "frozen"]
 
@@ -121,10 +120,8 @@ class Features(nn.Module):
         """
         self.norm = norm
         if stages:
-            self.frozen = list(_up_to(self.body, stages))
-            for path in self.frozen:
-                for parameter in self.body.get_submodule(path).parameters(recurse=False):
-                    parameter.requires_grad_(False)
+            self.frozen = _up_to(self.body, stages)
+            freezing.freeze(self.body, self.frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Features:
@@ -134,8 +131,7 @@ class Features(nn.Module):
             for module in self.body.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        for path in self.frozen:
-            self.body.get_submodule(path).training = False
+        freezing.hold(self.body, self.frozen)
         return self
 
 
@@ -155,15 +151,15 @@ def _paths(body: nn.Module) -> tuple[str, ...]:
     raise ConfigError(f"the feature maps of {name} are not known", "backbone", todo)
 
 
-def _up_to(body: nn.Module, stages: int) -> Iterator[str]:
-    """The paths of the modules before the first block that follows the given number of stages."""
-    blocks = known_blocks(body)
-    total = max(stage for _, stage, _ in blocks)
+def _up_to(body: nn.Module, stages: int) -> list[str]:
+    """The modules of the stem and of the given number of stages.
+
+    Raises:
+        ConfigError: the backbone has fewer stages.
+    """
+    known = regions.regions(body)
+    total = sum(name.startswith("stage") for name in known)
     if stages > total:
         raise ConfigError(f"this backbone has no stage {stages}", "detector.frozen_stages", f"use 0 to {total}")
-    first = next((path for path, stage, _ in blocks if stage > stages), None)
-    for path, module in body.named_modules():
-        if first is not None and path == first:
-            return
-        if not list(module.children()) or list(module.parameters(recurse=False)):
-            yield path
+    names = ["stem", *(f"stage{number}" for number in range(1, stages + 1))]
+    return [path for name in names for path in known.get(name, [])]

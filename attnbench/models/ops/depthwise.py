@@ -1,12 +1,24 @@
-"""Depthwise convolution with one kernel per group of samples, as a sum of shifted products that a compiler fuses."""
+"""Depthwise convolution with kernels for each sample or group of samples.
+
+``stencil`` is a sum of shifted products, which a compiler fuses. ``per_sample`` is for eager execution on a CPU.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from attnbench.models.ops.c_library import Library
+
+LIBRARY = Library("depthwise.c", instead="depthwise convolutions with mixed kernels copy their kernels")
 
 
 def stencil(
@@ -41,3 +53,58 @@ def _shifted(
         for at, length, kernel, pace, step in zip(tap, x.shape[-2:], size, stride, dilation, strict=True)
     )
     return x[..., rows, columns]
+
+
+class _Shape(ctypes.Structure):
+    """``struct shape`` of depthwise.c."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *("samples", "channels", "height", "width", "out_height", "out_width", "rows", "columns"),
+            *("stride_y", "stride_x", "pad_y", "pad_x", "dilation_y", "dilation_x"),
+        )
+    ]
+
+
+def per_sample(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """The convolution of each sample with its own kernels, by kernels in C.
+
+    Args:
+        x: (N, C, H, W), which ``LIBRARY`` takes.
+        weight: (N, h, w, C), of x's dtype.
+        stride, padding, dilation: of rows and columns.
+
+    Returns:
+        (N, C, H', W').
+    """
+    y: Tensor = _PerSample.apply(x, weight, (*stride, *padding, *dilation))
+    return y
+
+
+class _PerSample(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, convolution: Sequence[int]) -> Tensor:
+        weight = weight.contiguous()
+        n, c, h, w = x.shape
+        rows, columns = weight.shape[1:3]
+        stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x = convolution
+        height = (h + 2 * pad_y - dilation_y * (rows - 1) - 1) // stride_y + 1
+        width = (w + 2 * pad_x - dilation_x * (columns - 1) - 1) // stride_x + 1
+        ctx.shape = _Shape(n, c, h, w, height, width, rows, columns, *convolution)
+        ctx.save_for_backward(x, weight)
+        y = torch.empty((n, c, height, width), dtype=x.dtype, memory_format=torch.channels_last)
+        LIBRARY.call("forward", x.dtype, x, weight, y, ctx.shape)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        dw = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        LIBRARY.call("backward", x.dtype, x, weight, dy, dx, dw, ctx.shape)
+        return dx, dw, None

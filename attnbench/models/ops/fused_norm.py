@@ -2,15 +2,13 @@
 
 Batch norm is u = a z + b with a and b per channel. With attention that depends on gap(u), the output is y = A z + B
 with A and B per sample and channel. As gap(u) = a gap(z) + b, attention needs only moments of z, which batch norm
-computes anyway. `moments`, `coefficients` and `affine` use plain operations, which a compiler fuses. `Pair` is for
-eager execution, where every operation is a pass: batch norm is one kernel, and the backward applies the gate and the
-gradient of pooling to dy in one pass.
+computes anyway. All of this is in plain operations, which a compiler fuses; ``fused_norm_kernels`` is for eager
+execution.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -25,9 +23,6 @@ def is_plain(norm: nn.Module) -> TypeGuard[Norm]:
     """Whether a module is a batch norm of the usual kind: affine, with running statistics."""
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
     return known and bool(norm.affine) and bool(norm.track_running_stats)
-
-
-# For a compiler
 
 
 class _Moments(Function):
@@ -61,14 +56,24 @@ def coefficients(m: Tensor, v: Tensor, norm: Norm, positions: int) -> tuple[Tens
         m, v: mean and biased variance of each map, (N, C).
         positions: H W.
     """
-    total = _over_processes(torch.stack([m.sum(0), torch.full_like(m[0], len(m))]), norm)
-    count = total[1]
-    mean = total[0] / count
-    # By the law of total variance, which subtracts no large numbers from each other.
-    var = _over_processes((v + (m - mean).square()).sum(0), norm) / count
-    _update_running(norm, mean, var, count[0] * positions)
+    mean, var, _ = batch_statistics(m, v, norm, positions)
     a = norm.weight * torch.rsqrt(var + norm.eps)
     return a, norm.bias - a * mean
+
+
+def batch_statistics(m: Tensor, v: Tensor, norm: Norm, positions: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance of the batch, (C,) each, and its number of samples; updates the running statistics.
+
+    Args:
+        m, v: mean and biased variance of each map, (N, C).
+        positions: H W.
+    """
+    samples = over_processes(m.new_tensor(len(m)), norm)
+    mean = over_processes(m.sum(0), norm) / samples
+    # By the law of total variance, which subtracts no large numbers from each other.
+    var = over_processes((v + (m - mean).square()).sum(0), norm) / samples
+    _update_running(norm, mean, var, samples * positions)
+    return mean, var, samples
 
 
 def mean(z: Tensor) -> Tensor:
@@ -123,7 +128,7 @@ def _reduced(x: Tensor, group: Any) -> Tensor:
     return x
 
 
-def _over_processes(x: Tensor, norm: Norm) -> Tensor:
+def over_processes(x: Tensor, norm: Norm) -> Tensor:
     """The sum over the processes that share a norm's statistics."""
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
         summed: Tensor = _Sum.apply(x, norm.process_group)
@@ -133,99 +138,3 @@ def _over_processes(x: Tensor, norm: Norm) -> Tensor:
 
 def _precise(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-# For eager execution
-
-
-def pool(x: Tensor) -> Tensor:
-    """gap(x), (N, C, H, W) to (N, C), by a product with a row of ones, many times faster than a mean in bf16."""
-    positions = x.shape[2] * x.shape[3]
-    # A sum of float16 values may exceed 65,504, so each is first divided by a power of two, which is exact.
-    share = 2.0 ** -math.ceil(math.log2(positions)) if x.dtype == torch.float16 else 1.0
-    return total(x, share) / (positions * share)
-
-
-def total(x: Tensor, share: float = 1.0) -> Tensor:
-    """The sum over each map times ``share``, (N, C, H, W) to (N, C)."""
-    n, c, h, w = x.shape
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return torch.matmul(x.new_full((1, h * w), share), x.permute(0, 2, 3, 1).reshape(n, h * w, c))[:, 0]
-    return (x.sum((2, 3), dtype=torch.float32) * share).to(x.dtype) if x.dtype == torch.float16 else x.sum((2, 3))
-
-
-class Pair:
-    """Batch norm and the use of the signal in eager execution, as two functions that share s, a and b.
-
-    ``normalised`` returns u = BN(z) and gap(u), the caller computes the signal s from gap(u), and ``combined`` returns
-    u s or u + s.
-    """
-
-    s: Tensor  # (N, C, 1, 1)
-    a: Tensor  # u = a z + b
-    b: Tensor
-
-    def __init__(self, combine: Literal["mul", "add"]) -> None:
-        self.combine = combine
-
-    def normalised(self, z: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-        """u (N, C, H, W), to be used only by ``combined``, and gap(u) (N, C); updates the running statistics."""
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        u, pooled = _Normalised.apply(z, norm.weight, norm.bias, norm, self)
-        return u, pooled
-
-    def combined(self, u: Tensor, s: Tensor, z: Tensor) -> Tensor:
-        """u s or u + s, (N, C, H, W), written into the memory of u; the signal s is (N, C)."""
-        y: Tensor = _Combined.apply(u, s, z.detach(), self)
-        return y
-
-
-class _Normalised(Function):
-    """u and gap(u); ``_Combined`` passes dy on, and the backward here applies gate and pooling to it in one pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, pair: Pair
-    ) -> tuple[Tensor, Tensor]:
-        assert norm.momentum is not None
-        u, mean, invstd = torch.native_batch_norm(
-            z, weight, bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
-        )
-        ctx.save_for_backward(z, weight, norm.running_mean, norm.running_var, mean, invstd)
-        ctx.eps, ctx.pair = norm.eps, pair
-        pair.a = weight * invstd
-        pair.b = bias - pair.a * mean
-        return u, pool(u)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dpooled: Tensor) -> tuple[Tensor | None, ...]:
-        z, weight, running_mean, running_var, mean, invstd = ctx.saved_tensors
-        spread = (dpooled / (z.shape[2] * z.shape[3])).to(dy.dtype)[:, :, None, None]
-        du = torch.addcmul(spread, dy, ctx.pair.s) if ctx.pair.combine == "mul" else spread + dy
-        grads = torch.ops.aten.native_batch_norm_backward(
-            du, z, weight, running_mean, running_var, mean, invstd, True, ctx.eps, [True, True, True]
-        )
-        return (*grads, None, None)
-
-
-class _Combined(Function):
-    """u s or u + s, which overwrites u: the gradients use u = a z + b, so only z is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, s: Tensor, z: Tensor, pair: Pair) -> Tensor:
-        pair.s = s.to(u.dtype)[:, :, None, None]
-        ctx.mark_dirty(u)
-        ctx.save_for_backward(z)
-        ctx.pair, ctx.dtype = pair, s.dtype
-        return u.mul_(pair.s) if pair.combine == "mul" else u.add_(pair.s)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        (z,) = ctx.saved_tensors
-        ds = total(dy)
-        if ctx.pair.combine == "mul":
-            ds = ctx.pair.a * total(dy * z) + ctx.pair.b * ds
-        return dy, ds.to(ctx.dtype), None, None

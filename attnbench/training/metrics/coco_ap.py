@@ -29,13 +29,8 @@ def coco_ap(images: Sequence[Found], classes: int, masks: bool = False) -> dict[
         classes: the number of classes, without the background.
         masks: whether to compare masks instead of boxes.
     """
-    ordered = sorted(images, key=lambda image: image.image)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
-        truth = _dataset([entry for image in ordered for entry in _truth(image, masks)], ordered, classes)
-        detections = [entry for image in ordered for entry in _detections(image, masks)]
-        answer = _dataset(detections, ordered, classes)
-        evaluation = COCOeval(truth, answer, "segm" if masks else "bbox")
-        evaluation.evaluate()
+    evaluation = compared(images, classes, masks)
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()
     prefix = "mask_" if masks else ""
@@ -44,6 +39,34 @@ def coco_ap(images: Sequence[Found], classes: int, masks: bool = False) -> dict[
         for name, value in zip(NAMES, evaluation.stats, strict=False)
         if value >= 0
     }
+
+
+def compared(images: Sequence[Found], classes: int, masks: bool = False) -> COCOeval:
+    """pycocotools' evaluation, with the detections of every image matched with its objects."""
+    ordered = sorted(images, key=lambda image: image.image)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+        truth = _dataset([entry for image in ordered for entry in _truth(image, masks)], ordered, classes)
+        detections = [entry for image in ordered for entry in _detections(image, masks)]
+        answer = _dataset(detections, ordered, classes)
+        evaluation = COCOeval(truth, answer, "segm" if masks else "bbox")
+        evaluation.evaluate()
+    return evaluation
+
+
+def ap_by_class(images: Sequence[Found], classes: int, masks: bool = False) -> list[dict[str, float]]:
+    """AP, AP50 and AP75 of each class in percent, named as in ``coco_ap``; empty for a class without objects."""
+    evaluation = compared(images, classes, masks)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, classes), all sizes, 100 detections
+    prefix = "mask_" if masks else ""
+    found = []
+    for label in range(classes):
+        of_class = precision[:, :, label]
+        parts = {"AP": of_class, "AP50": of_class[:1], "AP75": of_class[5:6]}
+        there = bool((of_class > -1).any())
+        found.append({f"{prefix}{name}": 100 * float(part.mean()) for name, part in parts.items()} if there else {})
+    return found
 
 
 def _dataset(entries: list[dict[str, Any]], images: Sequence[Found], classes: int) -> COCO:

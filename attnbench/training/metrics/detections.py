@@ -10,6 +10,8 @@ import numpy as np
 from pycocotools import mask as rle
 from torch import Tensor
 
+from attnbench.models.detection import pasting
+
 RunLengths = dict[str, Any]  # a mask in COCO's compressed form: size, counts
 
 
@@ -43,10 +45,11 @@ class Found:
 def found(detection: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Found:
     """Join a detector's output for one image, in torchvision's format, with the image's target.
 
-    Masks (d, 1, H, W) in [0, 1] are thresholded at 0.5. A detection is dropped if its score or box is not finite.
+    Masks (d, 1, H, W) in [0, 1] are thresholded at 0.5; they may be left small (see ``pasting``), as long as the target
+    has masks. A detection is dropped if its score or box is not finite.
     """
     good = detection["scores"].isfinite() & detection["boxes"].isfinite().all(1)
-    has_masks = "masks" in detection and "masks" in target
+    has_masks = ("masks" in detection or pasting.SMALL in detection) and "masks" in target
     return Found(
         image=int(target["image"]),
         boxes=_array(detection["boxes"][good]),
@@ -57,9 +60,18 @@ def found(detection: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Foun
         areas=_array(target["areas"]),
         difficult=target["difficult"].cpu().numpy(),
         crowd=target["crowd"].cpu().numpy(),
-        masks=run_lengths(detection["masks"][good][:, 0] > 0.5) if has_masks else None,
+        masks=_detected_masks(detection, good, target) if has_masks else None,
         true_masks=run_lengths(target["masks"]) if has_masks else None,
     )
+
+
+def _detected_masks(detection: Mapping[str, Tensor], good: Tensor, target: Mapping[str, Tensor]) -> list[RunLengths]:
+    if pasting.SMALL not in detection:
+        return run_lengths(detection["masks"][good][:, 0] > 0.5)
+    height, width = target["masks"].shape[-2:]
+    small = {key: detection[key][good] for key in ("boxes", pasting.SMALL)}
+    canvas = pasting.blank(height, width)
+    return [pasting.run_lengths(region, canvas) for region in pasting.regions(small, height, width)]
 
 
 def _array(tensor: Tensor) -> np.ndarray:

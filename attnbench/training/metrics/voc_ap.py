@@ -30,6 +30,20 @@ def voc_ap(images: Sequence[Found], classes: int, overlap: float = 0.5) -> dict[
     }
 
 
+def by_class(images: Sequence[Found], classes: int, overlap: float = 0.5) -> list[dict[str, float]]:
+    """VOC's average precision of each class in percent, ``voc_AP`` by 11 points and ``voc_AP_area`` by the area.
+
+    It is empty for a class without objects. The means are ``voc_ap``'s.
+    """
+    ordered = sorted(images, key=lambda image: image.image)
+    rules: dict[str, Rule] = {"voc_AP": "11point", "voc_AP_area": "area"}
+    found = []
+    for label in range(1, classes + 1):
+        one = curve(ordered, label, overlap)
+        found.append({name: 100 * average_precision(*one, rule) for name, rule in rules.items()} if one else {})
+    return found
+
+
 def curve(images: Sequence[Found], label: int, overlap: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Recall and precision of a class after each detection, in the order of scores; None for a class without objects.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from attnbench.base.draw_boxes import drawn
-from attnbench.data.dataset import Batch
+from attnbench.data.dataset import Batch, Target
+from attnbench.models.detection.pasting import regions, unpasted
 from attnbench.training.metrics.coco_ap import NAMES, coco_ap
 from attnbench.training.metrics.detections import Found, found
 from attnbench.training.metrics.voc_ap import voc_ap
@@ -37,6 +38,7 @@ class Detection:
 
     def __post_init__(self) -> None:
         self._pictures: dict[str, np.ndarray] = {}
+        self._found: list[Found] = []
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The sum of the detector's losses over a batch, times the batch's weight."""
@@ -47,14 +49,23 @@ class Detection:
         """Average precisions in percent, the same in every process; each image counts once over all processes."""
         images: list[Found] = []
         self._pictures = {}
-        for batch in batches:
-            for image, answer, target in zip(batch.images, network(batch.images), batch.targets, strict=True):
-                images.append(found(answer, target))
-                if len(self._pictures) < SHOWN:
-                    picture = drawn(image, answer, self.class_names, truth=target["boxes"])
-                    self._pictures[f"image{len(self._pictures)}"] = picture
-        everywhere = [one for part in process.gather(images) for one in part]
-        return self._measured(everywhere)
+        with unpasted(network):
+            for batch in batches:
+                for image, answer, target in zip(batch.images, network(batch.images), batch.targets, strict=True):
+                    images.append(found(answer, target))
+                    if len(self._pictures) < SHOWN:
+                        self._pictures[f"image{len(self._pictures)}"] = self._drawn(image, answer, target)
+        self._found = sorted((one for part in process.gather(images) for one in part), key=lambda found: found.image)
+        return self._measured(self._found)
+
+    def _drawn(self, image: Tensor, answer: Mapping[str, Tensor], target: Target) -> np.ndarray:
+        masks = list(regions(answer, *image.shape[-2:]))
+        mask = masks.__getitem__ if masks else None
+        return drawn(image, answer, self.class_names, truth=target["boxes"], mask=mask)
+
+    def answers(self, samples: Tensor, process: Process) -> list[Found] | None:
+        """What was found in the last evaluation, in the order of samples; None if there was none in this process."""
+        return self._found or None
 
     def _measured(self, images: list[Found]) -> dict[str, float]:
         count = len(self.class_names)

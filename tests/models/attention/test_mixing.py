@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.models.attention.mixing import MixedConv2d, grouped, matrices, stacked, stencil
+from attnbench.models.attention.mixing import MixedConv2d, grouped, matrices, per_sample, stacked, stencil
+from attnbench.models.ops import depthwise
 
 CONVOLUTIONS = {
     "dense": nn.Conv2d(6, 8, 3, padding=1),
@@ -20,6 +21,7 @@ CONVOLUTIONS = {
     "same": nn.Conv2d(6, 8, 3, padding="same"),
     "groups": nn.Conv2d(6, 8, 3, padding=1, groups=2),
     "pointwise": nn.Conv2d(6, 8, 1),
+    "pointwise wide": nn.Conv2d(6, 4, 1),
     "pointwise strided": nn.Conv2d(6, 8, 1, stride=2, bias=False),
     "depthwise": nn.Conv2d(6, 6, 3, padding=1, groups=6),
     "depthwise strided": nn.Conv2d(6, 6, (3, 5), stride=(2, 3), padding=(1, 2), groups=6, bias=False),
@@ -40,7 +42,9 @@ def definition(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, x: Tensor, 
 
 
 def ways(conv: MixedConv2d) -> list[Callable[[MixedConv2d, Tensor, Tensor], Tensor]]:
-    return [stacked, grouped, *conv.pointwise * [matrices], *conv.depthwise * [stencil]]
+    compiled = conv.depthwise and conv.weight.shape[0] == 3 * conv.groups and depthwise.LIBRARY.functions is not None
+    special = [*conv.pointwise * [matrices], *conv.depthwise * [stencil], *compiled * [per_sample]]
+    return [stacked, grouped, *special]
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -55,7 +59,7 @@ def test_all_ways_equal_the_equation(name: str, samples: int, size: tuple[int, i
     expected = definition(trunk, conv.kernels, None, x, mixture)
     expected_gradients = torch.autograd.grad(expected.sin().sum(), leaves)
     for way in ways(conv):
-        for image in (x, x.to(memory_format=torch.channels_last)):
+        for image in (x, x.to(memory_format=torch.channels_last))[way is per_sample :]:
             y = way(conv, image, mixture)
             torch.testing.assert_close(y, expected, msg=functools.partial("{}: {}".format, way.__name__))
         torch.testing.assert_close(torch.autograd.grad(y.sin().sum(), leaves), expected_gradients)
@@ -97,6 +101,24 @@ def test_ways_are_chosen_by_shape() -> None:
     assert choice["pointwise"] == [matrices, stacked, grouped]
     assert choice["dense"] == [grouped, stacked, grouped]
     assert choice["depthwise"] == [grouped, grouped, grouped]
+    last = MixedConv2d(CONVOLUTIONS["depthwise"], 2).route(large.to(memory_format=torch.channels_last))
+    assert last is (per_sample if depthwise.LIBRARY.functions else grouped)
+
+
+@pytest.mark.skipif(depthwise.LIBRARY.functions is None, reason="no C compiler")
+def test_kernels_in_c_are_exact_in_bfloat16_and_with_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    trunk, threads, results = nn.Conv2d(40, 40, 3, stride=2, padding=1, groups=40), torch.get_num_threads(), []
+    images, mixture = torch.randn(5, 40, 9, 8).bfloat16(), torch.rand(5, 3)
+    conv = MixedConv2d(trunk, 3).bfloat16()
+    for count in (1, 3, None):
+        torch.set_num_threads(count or threads)
+        x = images.to(memory_format=torch.channels_last).requires_grad_()
+        y = (per_sample if count else grouped)(conv, x, mixture.bfloat16())
+        results.append([y, *torch.autograd.grad(y.float().sin().sum(), [x, conv.weight])])
+    assert all(torch.equal(one, three) for one, three in zip(results[0], results[1], strict=True))
+    for ours, theirs in zip(results[0], results[2], strict=True):
+        assert (ours.float() - theirs.float()).norm() < 0.01 * theirs.float().norm()
 
 
 def test_kernel_0_is_the_trunks_and_the_others_have_its_standard_deviation() -> None:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from attnbench.models import fused
 from attnbench.models.attention.squeeze import Squeeze
 from attnbench.models.folding import folded
-from attnbench.models.ops import fused_norm
+from attnbench.models.ops.fused_norm_kernels import pool
 from tests.models.attention.test_every_attention import ATTENTIONS, PAIRS, VARIANTS, configured, network
 
 SIZE, BATCH = 64, 2
@@ -163,5 +163,5 @@ def test_pooled_sums_of_float16_do_not_overflow(layout: torch.memory_format) -> 
     """112 x 112 positions of about 6 sum up to 75,264, above float16's 65,504."""
     x = (6 + torch.randn(2, 8, 112, 112)).half().to(memory_format=layout)
     expected = x.double().mean((2, 3))
-    for pooled in (Squeeze()(x), fused_norm.pool(x)):
+    for pooled in (Squeeze()(x), pool(x)):
         assert pooled.dtype == torch.float16 and torch.allclose(pooled.double(), expected, rtol=2e-3)
