@@ -19,7 +19,7 @@ attnbench data: check, convert or pack a data set before a run uses it.
   attnbench data check DIR         list what is wrong with it, one problem a line; exit code 3 if there is any
   attnbench data convert SRC DST   write an export of Roboflow, CVAT, LabelImg or YOLO as COCO or VOC; SRC is only read
       [--holdout 0.2]                  ... and hold out a share for validation, if it has a single split
-  attnbench data shard SRC DST     pack an image folder into a few large files with checksums
+  attnbench data shard SRC DST     pack an image folder into tar files of WebDataset's form; SRC may be older shards
       [--short-side N] [--quality Q]   ... with smaller images: a changed protocol, which every result reports
 
 `attnbench data check --help` (or convert, shard) shows all options.
@@ -145,9 +145,11 @@ def shard() -> None:
         Stopped: a signal was received.
     """
     parser = CommandParser(
-        prog="attnbench data shard", description="Pack an image folder into a few large files with checksums."
+        prog="attnbench data shard",
+        description="Pack an image folder into tar files of WebDataset's form, with an index of checksums. "
+        "Shards of an earlier release are converted.",
     )
-    parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
+    parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/, or shards")
     parser.add_argument("target", metavar="DST", type=Path, help="the folder for the shards, later dataset.root=DST")
     parser.add_argument("--short-side", type=_positive, metavar="N", help="shrink larger images: shorter side N pixels")
     parser.add_argument("--quality", type=_positive, metavar="Q", help="JPEG quality of shrunk images (default: 90)")
@@ -177,8 +179,12 @@ def _positive(text: str) -> int:
 def _shard(source: Path, target: Path, short_side: int | None, quality: int, shard_bytes: int) -> None:
     from attnbench.data.image_folders import sharding
 
-    if (target / "train").is_dir():
-        raise ConfigError("this is an image folder", target, "choose another folder for the shards")
+    if (target / "train").is_dir() or source.resolve() == target.resolve():
+        what = "this is an image folder" if (target / "train").is_dir() else "SRC and DST are the same folder"
+        raise ConfigError(what, target, "choose another folder for the shards")
+    if any(target.glob("*.shard")):
+        todo = f"choose an empty folder; attnbench data shard {target} NEW converts finished ones"
+        raise ConfigError("these are shards of an earlier release", target, todo)
     resizing = sharding.Resizing(short_side, quality) if short_side else None
     classes, planned = sharding.plan(source, target, resizing, shard_bytes)
     threads = cores() if resizing else READERS
@@ -189,11 +195,11 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
                 advance(one.bytes)
             else:
                 sharding.write(one, resizing, threads, advance)
-        sharding.finish(target, classes, planned, resizing)
+        sharding.finish(target, classes, planned)
     images = sum(len(one.images) for one in planned)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
-    if resizing:
-        print(f"changed protocol: {resizing}; every result reports it")
+    if changed := planned[0].changed:
+        print(f"changed protocol: {changed}; every result reports it")
     print(f"use the shards with dataset.root={target}")
 
 

@@ -26,7 +26,8 @@ from attnbench.data.image_folders.folder import (
 )
 from attnbench.data.image_folders.labels import read_flat
 from attnbench.data.image_folders.own import TRAIN, VALIDATION, counts
-from attnbench.data.image_folders.shards import Shards, are_here, open_shards
+from attnbench.data.image_folders.shards import Contents, Shards, are_here, open_shards
+from attnbench.data.image_folders.tar_shards import Shard, is_whole
 from attnbench.data.images.checking import About, Finding, Format, Picture, Seen, examine
 from attnbench.data.images.pillow import read_file
 from attnbench.data.images.suffixes import SUFFIXES
@@ -221,13 +222,30 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
     except DataError as error:
         yield Finding(error.where, error.what)
         return
-    pictures = (
-        Picture(records.where(k), f"{side.side.folder.name}/{records.labels[k]}", partial(records.read, k))
-        for side in (found.train, found.val)
-        for records in [Shards(side)]
-        for k in range(len(records))
-    )
-    yield from examine(pictures, seen, threads)
+    altered: list[Shard] = []
+    damaged = set()
+    for finding in examine(_records(found, altered), seen, threads):
+        if isinstance(finding, Finding) and "this record is damaged" in finding.what:
+            damaged.add(finding.where.partition(",")[0])
+        yield finding
+    for shard in altered:
+        if str(shard.path) not in damaged:
+            yield Finding(
+                str(shard.path), "this file is damaged: its checksum is wrong, but those of its pictures are not"
+            )
+
+
+def _records(found: Contents, altered: list[Shard]) -> Iterator[Picture]:
+    """The pictures in shards; shards whose checksum is wrong are added to ``altered``."""
+    for side in (found.train, found.val):
+        records, first = Shards(side), 0
+        for shard in side.shards:
+            for k in range(first, first + len(shard.names)):
+                kind = f"{side.side.folder.name}/{records.labels[k]}"
+                yield Picture(records.where(k), kind, partial(records.read, k))
+            first += len(shard.names)
+            if not is_whole(shard):
+                altered.append(shard)
 
 
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding | About]]]:
