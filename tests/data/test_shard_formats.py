@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from attnbench.base.errors import ConfigError, DataError
+from attnbench.base.errors import ConfigError, DataError, StorageError
 from attnbench.cli import main
 from attnbench.data.image_folders.datasets import folder as folder_data
 from attnbench.data.image_folders.shards import Shards, open_shards
 from tests.data.earlier_shards import write_earlier
 from tests.data_fixtures import image_folder, photo
-from tests.small_runs import ForkServer
+from tests.small_runs import ForkServer, interrupted_in
 
 Shard = Callable[..., str]
 
@@ -107,6 +109,7 @@ def test_the_index_has_the_place_of_every_picture(pictures: Path, tmp_path: Path
             assert members[name.partition(".")[0] + ".cls"] == str(place["label"]).encode()
 
 
+LOSS = "attnbench.training.tasks.classification:Classification.loss"
 TINY = [
     *("runtime.device=cpu", "runtime.workers=0", "backbone=resnet20", "backbone.depth=8", "batch_size=4"),
     *("schedule.epochs=2", "dataset=folder", "dataset.size=16", "dataset.resize=16", "dataset.name=same"),
@@ -137,11 +140,12 @@ def test_weights_and_fingerprint_are_those_of_the_folder(
 def test_a_run_on_earlier_shards_goes_on_with_new_ones(
     pictures: Path, tmp_path: Path, shard: Shard, forks: ForkServer
 ) -> None:
-    """Unfinished after an epoch on the earlier shards; then the same weights as from one kind alone."""
+    """Stopped in the second epoch on the earlier shards; then the same weights as from one kind alone."""
     write_earlier(pictures, tmp_path / "old")
     expected = trained(forks, tmp_path / "old", tmp_path / "outputs")
     outputs = f"paths.outputs={tmp_path}/moved"
-    end = forks.train(tmp_path, *TINY, "stop_after=4", f"dataset.root={tmp_path}/old", outputs)
+    stopped = partial(interrupted_in, LOSS, 7, signal.SIGTERM)
+    end = forks.train(tmp_path, *TINY, f"dataset.root={tmp_path}/old", outputs, before=stopped)
     assert end.code == 143, end.errors
     shard(tmp_path / "old", tmp_path / "new")
     found = trained(forks, tmp_path / "new", tmp_path / "moved")
@@ -194,8 +198,6 @@ def test_new_shards_are_not_written_among_earlier_ones(pictures: Path, tmp_path:
 
 
 def test_a_tar_file_of_somebody_else_is_kept(pictures: Path, tmp_path: Path, shard: Shard) -> None:
-    from attnbench.base.errors import StorageError
-
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train-000000.tar").write_bytes(b"mine")
     with pytest.raises(StorageError, match=r"attnbench did not write this file .*empty folder"):
