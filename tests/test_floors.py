@@ -50,8 +50,18 @@ ROOMS: dict[str, list[set[str]]] = {
             "detection.hsv",
             "images.contents",
             "images.suffixes",
+            "image_folders.tar_shards",
+            "fetching.releases",
+            "fetching.unpack",
         },
-        {"image_folders.folder", "images.formats", "exports.export"},
+        {
+            "image_folders.folder",
+            "image_folders.earlier_shards",
+            "images.formats",
+            "exports.export",
+            "fetching.transfer",
+            "fetching.imagenet",
+        },
         {
             "images.pillow",
             "images.survey",
@@ -61,7 +71,7 @@ ROOMS: dict[str, list[set[str]]] = {
             "exports.voc",
             "exports.yolo",
         },
-        {"images.jpeg", "image_folders.own", "exports.tools"},
+        {"images.jpeg", "image_folders.own", "exports.tools", "fetching.fetch"},
         {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
         {
             "image_folders.datasets",
