@@ -176,6 +176,7 @@ def _positive(text: str) -> int:
 
 def _shard(source: Path, target: Path, short_side: int | None, quality: int, shard_bytes: int) -> None:
     from attnbench.data.image_folders import sharding
+    from attnbench.data.image_folders.folder import left_out_line
 
     if (target / "train").is_dir():
         raise ConfigError("this is an image folder", target, "choose another folder for the shards")
@@ -191,6 +192,9 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
                 sharding.write(one, resizing, threads, advance)
         sharding.finish(target, classes, planned, resizing)
     images = sum(len(one.images) for one in planned)
+    for side in {one.side.name: one.side for one in planned}.values():
+        if line := left_out_line(side.left_out, f"{side.name}/: "):
+            print(line)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
     if resizing:
         print(f"changed protocol: {resizing}; every result reports it")

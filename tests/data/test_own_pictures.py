@@ -310,6 +310,27 @@ def test_shrunk_shards_keep_the_orientation(tmp_path: Path) -> None:
     assert facts(small).orientation == 6
 
 
+def test_shards_of_all_formats_are_the_same_data(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "a", size=(64, 64))
+    turned(root / "train" / "cat" / "turned.jpg", 6, (64, 64))
+    photo(50, 64, 64).save(root / "val" / "dog" / "x.webp")
+    (tmp_path / "b").mkdir()
+    written, planned = sharding.plan(root, tmp_path / "b", None, 2**20)
+    for one in planned:
+        sharding.write(one, None, 1, lambda _: None)
+    sharding.finish(tmp_path / "b", written, planned, None)
+    loose, shards = own(root), own(tmp_path / "b")
+    assert (loose.fingerprint, loose.contents(), loose.drawn()) == (
+        shards.fingerprint,
+        shards.contents(),
+        shards.drawn(),
+    )
+    assert isinstance(loose.train, Files) and isinstance(shards.train, Files)
+    assert all(np.array_equal(loose.train.read(k, (0, 0)), shards.train.read(k, (0, 0))) for k in range(9))
+    refused(lambda: imagenet(root=str(tmp_path / "b"), **SMALL), DataError, "x.webp", "dataset=folder")  # type: ignore[arg-type]
+    refused(lambda: own(tmp_path / "b", fold=0), ConfigError, "shards have train/ and val/")
+
+
 def test_grey_of_16_bits_is_scaled(tmp_path: Path) -> None:
     root = image_folder(tmp_path, classes=("a",))
     grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
