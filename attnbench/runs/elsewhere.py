@@ -55,7 +55,8 @@ def _undivided(config: Config, own: str) -> Dataset:
     divided: Dataset = config.build("dataset")
     if divided.fingerprint == own:
         return divided
-    whole: Dataset = config.updated({"dataset": dict.fromkeys(DIVIDED)}).build("dataset")
+    usual = {key: config.declared.get(f"dataset.{key}") for key in (*DIVIDED, "folds", "division_seed")}
+    whole: Dataset = config.updated({"dataset": usual}).build("dataset")
     return whole
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from attnbench.base.errors import ConfigError, DataError
+from attnbench.config.configuration import Config
 from attnbench.data import sampling
 from attnbench.data.dataset import Dataset
 from attnbench.data.image_folders import sharding
@@ -133,6 +136,18 @@ def test_divisions_that_make_no_sense_are_refused(classes: Path, tmp_path: Path)
     refused(lambda: own(classes, holdout=1.0), ConfigError, "holdout")
     single = image_folder(tmp_path, classes=("one",), per_class=1, sides=("",))
     refused(lambda: own(single, fold=0), DataError, "a single picture", "one/0.jpg")
+
+
+def test_a_division_is_refused_before_anything_is_made(compose: Callable[..., Config]) -> None:
+    words = ["dataset=folder", "dataset.root=/data/birds"]
+    for more, where in (
+        (["dataset.fold=5"], "dataset.fold"),
+        (["dataset.fold=0", "dataset.holdout=0.2"], "dataset.fold"),
+        (["dataset.folds=3"], "dataset.folds"),
+        (["dataset.division_seed=1"], "dataset.division_seed"),
+    ):
+        refused(partial(compose, *words, *more), ConfigError, where)
+    assert compose(*words, "dataset.holdout=0.2", "dataset.division_seed=1").dataset_name == "birds"
 
 
 # labels of a flat val/
@@ -320,11 +335,8 @@ def test_shards_of_all_formats_are_the_same_data(tmp_path: Path) -> None:
         sharding.write(one, None, 1, lambda _: None)
     sharding.finish(tmp_path / "b", written, planned, None)
     loose, shards = own(root), own(tmp_path / "b")
-    assert (loose.fingerprint, loose.contents(), loose.drawn()) == (
-        shards.fingerprint,
-        shards.contents(),
-        shards.drawn(),
-    )
+    assert loose.fingerprint == shards.fingerprint and loose.contents() == shards.contents()
+    assert loose.drawn() == shards.drawn() == "1 turned upright"
     assert isinstance(loose.train, Files) and isinstance(shards.train, Files)
     assert all(np.array_equal(loose.train.read(k, (0, 0)), shards.train.read(k, (0, 0))) for k in range(9))
     refused(lambda: imagenet(root=str(tmp_path / "b"), **SMALL), DataError, "x.webp", "dataset=folder")  # type: ignore[arg-type]

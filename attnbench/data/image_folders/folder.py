@@ -142,7 +142,10 @@ def where_it_is(root: Path) -> str:
 
 
 def _folders(folder: Path) -> list[str]:
-    names = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError as error:
+        raise DataError(f"this folder cannot be listed: {error.strerror}", folder, "restore or remove it") from error
     return sorted(name for name in names if _visible(name) and name not in NOT_CLASSES)
 
 
