@@ -42,8 +42,7 @@ def recognise(root: Path) -> Format:
     Raises:
         DataError: the folder has none of the known layouts.
     """
-    if root.is_dir() and tools.recognised(root):
-        todo = f"attnbench data convert {root} DST writes it as a data set"
+    if todo := tools.how_to_convert(root):
         raise DataError("this is an export of an annotation tool, which runs do not read", root, todo)
     for known in FORMATS:
         if known.is_here(root):
@@ -215,7 +214,7 @@ def _shard_records(root: Path) -> int:
     return len(found.train.side.files) + len(found.val.side.files)
 
 
-def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding | About]:
     try:
         found = open_shards(root)
     except DataError as error:
@@ -228,6 +227,7 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
         for k in range(len(records))
     )
     yield from examine(pictures, seen, threads)
+    yield from (About(counts(f"{one.side.name}/", one.side, found.classes)) for one in (found.train, found.val))
 
 
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding | About]]]:
