@@ -16,9 +16,11 @@ from pathlib import Path
 from attnbench.base.errors import DataError
 from attnbench.data.exports import tools
 from attnbench.data.image_folders.folder import (
+    OUTSIDE,
     Side,
     class_names,
     contents,
+    files_beside,
     has_classes,
     left_out_line,
     suffix,
@@ -101,6 +103,10 @@ def _check_sides(root: Path, sides: Sequence[Path], seen: Seen, threads: int) ->
     abouts: list[str] = []
     for side in sides:
         found, left_out = Side(side, [], [], []), Counter[str]()
+        for name in files_beside(side) if _classes(side) else ():
+            left_out[f"{suffix(name)} {OUTSIDE}"] += 1
+            if suffix(name) in PICTURES:
+                yield Finding(_below(root, side / name), "it is not in a class folder: it is not read", harmless=True)
         for folder in _classes(side):
             yield from _listing(root, folder, left_out)
             _add(found, folder, known)

@@ -76,19 +76,23 @@ def test_a_class_that_differs_in_case_is_named(tmp_path: Path) -> None:
     refused(lambda: own(root), DataError, "class Cat has no training images", "is it cat?")
 
 
-def test_what_is_there_is_said(tmp_path: Path) -> None:
+def test_what_is_there_is_said(tmp_path: Path, check: Check) -> None:
     root = image_folder(tmp_path)
     shutil.rmtree(root / "val" / "dog")
     (root / "train" / "cat" / "notes.txt").write_text("x")
     (root / "train" / "cat" / "x.HEIC").write_text("x")
+    photo(1, 20, 20).save(root / "train" / "beside.jpg")
     (root / "train" / "cat" / "more").mkdir()
     photo(1, 20, 20).save(root / "train" / "cat" / "more" / "x.jpg")
     assert list(own(root).notes()) == [
         "training: 8 pictures: cat 4, dog 4",
         "validation: 4 pictures: cat 4, dog 0",
         "no validation picture of dog",
-        "left out: 1 .heic, 1 .txt, 1 in folders inside a class",
+        "left out: 1 .heic, 1 .jpg outside of class folders, 1 .txt, 1 in folders inside a class",
     ]
+    lines = check(root)[1]
+    assert "note: train/beside.jpg: it is not in a class folder: it is not read" in lines
+    assert "train/: left out: 1 .heic, 1 .jpg outside of class folders, 1 .txt" in lines
 
 
 # holdout and folds
