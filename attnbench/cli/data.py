@@ -1,4 +1,4 @@
-"""``attnbench data``: check or pack a data set before a run uses it."""
+"""``attnbench data``: check, convert or pack a data set before a run uses it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from attnbench.cli.parser import CommandParser
 from attnbench.runs.folder import RunFolder
 
 USAGE = """\
-attnbench data: check or pack a data set before a run uses it.
+attnbench data: check, convert or pack a data set before a run uses it.
 
   attnbench data check DIR         list what is wrong with it, one problem a line; exit code 3 if there is any
+  attnbench data convert SRC DST   write an export of Roboflow, CVAT, LabelImg or YOLO as COCO or VOC; SRC is only read
+      [--holdout 0.2]                  ... and hold out a share for validation, if it has a single split
   attnbench data shard SRC DST     pack an image folder into a few large files with checksums
       [--short-side N] [--quality Q]   ... with smaller images: a changed protocol, which every result reports
 
-`attnbench data check --help` and `attnbench data shard --help` show all options.
+`attnbench data check --help` (or convert, shard) shows all options.
 """
 
 READERS = 16  # reading threads: more than cores, since reading from a network file system is mostly waiting
@@ -28,7 +30,7 @@ SHARD_BYTES = 2**29
 
 
 def main() -> None:
-    """``attnbench data check|shard ...``."""
+    """``attnbench data check|convert|shard ...``."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -51,6 +53,7 @@ def check() -> None:
     parser = CommandParser(prog="attnbench data check", description="List the problems of a data set, one a line.")
     parser.add_argument("root", metavar="DIR", type=Path, help="an image folder, shards of one, a VOC or a COCO folder")
     root = parser.parse().root.expanduser()
+    from attnbench.data.images.checking import About
     from attnbench.data.layouts import recognise
 
     known = recognise(root)
@@ -60,6 +63,8 @@ def check() -> None:
         warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         for finding in known.check(root, lambda: advance(1), cores()):
             print(finding, flush=True)
+            if isinstance(finding, About):
+                continue
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
     print(f"{known.name}: {total:,} images, {_counted(problems, 'problem')}, {_counted(notes, 'note')}")
     if problems:
@@ -68,6 +73,63 @@ def check() -> None:
 
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}" + "s" * (n != 1)
+
+
+# attnbench data convert
+
+
+def convert() -> None:
+    """``attnbench data convert SRC DST [--holdout SHARE]``.
+
+    Raises:
+        DataError: SRC is not an export of a known tool, or a file in it cannot be read.
+        StorageError: DST exists or cannot be written.
+        Stopped: a signal was received.
+    """
+    parser = CommandParser(
+        prog="attnbench data convert", description="Write the export of an annotation tool as a COCO or VOC data set."
+    )
+    parser.add_argument("source", metavar="SRC", type=Path, help="the folder that the tool exported; it is only read")
+    parser.add_argument("target", metavar="DST", type=Path, help="a folder that does not exist yet")
+    parser.add_argument("--holdout", type=_share, metavar="SHARE", help="hold out a share for validation, such as 0.2")
+    options = parser.parse()
+    source, target = options.source.expanduser().resolve(), options.target.expanduser().resolve()
+    if source in (target, *target.parents) or target in source.parents:
+        raise ConfigError("one of the folders is in the other", target, "choose another folder for DST")
+    from attnbench.data.exports import tools
+    from attnbench.data.exports.export import converted, held_out
+
+    export = tools.known(source)(source)
+    if options.holdout:
+        export = held_out(export, options.holdout)
+    try:
+        with console.counting(export.files, "images") as advance:
+            converted(export, target, lambda: advance(1))
+    except KeyboardInterrupt:
+        raise Stopped("stopped by a signal", target, "nothing was written; run the same command again") from None
+    counts = ", ".join(f"{split} {len(pictures):,}" for split, pictures in export.pictures.items())
+    print(f"{export.tool}: {_counted(export.files, 'image')}: {counts}")
+    for line in export.said:
+        print(line)
+    print(_usage(options.target, export.kind, list(export.pictures)))
+
+
+def _usage(target: Path, kind: str, splits: list[str]) -> str:
+    """The options with which a run uses converted data."""
+    train = next((name for name in splits if name.startswith("train")), splits[0])
+    val = next((name for name in splits if name.startswith("val")), splits[-1])
+    more = "; it has one split: see --holdout" if len(splits) == 1 else ""
+    if kind == "coco":
+        return f"use it with dataset=coco dataset.root={target} dataset.train={train} dataset.val={val}{more}"
+    words = f"dataset.train=[{train}] dataset.val=[{val}] dataset.classes=found"
+    return f"use it with dataset=voc dataset.root={target} {words}{more}"
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise ValueError(text)
+    return number
 
 
 # attnbench data shard
@@ -114,6 +176,7 @@ def _positive(text: str) -> int:
 
 def _shard(source: Path, target: Path, short_side: int | None, quality: int, shard_bytes: int) -> None:
     from attnbench.data.image_folders import sharding
+    from attnbench.data.image_folders.folder import left_out_line
 
     if (target / "train").is_dir():
         raise ConfigError("this is an image folder", target, "choose another folder for the shards")
@@ -129,10 +192,13 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
                 sharding.write(one, resizing, threads, advance)
         sharding.finish(target, classes, planned, resizing)
     images = sum(len(one.images) for one in planned)
+    for side in {one.side.name: one.side for one in planned}.values():
+        if line := left_out_line(side.left_out, f"{side.name}/: "):
+            print(line)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
     if resizing:
         print(f"changed protocol: {resizing}; every result reports it")
     print(f"use the shards with dataset.root={target}")
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"check": check, "shard": shard}
+COMMANDS: dict[str, Callable[[], None]] = {"check": check, "convert": convert, "shard": shard}

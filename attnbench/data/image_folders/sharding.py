@@ -15,6 +15,7 @@ from attnbench.base import files
 from attnbench.base.errors import DataError, StorageError
 from attnbench.data.image_folders.folder import Side, read_sides
 from attnbench.data.image_folders.shards import FORMAT, INDEX, read_shard, write_shard
+from attnbench.data.images.formats import ORIENTATION, facts
 from attnbench.data.images.pillow import read_file, read_rgb
 from attnbench.data.images.threads import in_order
 
@@ -42,13 +43,19 @@ class Resizing:
         Raises:
             DataError: the image cannot be read.
         """
-        image = read_rgb(data, where)
+        image, turn = read_rgb(data, where), facts(data).orientation
         scale = self.short_side / min(image.size)
         if scale >= 1:
             return data
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         file = io.BytesIO()
-        image.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=self.quality)
+        small = image.resize(size, Image.Resampling.LANCZOS)
+        if turn == 1:
+            small.save(file, "JPEG", quality=self.quality)
+        else:  # whoever reads the shard decides whether to turn the picture
+            exif = Image.Exif()
+            exif[ORIENTATION] = turn
+            small.save(file, "JPEG", quality=self.quality, exif=exif)
         return file.getvalue()
 
 
@@ -80,11 +87,11 @@ def plan(
     Raises:
         DataError: ``source`` is not an image folder.
     """
-    classes, *sides = read_sides(source, ("val",))
+    classes, *sides = read_sides(source, ("val",), "all")
     planned = []
     for side in sides:
         for number, images in enumerate(runs_of(side.bytes, shard_bytes)):
-            path = target / f"{side.folder.name}-{number:05}.shard"
+            path = target / f"{side.name}-{number:05}.shard"
             planned.append(Planned(path, side, images, _made_of(side, images, resizing)))
     return classes, planned
 
@@ -136,7 +143,7 @@ def write(planned: Planned, resizing: Resizing | None, threads: int, seen: Calla
     """
 
     def record(k: int) -> tuple[str, bytes]:
-        path = planned.side.folder / planned.side.files[k]
+        path = planned.side.path(k)
         data = read_file(path)
         if len(data) != planned.side.bytes[k]:
             raise DataError("this file changed while it was read", path, "run the same command again")
@@ -147,7 +154,7 @@ def write(planned: Planned, resizing: Resizing | None, threads: int, seen: Calla
             yield made
             seen(planned.side.bytes[k])
 
-    about = {"made_of": planned.made_of, "side": planned.side.folder.name}
+    about = {"made_of": planned.made_of, "side": planned.side.name}
     files.write(planned.path, lambda file: write_shard(file, about, records()), TODO)
 
 
@@ -156,6 +163,6 @@ def finish(target: Path, classes: tuple[str, ...], planned: Sequence[Planned], r
     sides: dict[str, list[dict[str, str]]] = {}
     for shard in planned:
         about = {"file": shard.path.name, "made_of": shard.made_of}
-        sides.setdefault(shard.side.folder.name, []).append(about)
+        sides.setdefault(shard.side.name, []).append(about)
     changed = str(resizing) if resizing else ""
     files.write_json(target / INDEX, {"format": FORMAT, "changed": changed, "classes": classes, "sides": sides})
