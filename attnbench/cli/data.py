@@ -181,6 +181,7 @@ def _positive(text: str) -> int:
 
 def _shard(source: Path, target: Path, short_side: int | None, quality: int, shard_bytes: int) -> None:
     from attnbench.data.image_folders import sharding
+    from attnbench.data.image_folders.folder import left_out_line
 
     if (target / "train").is_dir() or source.resolve() == target.resolve():
         what = "this is an image folder" if (target / "train").is_dir() else "SRC and DST are the same folder"
@@ -200,6 +201,9 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
                 sharding.write(one, resizing, threads, advance)
         sharding.finish(target, classes, planned)
     images = sum(len(one.images) for one in planned)
+    for side in {one.side.name: one.side for one in planned}.values():
+        if line := left_out_line(side.left_out, f"{side.name}/: "):
+            print(line)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
     if changed := planned[0].changed:
         print(f"changed protocol: {changed}; every result reports it")

@@ -16,9 +16,11 @@ from pathlib import Path
 from attnbench.base.errors import DataError
 from attnbench.data.exports import tools
 from attnbench.data.image_folders.folder import (
+    OUTSIDE,
     Side,
     class_names,
     contents,
+    files_beside,
     has_classes,
     left_out_line,
     suffix,
@@ -43,8 +45,7 @@ def recognise(root: Path) -> Format:
     Raises:
         DataError: the folder has none of the known layouts.
     """
-    if root.is_dir() and tools.recognised(root):
-        todo = f"attnbench data convert {root} DST writes it as a data set"
+    if todo := tools.how_to_convert(root):
         raise DataError("this is an export of an annotation tool, which runs do not read", root, todo)
     for known in FORMATS:
         if known.is_here(root):
@@ -103,6 +104,10 @@ def _check_sides(root: Path, sides: Sequence[Path], seen: Seen, threads: int) ->
     abouts: list[str] = []
     for side in sides:
         found, left_out = Side(side, [], [], []), Counter[str]()
+        for name in files_beside(side) if _classes(side) else ():
+            left_out[f"{suffix(name)} {OUTSIDE}"] += 1
+            if suffix(name) in PICTURES:
+                yield Finding(_below(root, side / name), "it is not in a class folder: it is not read", harmless=True)
         for folder in _classes(side):
             yield from _listing(root, folder, left_out)
             _add(found, folder, known)
@@ -216,7 +221,7 @@ def _shard_records(root: Path) -> int:
     return len(found.train.side.files) + len(found.val.side.files)
 
 
-def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding]:
+def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding | About]:
     try:
         found = open_shards(root)
     except DataError as error:

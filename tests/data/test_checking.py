@@ -184,10 +184,11 @@ def test_shards_are_checked_record_by_record(tmp_path: Path, check: Check) -> No
     damaged[600] ^= 1
     (target / "val-000000.tar").write_bytes(damaged)
     code, lines = check(target)
-    assert code == 3 and len(lines) == 3
+    assert code == 3 and len(lines) == 5
+    assert lines[2:4] == ["train/: 8 pictures: cat 4, dog 4", "val/: 8 pictures: cat 4, dog 4"]
     assert "train-000000.tar, record 1: cat/1.jpg: this image cannot be read: " in lines[0]
     assert "val-000000.tar, record 0: cat/0.jpg: this record is damaged" in lines[1]
-    assert lines[2] == "shards of attnbench data shard: 16 images, 2 problems, 0 notes"
+    assert lines[4] == "shards of attnbench data shard: 16 images, 2 problems, 0 notes"
 
 
 @pytest.mark.parametrize("at", [5, -1, -2000])

@@ -104,6 +104,7 @@ def test_roboflows_export(tmp_path: Path, command: Command, check: Check) -> Non
     assert "left out: the category things" in lines[1]
     assert lines[-1] == f"use it with dataset=coco dataset.root={tmp_path}/bolts dataset.train=train dataset.val=val"
     assert listing(root) == before
+    refused(lambda: coco.coco(root=str(root), train="train"), DataError, "attnbench data convert")
     data = coco.coco(root=str(tmp_path / "bolts"), train="train", val="val")
     assert data.classes == ("nut", "bolt") and len(data.train) == 3 and len(data.val) == 2
     assert check(tmp_path / "bolts")[0] == 0

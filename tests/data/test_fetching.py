@@ -520,7 +520,7 @@ def test_classes_that_are_unpacked_are_not_unpacked_again(
 
     fetch.parts = imagenet_parts(imagenet_archives(tmp_path / "own"))
     written: list[str] = []
-    own_write = preparing.write
+    own_write = unpack.write
 
     def stopping(member: Any, *rest: Any) -> None:
         if len(written) == 4:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from attnbench.base.errors import ConfigError, DataError
+from attnbench.config.configuration import Config
 from attnbench.data import sampling
 from attnbench.data.dataset import Dataset
 from attnbench.data.image_folders import sharding
@@ -73,19 +76,23 @@ def test_a_class_that_differs_in_case_is_named(tmp_path: Path) -> None:
     refused(lambda: own(root), DataError, "class Cat has no training images", "is it cat?")
 
 
-def test_what_is_there_is_said(tmp_path: Path) -> None:
+def test_what_is_there_is_said(tmp_path: Path, check: Check) -> None:
     root = image_folder(tmp_path)
     shutil.rmtree(root / "val" / "dog")
     (root / "train" / "cat" / "notes.txt").write_text("x")
     (root / "train" / "cat" / "x.HEIC").write_text("x")
+    photo(1, 20, 20).save(root / "train" / "beside.jpg")
     (root / "train" / "cat" / "more").mkdir()
     photo(1, 20, 20).save(root / "train" / "cat" / "more" / "x.jpg")
     assert list(own(root).notes()) == [
         "training: 8 pictures: cat 4, dog 4",
         "validation: 4 pictures: cat 4, dog 0",
         "no validation picture of dog",
-        "left out: 1 .heic, 1 .txt, 1 in folders inside a class",
+        "left out: 1 .heic, 1 .jpg outside of class folders, 1 .txt, 1 in folders inside a class",
     ]
+    lines = check(root)[1]
+    assert "note: train/beside.jpg: it is not in a class folder: it is not read" in lines
+    assert "train/: left out: 1 .heic, 1 .jpg outside of class folders, 1 .txt" in lines
 
 
 # holdout and folds
@@ -133,6 +140,18 @@ def test_divisions_that_make_no_sense_are_refused(classes: Path, tmp_path: Path)
     refused(lambda: own(classes, holdout=1.0), ConfigError, "holdout")
     single = image_folder(tmp_path, classes=("one",), per_class=1, sides=("",))
     refused(lambda: own(single, fold=0), DataError, "a single picture", "one/0.jpg")
+
+
+def test_a_division_is_refused_before_anything_is_made(compose: Callable[..., Config]) -> None:
+    words = ["dataset=folder", "dataset.root=/data/birds"]
+    for more, where in (
+        (["dataset.fold=5"], "dataset.fold"),
+        (["dataset.fold=0", "dataset.holdout=0.2"], "dataset.fold"),
+        (["dataset.folds=3"], "dataset.folds"),
+        (["dataset.division_seed=1"], "dataset.division_seed"),
+    ):
+        refused(partial(compose, *words, *more), ConfigError, where)
+    assert compose(*words, "dataset.holdout=0.2", "dataset.division_seed=1").dataset_name == "birds"
 
 
 # labels of a flat val/
@@ -308,6 +327,24 @@ def test_shrunk_shards_keep_the_orientation(tmp_path: Path) -> None:
     from attnbench.data.images.formats import facts
 
     assert facts(small).orientation == 6
+
+
+def test_shards_of_all_formats_are_the_same_data(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "a", size=(64, 64))
+    turned(root / "train" / "cat" / "turned.jpg", 6, (64, 64))
+    photo(50, 64, 64).save(root / "val" / "dog" / "x.webp")
+    (tmp_path / "b").mkdir()
+    written, planned = sharding.plan(root, tmp_path / "b", None, 2**20)
+    for one in planned:
+        sharding.write(one, None, 1, lambda _: None)
+    sharding.finish(tmp_path / "b", written, planned, None)
+    loose, shards = own(root), own(tmp_path / "b")
+    assert loose.fingerprint == shards.fingerprint and loose.contents() == shards.contents()
+    assert loose.drawn() == shards.drawn() == "1 turned upright"
+    assert isinstance(loose.train, Files) and isinstance(shards.train, Files)
+    assert all(np.array_equal(loose.train.read(k, (0, 0)), shards.train.read(k, (0, 0))) for k in range(9))
+    refused(lambda: imagenet(root=str(tmp_path / "b"), **SMALL), DataError, "x.webp", "dataset=folder")  # type: ignore[arg-type]
+    refused(lambda: own(tmp_path / "b", fold=0), ConfigError, "shards have train/ and val/")
 
 
 def test_grey_of_16_bits_is_scaled(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from attnbench.data.detection.annotated import (
 from attnbench.data.detection.box_augment import augmentation
 from attnbench.data.detection.coco_outlines import area, checked_outline, mask
 from attnbench.data.detection.scenes import NoArea, Objects, boxed, checked_box, scene_dataset
+from attnbench.data.exports.tools import how_to_convert
 from attnbench.data.image_folders.folder import contents
 from attnbench.data.images.checking import About, Finding, Seen
 
@@ -257,7 +258,7 @@ def _parsed(base: Path, split: str) -> tuple[Path, bytes, dict[str, Any]]:
         parsed = json.loads(content)
     except OSError as error:
         known = splits(base)
-        todo = "set dataset.root to the folder that holds annotations/"
+        todo = how_to_convert(base) or "set dataset.root to the folder that holds annotations/"
         if known:
             todo = f"set dataset.train and dataset.val: there are {', '.join(known)}"
         raise DataError(f"the annotations cannot be read: {error.strerror}; {contents(base)}", path, todo) from error

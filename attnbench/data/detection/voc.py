@@ -31,6 +31,7 @@ from attnbench.data.detection.annotated import (
 from attnbench.data.detection.box_augment import augmentation
 from attnbench.data.detection.scenes import boxed, scene_dataset
 from attnbench.data.detection.voc_xml import box, class_name, difficult, number, parse
+from attnbench.data.exports.tools import how_to_convert
 from attnbench.data.image_folders.folder import contents
 from attnbench.data.images.checking import About, Finding, Seen
 from attnbench.data.images.suffixes import FORMAT_OF
@@ -155,7 +156,8 @@ def devkit(root: Path) -> Path:
     """
     if found := voc_years(root):
         return root if found == [root] else found[0].parent
-    raise DataError(f"no VOC2007/ here: {contents(root)}", root, "set dataset.root to the folder that holds it")
+    todo = how_to_convert(root) or "set dataset.root to the folder that holds it"
+    raise DataError(f"no VOC2007/ here: {contents(root)}", root, todo)
 
 
 def check(root: Path, seen: Seen, threads: int) -> Iterator[Finding | About]:

@@ -35,3 +35,8 @@ def known(root: Path) -> Callable[[Path], Export]:
         return voc.cvat
     todo = "known are COCO and VOC by Roboflow and CVAT, pictures with an .xml beside each, and YOLO with data.yaml"
     raise DataError("no export of a known tool", root, todo)
+
+
+def how_to_convert(root: Path) -> str:
+    """What to do about a folder that has to be converted; empty for all others."""
+    return f"attnbench data convert {root} DST writes it as a data set" if root.is_dir() and recognised(root) else ""

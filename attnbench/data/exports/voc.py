@@ -47,7 +47,10 @@ def _add_voc(export: Export, split: str, names: Sequence[str], pictures: Mapping
 
 def pairs(folder: Path) -> bool:
     """Whether a folder has pictures with an .xml file of the same name beside them."""
-    names = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    try:
+        names = {entry.name for entry in os.scandir(folder)}
+    except OSError:  # no such folder, or one that cannot be listed
+        return False
     stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES["all"])}
     return any(f"{stem}.xml" in names for stem in stems)
 

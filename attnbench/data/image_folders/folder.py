@@ -14,6 +14,7 @@ from typing import Any
 from attnbench.base.errors import DataError
 from attnbench.data.images.suffixes import SUFFIXES, Formats
 
+OUTSIDE = "outside of class folders"
 NESTED = "in folders inside a class"  # what is left out because it lies too deep
 NOT_CLASSES = ("__MACOSX",)  # folders that unpacking leaves beside those of classes
 LISTERS = 16  # threads: on a network file system, listing a folder is mostly waiting
@@ -142,8 +143,16 @@ def where_it_is(root: Path) -> str:
 
 
 def _folders(folder: Path) -> list[str]:
-    names = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError as error:
+        raise DataError(f"this folder cannot be listed: {error.strerror}", folder, "restore or remove it") from error
     return sorted(name for name in names if _visible(name) and name not in NOT_CLASSES)
+
+
+def files_beside(folder: Path) -> list[str]:
+    """The names of files beside the class folders, sorted, without hidden ones."""
+    return sorted(entry.name for entry in os.scandir(folder) if _visible(entry.name) and not entry.is_dir())
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -174,7 +183,7 @@ def read_side(folder: Path, names: Sequence[str], classes: Sequence[str], format
     Raises:
         DataError: a class folder cannot be listed or holds no image.
     """
-    side = Side(folder, [], [], [])
+    side = Side(folder, [], [], [], left_out=Counter(f"{suffix(name)} {OUTSIDE}" for name in files_beside(folder)))
     index = {name: label for label, name in enumerate(classes)}
     with ThreadPoolExecutor(LISTERS) as pool:
         listed = pool.map(lambda name: list_images(folder / name, formats), names)

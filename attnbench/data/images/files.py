@@ -88,7 +88,8 @@ class Loose:
     def __init__(self, side: Side) -> None:
         self.place = side.folder
         # One array, not a list of strings: reference counts would make each worker copy a million of them.
-        self.names = np.array([os.fsencode(name) for name in side.places or side.files])
+        self.names = np.array([os.fsencode(name) for name in side.files])
+        self.places = np.array([os.fsencode(place) for place in side.places]) if side.places else self.names
         self.labels = np.array(side.labels)
 
     def __len__(self) -> int:
@@ -100,7 +101,7 @@ class Loose:
 
     def where(self, index: int) -> str:
         """The file of an image."""
-        return os.path.join(self.place, self.name(index))
+        return os.path.join(self.place, os.fsdecode(self.places[index]))
 
     def name(self, index: int) -> str:
         """See ``Records.name``."""
@@ -132,7 +133,7 @@ class Files:
         """The samples whose class has a number of at least 0 in ``table``, int64 (classes,), with that number."""
         labels = table[self.records.labels]
         kept = (labels >= 0).nonzero()[0]
-        return Files(Chosen(self.records, kept, labels[kept]), self.crops)
+        return Files(Chosen(self.records, kept, labels[kept]), self.crops, self.upright)
 
     def to(self, device: torch.device | str) -> Self:
         """Put batches into pinned memory if ``device`` is a GPU. Images are always decoded on the CPU."""
