@@ -235,9 +235,9 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding | Ab
         yield finding
     for shard in altered:
         if str(shard.path) not in damaged:
-            yield Finding(
-                str(shard.path), "this file is damaged: its checksum is wrong, but those of its pictures are not"
-            )
+            what = "this file is damaged: its checksum is wrong, but those of its pictures are not"
+            yield Finding(str(shard.path), what)
+    yield from (About(counts(f"{one.side.name}/", one.side, found.classes)) for one in (found.train, found.val))
 
 
 def _records(found: Contents, altered: list[Shard]) -> Iterator[Picture]:
