@@ -72,7 +72,7 @@ ROOMS: dict[str, list[set[str]]] = {
             "exports.yolo",
         },
         {"images.jpeg", "image_folders.own", "exports.tools", "fetching.fetch"},
-        {"images.files", "images.checking", "image_folders.shards", "in_memory.cifar_batches"},
+        {"images.files", "images.checking", "image_folders.shards", "image_folders.parquet", "in_memory.cifar_batches"},
         {
             "image_folders.datasets",
             "image_folders.alone",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attnbench.base.errors import DataError
 from attnbench.data.exports import tools
+from attnbench.data.image_folders import parquet
 from attnbench.data.image_folders.folder import (
     OUTSIDE,
     Side,
@@ -253,6 +254,30 @@ def _records(found: Contents, altered: list[Shard]) -> Iterator[Picture]:
                 altered.append(shard)
 
 
+def _count_parquet(root: Path) -> int:
+    try:
+        return sum(len(one.side.files) for one in parquet.open_parquet(root).tables.values())
+    except DataError:
+        return 0
+
+
+def _check_parquet(root: Path, seen: Seen, threads: int) -> Iterator[Finding | About]:
+    try:
+        found = parquet.open_parquet(root)
+    except DataError as error:
+        yield Finding(error.where, error.what)
+        return
+    pictures = (
+        Picture(records.where(k), f"{split}/{records.labels[k]}", partial(records.read, k))
+        for split, table in found.tables.items()
+        for records in [parquet.Parquet(table)]
+        for k in range(len(records))
+    )
+    yield from examine(pictures, seen, threads)
+    yield from map(About, found.notes)
+    yield from (About(counts(f"{split}:", table.side, found.classes)) for split, table in found.tables.items())
+
+
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding | About]]]:
     """A module's ``count`` and ``check``. The module imports torch, so it is imported only when its layout is found."""
     path = f"attnbench.data.detection.{name}"
@@ -293,6 +318,7 @@ FORMATS = [
         "PASCAL VOC VOC2007/{JPEGImages,Annotations,ImageSets}", lambda root: bool(voc_years(root)), *_of_module("voc")
     ),
     Format("COCO annotations/instances_*.json", _is_coco, *_of_module("coco")),
+    Format("Hugging Face parquet files", parquet.are_here, _count_parquet, _check_parquet),
     Format("image folder train/<class>/*.jpg", lambda root: bool(_sides(root)), _count, _check_folder),
     Format("one folder of classes <class>/*.jpg", _is_one_folder, _count_classes, _check_classes),
 ]
