@@ -201,7 +201,7 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
                 sharding.write(one, resizing, threads, advance)
         sharding.finish(target, classes, planned)
     images = sum(len(one.images) for one in planned)
-    for side in {one.side.name: one.side for one in planned}.values():
+    for side in {one.source.side.name: one.source.side for one in planned}.values():
         if line := left_out_line(side.left_out, f"{side.name}/: "):
             print(line)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")

@@ -270,8 +270,8 @@ def test_the_extra_is_named_where_pyarrow_is_missing(table: Path, monkeypatch: p
 
 
 def test_a_run_and_a_check(table: Path, tmp_path: Path, forks: ForkServer, check: Callable[[Path], list[str]]) -> None:
-    words = ("runtime.device=cpu", "runtime.workers=0", "backbone=resnet20", "backbone.depth=8", "batch_size=4")
-    words += ("schedule.epochs=1", "dataset=folder", "dataset.size=16", "dataset.resize=16", "dataset.name=table")
+    words = ["runtime.device=cpu", "runtime.workers=0", "backbone=resnet20", "backbone.depth=8", "batch_size=4"]
+    words += ["schedule.epochs=1", "dataset=folder", "dataset.size=16", "dataset.resize=16", "dataset.name=table"]
     end = forks.train(tmp_path, *words, f"dataset.root={table}", f"paths.outputs={tmp_path}/outputs")
     assert end.code == 0, end.stderr
     run = next((tmp_path / "outputs").rglob("result.json"))
