@@ -63,9 +63,9 @@ def _undivided(config: Config, own: str) -> Dataset:
 
 def _alone(config: Config, root: Path, moved: bool) -> bool:
     """Whether an image folder has only pictures to evaluate on."""
-    if has_training(root) or are_here(root) or parquet.are_here(root) or _has_release(config, root):
+    if has_training(root) or are_here(root) or _has_release(config, root):
         return False
-    return moved or any((root / name).is_dir() for name in VALIDATION)
+    return moved or parquet.are_here(root) or any((root / name).is_dir() for name in VALIDATION)
 
 
 def _has_release(config: Config, root: Path) -> bool:

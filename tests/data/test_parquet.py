@@ -286,6 +286,33 @@ def test_a_run_and_a_check(table: Path, tmp_path: Path, forks: ForkServer, check
         check(table)
 
 
+def test_they_become_shards(table: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(data, None if number else name, number) for data, name, number in rows_of(pictures / "train", CLASSES)]
+    write(table / PLACES["train"], rows, CLASSES)
+    for _ in range(2):  # the second one finds them written
+        monkeypatch.setattr(sys, "argv", ["attnbench data", "shard", str(table), str(tmp_path / "shards")])
+        main.command("data")()
+    there, here = small(table), small(tmp_path / "shards")
+    assert same_batches(stream(here), stream(there)) and same_batches(stream(here, 0, False), stream(there, 0, False))
+    assert here.classes == there.classes and here.contents() == there.contents()
+    index = json.loads((tmp_path / "shards" / "train-000000.json").read_text())
+    assert [name.rpartition(".")[2] for name in index["files"]] == ["jpg"] * 15
+    assert len(imagenet(root=str(tmp_path / "shards"), size=24, resize=32).train) == 15
+
+
+def test_a_split_to_evaluate_on_is_enough(table: Path) -> None:
+    from attnbench.data.image_folders.alone import evaluation_only, has_training
+    from attnbench.data.images.crops import Crops
+
+    whole = small(table)
+    assert has_training(table)
+    (table / PLACES["train"]).unlink()
+    assert not has_training(table)
+    alone = evaluation_only(table, Crops(24, 32, "shorter", 0.08), whole.mean, whole.std, True)
+    assert alone.source == "table, evaluation only: 3 classes, 15 images"
+    assert same_batches(stream(alone, 0, False), stream(whole, 0, False))
+
+
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], list[str]]:
     """Runs ``attnbench data check`` in this process and returns the lines that it prints."""

@@ -180,7 +180,7 @@ def _append(
         with files.changing(part, SPACE):
             file.truncate(start)
             file.seek(start)
-        while piece := response.read(PIECE):
+        while piece := response.read1(PIECE):
             at += len(piece)
             if most is not None and at > most:
                 raise _Wrong(f"it sends more than {most:,} bytes")

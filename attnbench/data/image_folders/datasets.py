@@ -22,7 +22,7 @@ from attnbench.data.image_folders.shards import Shards, are_here, open_shards
 from attnbench.data.images.crops import Crops
 from attnbench.data.images.files import Chosen, Files, Loose, Records
 from attnbench.data.images.formats import Facts
-from attnbench.data.images.suffixes import SUFFIXES, Formats
+from attnbench.data.images.suffixes import FORMAT_OF, SUFFIXES, Formats
 from attnbench.data.images.survey import Survey, Turn, survey
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -149,7 +149,8 @@ def _sharded(root: Path, crops: Crops, formats: Formats, upright: bool) -> Datas
     """The data set in a folder of shards."""
     found = open_shards(root)
     sides = found.train.side, found.val.side
-    other = (file for side in sides for file in side.files if not file.lower().endswith(SUFFIXES[formats]))
+    unread = tuple(set(FORMAT_OF) - set(SUFFIXES[formats]))
+    other = (file for side in sides for file in side.files if file.lower().endswith(unread))
     if file := next(other, None):
         todo = "use dataset.formats=all, or dataset=folder"
         raise DataError(f"these shards hold other formats than JPEG and PNG, such as {file}", root, todo)
@@ -160,23 +161,19 @@ def _sharded(root: Path, crops: Crops, formats: Formats, upright: bool) -> Datas
 def _parquet(root: Path, crops: Crops, divided: Division | None, upright: bool) -> Dataset:
     """The data set in a folder of parquet files: with a split for validation, or divided."""
     found = parquet.open_parquet(root)
-    held = next((name for name in ("val", "test") if name in found.tables), "")
-    first = found.tables.get("train") or (found.tables.get("all") if divided else None)
-    if first is None or not (held or divided):
-        there = ", ".join(found.tables)
-        todo = "set dataset.holdout=0.2 or dataset.fold=0 of dataset=folder to hold pictures out"
-        raise DataError(f"no training and validation files here, but {there}", root, todo)
     notes = list(found.notes)
     if divided:
-        tables, whole = [first], parquet.Parquet(first)
-        sides = divided.apply(first.side, found.classes)
+        first = found.tables.get("train") or found.tables.get("all")
+        tables = [first or found.both(root)[0]]
+        whole, sides = parquet.Parquet(tables[0]), divided.apply(tables[0].side, found.classes)
         records: tuple[Records, Records] = (_chosen(whole, sides[0]), _chosen(whole, sides[1]))
-        notes += [f"{held} is not read: validation pictures are held out from train"] if held else []
+        unread = [name for name in found.tables if found.tables[name] is not tables[0]]
+        notes += [f"{name} is not read: validation pictures are held out from train" for name in unread]
     else:
-        tables = [first, found.tables[held]]
-        sides = first.side, replace(tables[1].side, part="val")
-        records = parquet.Parquet(first), parquet.Parquet(tables[1])
-        notes += ["validation is test: there is no other"] if held == "test" else []
+        tables = list(found.both(root))
+        sides = tables[0].side, replace(tables[1].side, part="val")
+        records = parquet.Parquet(tables[0]), parquet.Parquet(tables[1])
+        notes += ["validation is test: there is no other"] if tables[1].side.name == "test" else []
     notes += [counts("training", sides[0], found.classes), counts("validation", sides[1], found.classes)]
     notes += filter(None, [lacking(sides[1], found.classes)])
     data = _dataset(found.classes, sides, records, crops, upright, how=str(divided or ""), notes=notes)

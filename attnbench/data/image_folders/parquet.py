@@ -91,6 +91,23 @@ class Contents:
     tables: dict[str, Table]
     notes: list[str]
 
+    @property
+    def held(self) -> Table | None:
+        """The split for validation, if there is one; ``test`` only if there is no other."""
+        return self.tables.get("val") or self.tables.get("test")
+
+    def both(self, root: Path) -> tuple[Table, Table]:
+        """The splits for training and validation.
+
+        Raises:
+            DataError: one is missing.
+        """
+        train, val = self.tables.get("train"), self.held
+        if train is None or val is None:
+            todo = "set dataset.holdout=0.2 or dataset.fold=0 of dataset=folder to hold pictures out"
+            raise DataError(f"no training and validation files here, but {', '.join(self.tables)}", root, todo)
+        return train, val
+
 
 def open_parquet(root: Path) -> Contents:
     """Read the labels and names in all parquet files of a folder.

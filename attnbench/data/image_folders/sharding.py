@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from attnbench.base import files
 from attnbench.base.errors import ConfigError, DataError, StorageError
+from attnbench.data.image_folders import parquet
 from attnbench.data.image_folders.folder import Side, read_sides
 from attnbench.data.image_folders.shards import INDEX, Shards, are_here, open_shards
 from attnbench.data.image_folders.tar_shards import FORMAT, index_of, read_shard, write_shard
@@ -74,11 +75,13 @@ class Source:
         side: its images.
         read: returns the bytes of an image, given its number in ``side``.
         where: the name of an image in messages.
+        exact: whether the sizes in ``side`` are those of the images, and not their mean.
     """
 
     side: Side
     read: Callable[[int], bytes]
     where: Callable[[int], str | Path]
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,14 @@ class Planned:
 def plan(
     source: Path, target: Path, resizing: Resizing | None, shard_bytes: int
 ) -> tuple[tuple[str, ...], list[Planned]]:
-    """The classes of an image folder, or of shards of one, and the shards to write for it.
+    """The classes of an image folder, of shards of one or of parquet files, and the shards to write for it.
 
     Raises:
-        DataError: ``source`` is neither an image folder nor a folder of shards.
+        DataError: ``source`` is none of these.
         ConfigError: images of shards would be resized a second time.
     """
-    classes, sides, changed = _of_shards(source) if are_here(source) else _of_folder(source)
+    read = _of_shards if are_here(source) else _of_parquet if parquet.are_here(source) else _of_folder
+    classes, sides, changed = read(source)
     if resizing and changed:
         raise ConfigError(f"the images of these shards were {changed}", source, "remove --short-side")
     changed = str(resizing or changed)
@@ -157,6 +161,16 @@ def runs_of(sizes: Sequence[int], most: int) -> Iterator[range]:
         yield range(begin, len(sizes))
 
 
+def _of_parquet(source: Path) -> tuple[tuple[str, ...], list[Source], str]:
+    found = parquet.open_parquet(source)
+    train, val = found.both(source)
+    sources = []
+    for side, table in ((train.side, train), (replace(val.side, part="val"), val)):
+        records = parquet.Parquet(table)
+        sources.append(Source(side, records.read, records.where, exact=False))
+    return found.classes, sources, ""
+
+
 def _made_of(side: Side, images: range, changed: str) -> str:
     digest = hashlib.sha256(f"{FORMAT}\n{changed}\n{images.start}\n".encode())
     for k in images:
@@ -180,8 +194,9 @@ def is_written(planned: Planned) -> bool:
     if shard.made_of != planned.made_of:
         what = "this shard was made from other images or with other options"
         raise StorageError(what, path, "use the options of the first call, or an empty folder")
+    exact = planned.source.exact and not planned.changed
     sizes, known = (shard.ends - shard.starts).tolist(), [side.bytes[k] for k in planned.images]
-    if shard.names != [side.files[k] for k in planned.images] or (not planned.changed and sizes != known):
+    if shard.names != [side.files[k] for k in planned.images] or (exact and sizes != known):
         raise DataError("the index of this shard is damaged", index, f"remove it and its tar file, and {TODO_AGAIN}")
     return True
 

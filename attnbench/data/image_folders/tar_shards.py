@@ -22,6 +22,8 @@ import numpy as np
 
 from attnbench.base import files
 from attnbench.base.errors import DataError
+from attnbench.data.images.formats import format_of
+from attnbench.data.images.suffixes import FORMAT_OF
 
 FORMAT = "attnbench shards 2"
 TODO = "write it again with attnbench data shard"
@@ -68,8 +70,8 @@ def write_shard(
     entries: dict[str, dict[str, Any]] = {}
     at = whole = 0
     for number, (image, label, data) in enumerate(images, first):
-        key, suffix = f"{number:09}", os.path.splitext(image)[1].lower()
-        member = f"{key}{SUFFIX.get(suffix, suffix)}"
+        key = f"{number:09}"
+        member = f"{key}{_suffix(image, data)}"
         place = {"offset": at + BLOCK, "length": len(data), "crc32": zlib.crc32(data), "name": image, "label": label}
         entries[member] = place
         both = _member(member, data) + _member(f"{key}.cls", b"%d" % label)
@@ -80,6 +82,15 @@ def write_shard(
     head = {"path": name, "filesize": at + len(end), "crc32": zlib.crc32(end, whole), **about}
     lines = ",\n".join(f"{json.dumps(member)}:{json.dumps(entry)}" for member, entry in entries.items())
     return (json.dumps(head)[:-1] + ', "files": {\n' + lines + "\n}}\n").encode()
+
+
+def _suffix(name: str, data: bytes) -> str:
+    """The suffix of an image in a tar file: by its name, or by its first bytes if its name has none that is known."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in FORMAT_OF:
+        kind = format_of(data)
+        suffix = next((one for one, known in FORMAT_OF.items() if known == kind), ".bin")
+    return SUFFIX.get(suffix, suffix)
 
 
 def _member(name: str, data: bytes) -> bytes:
