@@ -275,7 +275,7 @@ def _check_parquet(root: Path, seen: Seen, threads: int) -> Iterator[Finding | A
     )
     yield from examine(pictures, seen, threads)
     yield from map(About, found.notes)
-    yield from (About(counts(f"{split}:", table.side, found.classes)) for split, table in found.tables.items())
+    yield from (About(counts(split, table.side, found.classes)) for split, table in found.tables.items())
 
 
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding | About]]]:

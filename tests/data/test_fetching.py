@@ -384,6 +384,7 @@ def test_a_stop_between_two_renames(fetch: Fetch, birds: dict[str, bytes], monke
     with pytest.raises(Failure, match="run the same command"):
         fetch()
     monkeypatch.setattr(fetching, "_put", put)
+    monkeypatch.setattr(fetching, "unpack", None)  # it is not unpacked again
     fetch()
     assert fetch.visible == birds.keys() and len(fetch.server.asked) == 1
 

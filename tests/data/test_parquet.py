@@ -276,7 +276,10 @@ def test_a_run_and_a_check(table: Path, tmp_path: Path, forks: ForkServer, check
     assert end.code == 0, end.stderr
     run = next((tmp_path / "outputs").rglob("result.json"))
     assert json.loads(run.read_text())["data"]["source"] == "table: parquet files of 3 classes, 15 + 15 images"
-    assert check(table)[-1] == "Hugging Face parquet files: 30 images, 0 problems, 0 notes"
+    assert check(table)[-2:] == [
+        "val: 15 pictures: cat 5, dog 5, größe 5",
+        "Hugging Face parquet files: 30 images, 0 problems, 0 notes",
+    ]
     again = forks.train(tmp_path, *words, f"dataset.root={table}", f"paths.outputs={tmp_path}/outputs")
     assert again.code == 0
     write(table / PLACES["train"], [(np.random.default_rng(0).bytes(90), "x.jpg", 1)] * 3, CLASSES)

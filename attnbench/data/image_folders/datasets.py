@@ -163,8 +163,8 @@ def _parquet(root: Path, crops: Crops, divided: Division | None, upright: bool) 
     found = parquet.open_parquet(root)
     notes = list(found.notes)
     if divided:
-        first = found.tables.get("train") or found.tables.get("all")
-        tables = [first or found.both(root)[0]]
+        only = next(iter(found.tables.values())) if len(found.tables) == 1 else None
+        tables = [found.tables.get("train") or only or found.both(root)[0]]
         whole, sides = parquet.Parquet(tables[0]), divided.apply(tables[0].side, found.classes)
         records: tuple[Records, Records] = (_chosen(whole, sides[0]), _chosen(whole, sides[1]))
         unread = [name for name in found.tables if found.tables[name] is not tables[0]]
