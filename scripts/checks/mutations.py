@@ -805,8 +805,8 @@ MUTATIONS = [
     ),
     Mutation(
         "no-decay-decays", "attnbench/training/optim.py",
-        '{"params": others, "weight_decay": 0.0}',
-        '{"params": others}',
+        '({"weight_decay": 0.0} if free else {})',
+        "{}",
         ["tests/training/test_optim.py::test_weight_decay_spares_the_named_parameters_and_no_other"],
     ),
     Mutation(
