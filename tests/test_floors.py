@@ -34,6 +34,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"annotations", "naming", "initial_weights"},
         {"builders"},
         {"option_files"},
+        {"pinned"},
         {"configuration", "hydra_state"},
         {"catalog", "complaints"},
         {"composition"},
@@ -115,7 +116,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
 }
 KNOW_HYDRA = {
-    *("config.option_files", "config.hydra_state", "config.complaints", "config.composition"),
+    *("config.option_files", "config.pinned", "config.hydra_state", "config.complaints", "config.composition"),
     *("launch.hydra_launchers", "launch.sweep", "cli.train"),
 }
 PACKAGE = ROOT / "attnbench"

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from attnbench import __version__
 from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, print_error
+from attnbench.config import annotations, option_files
 
 USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
@@ -53,7 +54,8 @@ def guarded(run: Callable[[], object]) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as after nohup
         signal.signal(signal.SIGINT, interrupt)
     try:
-        run()
+        with annotations.as_trusted_now(), option_files.added(()):
+            run()
     except (Exception, KeyboardInterrupt) as error:
         failure = _failure(error)
         if "debug=true" in sys.argv:

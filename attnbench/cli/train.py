@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from attnbench.base.console import clock
-from attnbench.base.errors import Stopped, main_process, print_error
-from attnbench.cli.parser import is_override
+from attnbench.base.errors import ConfigError, Stopped, main_process, print_error
+from attnbench.cli.parser import is_override, searched
 from attnbench.config import option_files
 
 if TYPE_CHECKING:
@@ -22,21 +22,39 @@ def main() -> None:
     """Train one run, or a sweep of runs; the failure of a single run is raised."""
     import hydra
 
-    from attnbench.config import composition
+    from attnbench.config import hydra_state
     from attnbench.launch import hydra_launchers
     from attnbench.training.recorder import log_to_stderr
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     logging.getLogger("attnbench").setLevel(logging.INFO if main_process() else logging.ERROR)
     log_to_stderr()
     sys.argv[1:] = sorted(sys.argv[1:], key=is_override)  # argparse needs all overrides in one piece
-    composition.offer_timm(sys.argv[1:])
+    _add_option_files()
     hydra_launchers.register()
     alone: list[Outcome] = []
-    run = hydra.main(version_base="1.3", config_path=str(option_files.folder()), config_name="train")
-    run(lambda cfg: _member(cfg, alone))()
+    run = hydra.main(version_base=hydra_state.VERSION_BASE, config_path=str(option_files.folder()), config_name="train")
+    with hydra_state.prepared(), hydra_state.lent_to_hydra():
+        run(lambda cfg: _member(cfg, alone))()
     for outcome in alone:
         report(outcome)
+
+
+def _add_option_files() -> None:
+    """Add the folders of option files that the command line names; refuse what would replace attnbench's own.
+
+    Raises:
+        ConfigError: there is no such folder, or an option that attnbench does not have.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    given = get_args_parser().parse_args()
+    for name in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(given, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"there is no {option}", "command line", "give your own option files with --config-dir")
+    option_files.add([given.config_dir] if given.config_dir else [])
+    option_files.add(searched(given.overrides)[0], "hydra.searchpath")
 
 
 def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from hydra import compose as hydra_compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -16,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from attnbench.base.errors import ConfigError
 from attnbench.config.builders import unknown
 from attnbench.config.configuration import DETECTION, GROUPS
-from attnbench.config.hydra_state import load_option, prepared
+from attnbench.config.hydra_state import composed, load_option, prepared
 from attnbench.config.naming import flatten, override_key
 from attnbench.config.option_files import declared, names
 from attnbench.config.renamed import present_key, present_option
@@ -54,9 +53,10 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
     rest = [o for o in overrides if not f"{override_key(o)}.".startswith(f"{key}.")]
     try:
         with prepared():
-            cfg = hydra_compose("train", rest, return_hydra_config=key.startswith("hydra."))
-            tree = OmegaConf.to_container(cfg, resolve=False)
-    except (HydraException, OmegaConfBaseException):
+            cfg = composed(rest)
+            shown = [str(name) for name in cfg if name != "hydra" or key.startswith("hydra.")]
+            tree = OmegaConf.to_container(OmegaConf.masked_copy(cfg, shown), resolve=False)
+    except (ConfigError, HydraException, OmegaConfBaseException):
         return unknown(key, [])
     keys = [k for k, _ in flatten(typing.cast(dict[str, Any], tree)) if not k.endswith("_target_")]
     if not parent:

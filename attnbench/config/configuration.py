@@ -16,7 +16,7 @@ from attnbench.base.errors import ConfigError
 from attnbench.config import initial_weights, naming
 from attnbench.config.builders import build, checked_node
 from attnbench.config.naming import TARGET
-from attnbench.config.option_files import folder, is_shipped, names, resolved
+from attnbench.config.option_files import folder, is_shipped, names, resolved, shipped_names
 from attnbench.config.renamed import option_names
 
 GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
@@ -227,7 +227,7 @@ def _refuse_other_task(config: Config) -> None:
     A user's own data set, with another option file, is assumed to fit.
     """
     choices, detects = config.choices, config.choices.get("task") == "detection"
-    dataset, known = choices.get("dataset", ""), names("dataset")
+    dataset, known = choices.get("dataset", ""), shipped_names("dataset")
     if detects != ("detector" in config.tree):
         what, todo = ("task=detection has no detector", f"use one of {', '.join(names('detector'))}")
         if not detects:
