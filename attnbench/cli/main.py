@@ -53,17 +53,17 @@ def guarded(run: Callable[[], object]) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as after nohup
         signal.signal(signal.SIGINT, interrupt)
-    try:
-        with annotations.as_trusted_now(), option_files.added(()):
+    with annotations.as_trusted_now(), option_files.added(()):
+        try:
             run()
-    except (Exception, KeyboardInterrupt) as error:
-        failure = _failure(error)
-        if "debug=true" in sys.argv:
-            import traceback
+        except (Exception, KeyboardInterrupt) as error:
+            failure = _failure(error)
+            if "debug=true" in sys.argv:
+                import traceback
 
-            traceback.print_exception(failure.__cause__ or error)
-        print_error(failure)
-        sys.exit(failure.code)
+                traceback.print_exception(failure.__cause__ or error)
+            print_error(failure)
+            sys.exit(failure.code)
 
 
 def _failure(error: BaseException) -> Failure:

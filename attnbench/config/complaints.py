@@ -50,7 +50,8 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError("unknown key", key, f"it is a key of {parent.replace('.', '/')}={', '.join(there)}")
     if key in DETECTION:
         return ConfigError("unknown key", key, "add task=detection")
-    rest = [o for o in overrides if not f"{override_key(o)}.".startswith(f"{key}.")]
+    given = [o for o in overrides if "=" in o or o.startswith("~")]
+    rest = [o for o in given if not o.startswith("-") and not f"{override_key(o)}.".startswith(f"{key}.")]
     try:
         with prepared():
             cfg = composed(rest)

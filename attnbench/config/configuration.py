@@ -122,6 +122,11 @@ class Config:
         if self.weights:  # before 0.2, detectors only, and the name had the path as it was typed
             typed = self.deviations | {WEIGHTS: self.tree["backbone"]["weights"]}
             former.insert(0, naming.hash8(self._options, typed, self.revisions, self.usual))
+        if foreign := [group for group, option in self._options.items() if not is_shipped(group, option)]:
+            # before 0.2, what an option file on hydra.searchpath declares was not known
+            known = {key: value for key, value in self.declared.items() if key.partition(".")[0] not in foreign}
+            unknown = replace(self, declared=known)
+            former.append(naming.hash8(self._options, unknown.deviations, unknown.revisions, self.usual))
         return [*self._folders(self.hash), *(path for digest in former if digest for path in self._folders(digest))]
 
     @property

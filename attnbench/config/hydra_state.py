@@ -25,7 +25,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from attnbench.base.errors import ConfigError
 from attnbench.config import option_files, pinned
+from attnbench.config.option_files import folder
 
 VERSION_BASE = "1.3"  # of Hydra's behaviour
 
@@ -75,7 +77,7 @@ class OptionLoader(ConfigLoaderImpl):
         Plugins.instance()  # registers the kinds of addresses
         path = ConfigSearchPathImpl()
         path.append("hydra", "pkg://hydra.conf")
-        for number, place in enumerate(option_files.folders()):
+        for number, place in enumerate(_places()):
             path.append("added" if number else "main", f"file://{place}")
         path.append("schema", "structured://")
         super().__init__(config_search_path=path)
@@ -99,11 +101,19 @@ class OptionLoader(ConfigLoaderImpl):
             ConfigError: an option file sets what only attnbench or the command line may set.
         """
         with _behaviour():
-            composed = super().load_configuration(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
+            try:
+                composed = super().load_configuration(
+                    config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+                )
+            except KeyError as error:  # of a variable that hydra.job.env_copy names
+                todo = "set variables in the shell"
+                raise ConfigError(f"{error.args[0]} cannot be set", "hydra.job.env_copy", todo) from error
             pinned.pin(composed, overrides)
         return composed
+
+
+def _places() -> tuple[Path, ...]:
+    return (folder(), *option_files.folders()[1:])
 
 
 @contextmanager
@@ -138,7 +148,7 @@ def prepared() -> Iterator[None]:
 
 def loader() -> OptionLoader:
     """The loader of option files."""
-    places = option_files.folders()
+    places = _places()
     if places in _shared:
         return _shared[places]
     made = OptionLoader()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -171,6 +172,7 @@ def _targets(node: Any) -> Iterator[Any]:
 def _refuse_control_characters(cfg: DictConfig) -> None:
     """Refuse help texts that would write escape codes to the terminal."""
     for key in ("help", "hydra_help"):
-        texts = OmegaConf.to_container(OmegaConf.select(cfg, f"hydra.{key}"), resolve=False)
-        if isinstance(texts, dict) and any(re.search(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f]", str(one)) for one in texts.values()):
-            raise ConfigError("this text has control characters", f"hydra.{key}", "remove it from the option file")
+        node = OmegaConf.to_container(OmegaConf.select(cfg, f"hydra.{key}"), resolve=False)
+        for text in node.values() if isinstance(node, dict) else ():
+            if any(unicodedata.category(c) == "Cc" and c != "\n" for c in str(text)):
+                raise ConfigError("this text has control characters", f"hydra.{key}", "remove it from the option file")

@@ -13,7 +13,7 @@ from attnbench.base.moved import present
 from attnbench.config import initial_weights
 from attnbench.config.composition import declarations
 from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, WEIGHTS, Config
-from attnbench.config.hydra_state import prepared
+from attnbench.config.hydra_state import load_option, prepared
 from attnbench.config.naming import TARGET, revisions
 from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
@@ -58,7 +58,8 @@ def from_record(record: Any, where: Path) -> Config:
             if group in tree:
                 tree[group][TARGET] = _builder(group, choices.get(group, ""), tree[group], known["declared"], where)
         revised = parts.get("revisions", {})
-        named = str(parts.get("hash")) if revised != revisions(known["declared"]) else None
+        unknown = any(load_option(f"{group}/{option}") is None for group, option in choices.items() if group in tree)
+        named = str(parts.get("hash")) if unknown or revised != revisions(known["declared"]) else None
         gone = set(map(present_key, parts.get("removed", [])))
         kept = {key: value for key, value in known["declared"].items() if key not in gone}
         tree["backbone"].setdefault("weights", None)
@@ -77,7 +78,8 @@ def checked(config: Config, where: Path) -> Config:
         return config.updated({group: {} for group in (*GROUPS, *DETECTION) if group in config.tree})
     except ConfigError as error:
         what = f"its configuration is not valid: {error.what}"
-        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
+        todo = error.todo if error.where.endswith(TARGET) else "restore the file"
+        raise StorageError(what, f"{where}: {error.where}", todo) from error
 
 
 def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -93,7 +95,8 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     found = {}
     for key in there.keys() | here.keys():
         if key.endswith(TARGET):
-            same = present(str(there.get(key, config.declared.get(key)))) == builders.get(key)
+            declared = there.get(key, config.declared.get(key))  # None without the option file of a user's own option
+            same = declared is None or present(str(declared)) == builders.get(key)
         elif key in there:
             same = here.get(key, ...) == there[key]
         else:

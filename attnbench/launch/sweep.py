@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from attnbench.base import console
 from attnbench.base.errors import Failure
 from attnbench.config import composition as configuration
+from attnbench.config import hydra_state
 from attnbench.runs.attempt import Outcome
 from attnbench.training.metrics.titles import headline_text
 
@@ -47,9 +47,7 @@ class Sweep(Callback):
 
 def expand(overrides: list[str]) -> list[list[str]]:
     """The overrides of each member of a sweep."""
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides)
+    parsed = OverridesParser.create(config_loader=hydra_state.loader()).parse_overrides(overrides)
     return [list(member) for batch in BasicSweeper.split_arguments(parsed, None) for member in batch]
 
 

@@ -13,6 +13,7 @@ from attnbench.config import stored
 from attnbench.config.configuration import Config
 from attnbench.runs import initial_weights
 from attnbench.runs.data import DataCheck
+from attnbench.runs.environment import changed_since
 from attnbench.runs.folder import RunFolder
 
 log = logging.getLogger("attnbench")
@@ -53,6 +54,8 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
     (data_check or DataCheck()).refuse_other(config, folder.path)
     result = folder.result()
     if result:
+        if line := changed_since(config, folder.path):
+            log.warning("%s", line)
         try:
             initial_weights.refuse_other(config, folder.path)
         except StorageError as error:
