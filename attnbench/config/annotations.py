@@ -168,14 +168,11 @@ def is_trusted(module: str) -> bool:
 
 
 def folder_of(package: str) -> Path | None:
-    """The folder of a package or of a folder in it, without an import; None if there is none."""
-    spec = _spec(package)
+    """The folder of a package, or of a folder in it, without an import; None if there is no such package."""
+    first, *rest = package.split(".")
+    spec = _spec(first)
     places = list(spec.submodule_search_locations or []) if spec else []
-    if places:
-        return Path(places[0])
-    above, _, last = package.rpartition(".")
-    around = folder_of(above) if above else None
-    return around / last if around else None
+    return Path(places[0], *rest) if places else None
 
 
 def _spec(module: str) -> ModuleSpec | None:
@@ -195,7 +192,10 @@ def _spec(module: str) -> ModuleSpec | None:
             return None
         package, folders = f"{package}.{part}", spec.submodule_search_locations
         specs = (finder.find_spec(package, folders, None) for finder in sys.meta_path)
-        spec = next(filter(None, specs), None)
+        try:
+            spec = next(filter(None, specs), None)
+        except KeyError:  # a folder without __init__.py, in a package that is not imported
+            return None
     return spec
 
 

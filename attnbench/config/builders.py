@@ -163,8 +163,8 @@ def _no_builder(target: str, where: str) -> ConfigError:
     module, _, name = target.rpartition(".")
     package = module.split(".")[0]
     what = f"{target} is not a builder of attnbench or of a package that ATTNBENCH_TRUST names"
-    if not package.isidentifier():
-        return ConfigError(what, where, "write the name of a builder, such as mylab.sm.sm")
+    if not package.isidentifier() or package == "attnbench":
+        return ConfigError(what, where, "use a function decorated with @checked, or a dataclass")
     if not is_trusted(module):
         return ConfigError(what, where, f"if {package} is your own package, run with ATTNBENCH_TRUST={package}")
     found = source(module)

@@ -30,6 +30,8 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
     if match := re.search(r"full_key: (\S+)", text + "\n" + cause):
         return _unknown_key(match[1], overrides)
     if match := re.search(r"Could not override '([^']+)'", text):
+        if match[1] == "placement":
+            return unplaced()
         return _unknown_key(match[1], overrides)
     if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, option = match[1].strip("/").rpartition("/")
@@ -39,6 +41,12 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
         hint = f"did you mean {group}={close[0]}? " if close else ""
         return ConfigError(f"{option} is not an option", group, f"{hint}there are {', '.join(names(group))}")
     return ConfigError(text.splitlines()[0], "command line", "write key=value; quote values with spaces or commas")
+
+
+def unplaced() -> ConfigError:
+    """The error for an attention whose option file brings no placement."""
+    todo = "add this to the option file: defaults: [/placement@_global_.placement: block]"
+    return ConfigError("the option of this attention brings no placement", "attention", todo)
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:

@@ -18,13 +18,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnbench.base.errors import ConfigError, listed
 from attnbench.config import options
 from attnbench.config.builders import checked_node, validated
-from attnbench.config.complaints import translate
+from attnbench.config.complaints import translate, unplaced
 from attnbench.config.configuration import DETECTION, GROUPS, Config, coherent
 from attnbench.config.hydra_state import composed, load_option, loader, prepared
 from attnbench.config.naming import REVISION
-from attnbench.config.option_files import declared, experiment_values, is_group, usual_options
+from attnbench.config.option_files import declared, experiment_values, is_group, shipped_names, usual_options
 
 ROOT = {
     "seed": options.Index,
@@ -118,6 +119,11 @@ def _checked(cfg: DictConfig, choices: Mapping[str, str]) -> Config:
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     raw.pop(REVISION, None)
     groups = [*GROUPS, *(group for group in DETECTION if group in raw)]
+    if lacking := [group for group in groups if not isinstance(raw.get(group), dict)]:
+        if lacking == ["placement"]:
+            raise unplaced()
+        names = listed(sorted(shipped_names(lacking[0])))
+        raise ConfigError("no option is taken", lacking[0], f"write {lacking[0]}=...; there are {names}")
     tree = validated(raw, ROOT | dict.fromkeys(groups, dict), "")
     tree["paths"] = validated(raw["paths"], PATHS, "paths")
     for group in groups:

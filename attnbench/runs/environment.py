@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attnbench import __version__
 from attnbench.base import files, secrets
 from attnbench.base.errors import listed
@@ -27,6 +25,8 @@ def environment(config: Config) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The versions, device and commit that make a measurement."""
+    import torch  # not at the top: a finished run is skipped without it
+
     commit = _commit(Path(__file__).parent)
     return {
         "attnbench": __version__,
