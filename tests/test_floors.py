@@ -15,6 +15,7 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
+        {"escape"},
         {
             "errors",
             "moved",
@@ -24,9 +25,9 @@ ROOMS: dict[str, list[set[str]]] = {
             "allocator",
             "compile_c",
             "draw_boxes",
-            "escape",
             "contact_sheet",
             "secrets",
+            "plain_yaml",
         },
         {"files"},
     ],

@@ -59,7 +59,7 @@ def check() -> None:
     with warnings.catch_warnings(), console.counting(total, "images") as advance:
         warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         for finding in known.check(root, lambda: advance(1), cores()):
-            print(finding, flush=True)
+            console.say(finding)
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
     print(f"{known.name}: {total:,} images, {_counted(problems, 'problem')}, {_counted(notes, 'note')}")
     if problems:
@@ -132,7 +132,7 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
     if resizing:
         print(f"changed protocol: {resizing}; every result reports it")
-    print(f"use the shards with dataset.root={target}")
+    console.say(f"use the shards with dataset.root={target}")
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"check": check, "shard": shard}

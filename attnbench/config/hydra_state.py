@@ -16,6 +16,7 @@ from typing import Any
 from hydra import version
 from hydra._internal import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -25,7 +26,8 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from attnbench.base.errors import ConfigError
+from attnbench.base import files, plain_yaml
+from attnbench.base.errors import ConfigError, reason
 from attnbench.config import option_files, pinned
 from attnbench.config.option_files import folder
 
@@ -82,7 +84,23 @@ class OptionLoader(ConfigLoaderImpl):
         path.append("schema", "structured://")
         super().__init__(config_search_path=path)
         self.repository.sources.insert(-1, Timm("attnbench", "timm://"))
-        self.repository.load_config = _remembered(self.repository.load_config)  # type: ignore[method-assign]
+        self.repository.load_config = _remembered(self._bounded)  # type: ignore[method-assign]
+
+    def _bounded(self, config_path: str) -> ConfigResult | None:
+        """Read an option file with Hydra, after a look at its size.
+
+        Raises:
+            ConfigError: it cannot be read, or it would need much time or memory.
+        """
+        name = config_path.removesuffix(".yaml")
+        for place in _places():
+            if (path := place / f"{name}.yaml").exists():
+                try:
+                    plain_yaml.refuse(files.read_text(path))
+                except (OSError, ValueError) as error:
+                    raise ConfigError(f"cannot read: {reason(error)}", path, "correct the option file") from error
+                break
+        return ConfigRepository.load_config(self.repository, config_path)
 
     def _process_config_searchpath(self, *ignored: Any) -> None:
         """Replaces Hydra's method: the search path is what the command line named (``option_files.folders``)."""

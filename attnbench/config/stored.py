@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from attnbench.base.errors import ConfigError, StorageError, first_line
+from attnbench.base import files, plain_yaml
+from attnbench.base.errors import ConfigError, StorageError, reason
 from attnbench.base.moved import present
 from attnbench.config import initial_weights
 from attnbench.config.composition import declarations
@@ -19,8 +18,6 @@ from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
 ABOUT = ("format", "hash", "choices", "revisions", "removed", "weights")  # the keys of a record that are not values
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read(run: Path) -> Config:
@@ -35,9 +32,9 @@ def read(run: Path) -> Config:
         todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
         raise StorageError("not a run's folder: it has no config.yaml", run, todo)
     try:
-        record = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"cannot read: {first_line(error)}", path, "restore or remove it") from error
+        record = plain_yaml.load(files.read_text(path))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read: {reason(error)}", path, "restore or remove it") from error
     return from_record(record, path)
 
 

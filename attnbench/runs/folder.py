@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from attnbench.base import files
+from attnbench.base import console, files
 from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
 # What a start of a run writes, besides folders.
@@ -47,7 +48,7 @@ class RunFolder:
             BusyError: another process holds it.
         """
         if main_process() and (self.path / ".lock").exists():
-            with files.changing(self.path), open(self.path / ".lock", "r+", encoding="utf-8") as lock:
+            with files.changing(self.path), open(files.appending(self.path / ".lock"), "a") as lock:
                 self._acquire(lock.fileno())
 
     @contextmanager
@@ -60,7 +61,7 @@ class RunFolder:
         """
         files.make_folder(self.path)
         with files.changing(self.path):
-            lock = open(self.path / ".lock", "ab", buffering=0)  # noqa: SIM115 - held until the end
+            lock = open(files.appending(self.path / ".lock"), "ab", buffering=0)  # noqa: SIM115 - held until the end
         with lock:
             self._acquire(lock.fileno())
             with files.changing(self.path):
@@ -72,7 +73,9 @@ class RunFolder:
         try:  # not flock: data workers would inherit it and keep it for seconds after a kill
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            holder = (self.path / ".lock").read_text(encoding="utf-8").strip()
+            holder = "unknown"
+            with suppress(OSError, ValueError):
+                holder = files.read_text(self.path / ".lock").strip()[:200]
             raise BusyError(f"another process holds this run: {holder}", self.path, "wait for it or stop it") from None
 
     def clear(self) -> None:
@@ -105,7 +108,7 @@ class RunFolder:
         """Record the failure of a process that ended before it could do so itself, and what it had printed."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.status("failed", error=str(failure), code=failure.code, traceback=printed)
-        with open(self.path / "train.log", "a", encoding="utf-8") as log:
+        with files.changing(self.path), open(files.appending(self.path / "train.log"), "a", encoding="utf-8") as log:
             log.write(printed + f"\n{failure}\n")
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
@@ -121,7 +124,7 @@ class RunFolder:
         """Copy the log to train.log, without the messages of other runs in this process."""
         with files.changing(self.path):
             handler = _Log(self.path / "train.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.setFormatter(console.SafeFormatter("%(asctime)s %(message)s"))
         handler.addFilter(_of_this_run(threading.current_thread()))
         logger = logging.getLogger("attnbench")
         logger.addHandler(handler)
@@ -140,5 +143,8 @@ def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
 
 class _Log(logging.FileHandler):
     """A log file that ignores write errors; a full disk is reported once, by a file that the run needs."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(files.appending(Path(self.baseFilename)), "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None: ...
