@@ -35,7 +35,7 @@ class _Hashing(io.RawIOBase):
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 ADD = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-LARGEST = 2**26  # bytes of a file that is read as a whole
+LARGEST = 2**28  # bytes of a file that is read as a whole
 
 OUTPUTS = "make space or choose paths.outputs"
 
@@ -109,20 +109,20 @@ def appending(path: Path) -> int:
     return descriptor
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = LARGEST) -> str:
     """The text of a file that others may have changed.
 
     Raises:
         OSError: it cannot be read, or it is a folder, a pipe or a device.
-        ValueError: it is larger than 64 MiB, or not UTF-8.
+        ValueError: it has more than ``most`` bytes, or is not UTF-8.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a plain file", str(path))
-        if about.st_size > LARGEST:
-            raise ValueError(f"larger than {LARGEST // 2**20} MiB")
-        return file.read(LARGEST).decode("utf-8")
+        if about.st_size > most:
+            raise ValueError(f"larger than {most // 2**20} MiB")
+        return file.read(most).decode("utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,10 +131,10 @@ def write_json(path: Path, value: Any) -> None:
     write(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most: int = LARGEST) -> Any:
     """The value in a JSON file, or None if the file is missing or is not valid JSON."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, most))
     except (OSError, ValueError, RecursionError):  # nested too deeply
         return None
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 LONGEST = 2**20  # characters
 MOST = 50_000  # values, each counted as often as aliases repeat it
-DEEPEST = 50  # levels
+DEEPEST = 100  # levels
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Size(NamedTuple):
+    """How large a value is: the values in it, with itself, and the levels of nesting."""
+
+    values: int
+    levels: int
 
 
 def load(text: str) -> Any:
     """The value of a YAML document.
 
     Raises:
-        ValueError: it is not valid, longer than 1 MiB, nested more than 50 levels deep, or has more than 50,000 values,
-            with those that aliases repeat.
+        ValueError: it is not valid, longer than 1 MiB, nested too deeply (about 50 levels), or has more than 50,000
+            values, with those that aliases repeat.
     """
     refuse(text)
     try:
@@ -42,32 +49,28 @@ def refuse(text: str) -> None:
 
 
 def _count(text: str) -> None:
-    """Count values and levels, with what aliases repeat; an alias inside its own value counts as too deep."""
-    sizes: dict[str, tuple[int, int]] = {}  # of anchors: values and levels
-    open_nodes: list[tuple[str | None, int, int]] = []  # anchor, values and levels inside so far
-    total = 0
+    """Count values and levels, with what aliases repeat; an alias inside its own value counts as too many."""
+    known: dict[str, Size] = {}  # the sizes of anchors
+    inside: list[tuple[str | None, Size]] = []  # of the values that are open: anchor, and size so far
     for event in yaml.parse(text, LOADER):
-        if isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
-            number, levels = (1, 0) if isinstance(event, yaml.ScalarEvent) else sizes.get(event.anchor, (MOST, DEEPEST))
-            if isinstance(event, yaml.ScalarEvent) and event.anchor:
-                sizes[event.anchor] = (1, 0)
-        elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
-            open_nodes.append((event.anchor, 1, 0))
-            if event.anchor:
-                sizes.pop(event.anchor, None)
-            number, levels = 0, 0
-        elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-            anchor, number, levels = open_nodes.pop()
-            levels += 1
-            if anchor:
-                sizes[anchor] = (number, levels)
+        if isinstance(event, yaml.CollectionStartEvent):
+            inside.append((event.anchor, Size(1, 1)))
+            known.pop(event.anchor or "", None)
+            size = Size(0, 0)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = inside.pop()
+            known[anchor or ""] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            size = known[event.anchor or ""] = Size(1, 0)
+        elif isinstance(event, yaml.AliasEvent):
+            size = known.get(event.anchor, Size(MOST + 1, 0))
         else:
             continue
-        if open_nodes:
-            outer, inside, below = open_nodes[-1]
-            open_nodes[-1] = (outer, inside + number, max(below, levels))
-            total = max(total, inside + number)
-        if total > MOST:
+        if inside:
+            anchor, around = inside[-1]
+            size = Size(around.values + size.values, max(around.levels, size.levels + 1))
+            inside[-1] = (anchor, size)
+        if size.values > MOST:
             raise ValueError(f"more than {MOST:,} values")
-        if len(open_nodes) + levels > DEEPEST:
-            raise ValueError(f"nested more than {DEEPEST} levels deep")
+        if len(inside) + size.levels > DEEPEST:
+            raise ValueError("nested too deeply")

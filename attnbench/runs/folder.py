@@ -20,6 +20,7 @@ from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
 # What a start of a run writes, besides folders.
 FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
+SMALL = 2**24  # bytes of a JSON file in a run's folder
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
@@ -36,7 +37,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The contents of result.json, or None if the run is not finished."""
-        result = files.read_json(self.path / "result.json")
+        result = files.read_json(self.path / "result.json", SMALL)
         return result if isinstance(result, dict) and result.get("status") == "done" else None
 
     def refuse_busy(self) -> None:
@@ -94,7 +95,7 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The contents of status.json: the status, the time, and the process that wrote it; empty without a file."""
-        status = files.read_json(self.path / "status.json")
+        status = files.read_json(self.path / "status.json", SMALL)
         return status if isinstance(status, dict) else {}
 
     def failure_since(self, before: Mapping[str, Any]) -> Failure | None:
