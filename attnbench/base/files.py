@@ -139,6 +139,12 @@ def read_json(path: Path, most: int = LARGEST) -> Any:
         return None
 
 
+def read_object(path: Path, most: int = LARGEST) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing or holds anything else."""
+    found = read_json(path, most)
+    return found if isinstance(found, dict) else {}
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's contents in hex."""
     with open(path, "rb") as file:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.base import console
 from attnbench.base.console import clock
-from attnbench.base.errors import ConfigError, Stopped, main_process, print_error
+from attnbench.base.errors import ConfigError, Stopped, StorageError, main_process, print_error
 from attnbench.cli.parser import is_override, searched
 from attnbench.config import option_files
 
@@ -93,6 +93,10 @@ def report(outcome: Outcome) -> None:
     from attnbench.training.metrics.titles import TITLES
 
     result = outcome.result or {}
+    needed = ("seconds", "images_per_s", "peak_memory_bytes", "params", "macs", "data")
+    if lacking := [key for key in needed if key not in result]:
+        todo = "remove the file and run the command again: the last checkpoint gives it again"
+        raise StorageError(f"result.json lacks {', '.join(lacking)}", outcome.folder, todo)
     table = Table(show_header=False, title="done already" if outcome.state == "skipped" else "done")
     for name, title in TITLES.items():
         if name in result:
@@ -105,6 +109,6 @@ def report(outcome: Outcome) -> None:
     table.add_row("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB")
     table.add_row("parameters", f"{result['params']:,}")
     table.add_row("multiply-adds", f"{result['macs']:,} an image")
-    table.add_row("data", result["data"]["source"])
+    table.add_row("data", str(result["data"].get("source", "")))
     console.show(table)
     console.say(outcome.folder)

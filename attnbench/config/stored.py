@@ -61,6 +61,9 @@ def from_record(record: Any, where: Path) -> Config:
         kept = {key: value for key, value in known["declared"].items() if key not in gone}
         tree["backbone"].setdefault("weights", None)
         given = tree["backbone"]["weights"]
+        if not isinstance(given, str | None):
+            what = f"not the configuration of a run: {WEIGHTS} is no text"
+            raise StorageError(what, where, "restore or remove it")
         weights = parts.get("weights") or (initial_weights.name(given) if given else "")
         return Config(_completed(tree, kept), choices, **known, revised=revised, named=named, weights=weights)
 

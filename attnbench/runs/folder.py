@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.base import console, files
-from attnbench.base.errors import KINDS, BusyError, Failure, main_process
+from attnbench.base.errors import KINDS, BusyError, Failure, StorageError, listed, main_process
+from attnbench.training.metrics.titles import TITLES
 
 # What a start of a run writes, besides folders.
 FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
 SMALL = 2**24  # bytes of a JSON file in a run's folder
+OBJECTS = {"data", "choices", "weights"}  # of result.json
+NUMBERS = {
+    *TITLES,
+    *(f"best_{name}" for name in TITLES),
+    *("best_epoch", "epochs", "params", "frozen_params", "macs", "norm_images", "images_per_s", "val_images_per_s"),
+    *("written_images_per_s", "seconds", "peak_memory_bytes", "resumed_from_step", "seed", "world_size", "packed"),
+}
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
@@ -36,9 +44,19 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def result(self) -> dict[str, Any] | None:
-        """The contents of result.json, or None if the run is not finished."""
-        result = files.read_json(self.path / "result.json", SMALL)
-        return result if isinstance(result, dict) and result.get("status") == "done" else None
+        """The contents of result.json, or None if the run is not finished.
+
+        Raises:
+            StorageError: an entry is not of its type, so somebody has changed the file.
+        """
+        path = self.path / "result.json"
+        result = files.read_object(path, SMALL)
+        if result.get("status") != "done":
+            return None
+        if wrong := [key for key, value in result.items() if not _is_of_its_type(key, value)]:
+            todo = "restore the file, or remove it and train on: the last checkpoint gives it again"
+            raise StorageError(f"not a result: {listed(wrong)} cannot be {str(result[wrong[0]])[:40]}", path, todo)
+        return result
 
     def refuse_busy(self) -> None:
         """Refuse a folder that another process holds, without writing to it.
@@ -95,15 +113,15 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The contents of status.json: the status, the time, and the process that wrote it; empty without a file."""
-        status = files.read_json(self.path / "status.json", SMALL)
-        return status if isinstance(status, dict) else {}
+        return files.read_object(self.path / "status.json", SMALL)
 
     def failure_since(self, before: Mapping[str, Any]) -> Failure | None:
         """The failure or stop that was written to status.json after its contents were ``before``, or None."""
         status = self.record()
         if status == before or status.get("status") not in ("failed", "stopped"):
             return None
-        return KINDS.get(status["code"], Failure)(status["error"])
+        code = status.get("code")
+        return KINDS.get(code if isinstance(code, int) else 1, Failure)(str(status.get("error", "")))
 
     def record_failure(self, failure: Failure, printed: str) -> None:
         """Record the failure of a process that ended before it could do so itself, and what it had printed."""
@@ -140,6 +158,15 @@ class RunFolder:
 def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
     """A filter for train.log: drop records from the threads of other packed runs."""
     return lambda record: record.thread == here.ident or not (record.threadName or "").startswith(PACKED)
+
+
+def _is_of_its_type(key: str, value: Any) -> bool:
+    """Whether an entry of result.json has the type that a run writes; entries of later versions are not known."""
+    if key in OBJECTS:
+        return isinstance(value, dict)
+    if key in NUMBERS:
+        return value is None or (isinstance(value, (int, float)) and abs(value) < 1e300)  # NaN is not less
+    return True
 
 
 class _Log(logging.FileHandler):

@@ -95,9 +95,9 @@ def folder_status(path: Path) -> RunStatus:
     folder = RunFolder(path)
     if result := folder.result():
         return RunStatus("done", result=result)
-    record = files.read_json(path / "status.json") or {}
+    record = files.read_object(path / "status.json")
     if record.get("status") in ("failed", "stopped"):
-        return RunStatus(record["status"], record.get("error", ""))
+        return RunStatus(record["status"], str(record.get("error", "")))
     if record.get("status") != "running":
         return RunStatus("not run")
     try:
