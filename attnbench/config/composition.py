@@ -119,6 +119,8 @@ def _checked(cfg: DictConfig, choices: Mapping[str, str]) -> Config:
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     raw.pop(REVISION, None)
     groups = [*GROUPS, *(group for group in DETECTION if group in raw)]
+    if gone := [key for key in ROOT if key not in raw]:
+        raise ConfigError("this key cannot be removed", gone[0], f"write {gone[0]}=... instead")
     if lacking := [group for group in groups if not isinstance(raw.get(group), dict)]:
         if lacking == ["placement"]:
             raise unplaced()

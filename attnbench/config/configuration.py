@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from attnbench.base import secrets
 from attnbench.base.errors import ConfigError
 from attnbench.config import initial_weights, naming
 from attnbench.config.builders import build, checked_node
@@ -145,7 +146,7 @@ class Config:
             yield runs / dataset / backbone / f"{attention}-{placement}-{digest}"
 
     def record(self) -> dict[str, Any]:
-        """The configuration for config.yaml and exported weights: options and values.
+        """The configuration for config.yaml and exported weights: options and values, without secrets.
 
         A builder is included only if it is not the one of an option that comes with attnbench.
         """
@@ -153,7 +154,9 @@ class Config:
         revised |= {"removed": list(self.removed)} if self.removed else {}
         revised |= {"weights": self.weights} if self.weights else {}
         values = {key: self._written(key, value) for key, value in self.tree.items()}
-        return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
+        made = {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
+        hidden: dict[str, Any] = secrets.redacted(made)
+        return hidden
 
     def _written(self, key: str, value: Any) -> Any:
         known = is_shipped(key, self.choices.get(key, "")) and f"{key}.{TARGET}" not in self.deviations

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from attnbench.base import files, plain_yaml
-from attnbench.base.errors import ConfigError, reason
+from attnbench.base.errors import ConfigError, listed, reason
 from attnbench.config import option_files, pinned
 from attnbench.config.option_files import folder
 
@@ -118,6 +118,7 @@ class OptionLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: an option file sets what only attnbench or the command line may set.
         """
+        _refuse_no_options(overrides)
         with _behaviour():
             try:
                 composed = super().load_configuration(
@@ -128,6 +129,21 @@ class OptionLoader(ConfigLoaderImpl):
                 raise ConfigError(f"{error.args[0]} cannot be set", "hydra.job.env_copy", todo) from error
             pinned.pin(composed, overrides)
         return composed
+
+
+def _refuse_no_options(overrides: Sequence[str]) -> None:
+    """Refuse ``null`` or a number for a group, which Hydra reports as an error of its own.
+
+    Raises:
+        ConfigError: names the group, and its options.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        group = key.lstrip("+").split("@")[0]
+        number = re.fullmatch(r"null|true|false|[-+]?[\d.]+(?:e[-+]?\d+)?", value.strip(), re.I)
+        if number and option_files.is_group(group) and group not in ("detector", "experiment"):
+            there = listed(option_files.names(group))
+            raise ConfigError(f"{value} is not an option", group, f"write {group}=NAME; there are {there}")
 
 
 def _places() -> tuple[Path, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnbench.base import files, plain_yaml
+from attnbench.base import files, plain_yaml, secrets
 from attnbench.base.errors import ConfigError, StorageError, reason
 from attnbench.base.moved import present
 from attnbench.config import initial_weights
 from attnbench.config.composition import declarations
 from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, WEIGHTS, Config
 from attnbench.config.hydra_state import load_option, prepared
-from attnbench.config.naming import TARGET, revisions
+from attnbench.config.naming import TARGET, flatten, revisions
 from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
@@ -56,6 +56,7 @@ def from_record(record: Any, where: Path) -> Config:
                 tree[group][TARGET] = _builder(group, choices.get(group, ""), tree[group], known["declared"], where)
         revised = parts.get("revisions", {})
         unknown = any(load_option(f"{group}/{option}") is None for group, option in choices.items() if group in tree)
+        unknown = unknown or any(value == secrets.HIDDEN for _, value in flatten(tree))
         named = str(parts.get("hash")) if unknown or revised != revisions(known["declared"]) else None
         gone = set(map(present_key, parts.get("removed", [])))
         kept = {key: value for key, value in known["declared"].items() if key not in gone}
@@ -94,7 +95,9 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     here = config.identity
     found = {}
     for key in there.keys() | here.keys():
-        if key.endswith(TARGET):
+        if secrets.is_secret(key):  # records do not have them
+            same = True
+        elif key.endswith(TARGET):
             declared = there.get(key, config.declared.get(key))  # None without the option file of a user's own option
             same = declared is None or present(str(declared)) == builders.get(key)
         elif key in there:

@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from attnbench.base import console
+from attnbench.base import console, secrets
 from attnbench.base.errors import Failure
 from attnbench.config import composition as configuration
 from attnbench.config import hydra_state
@@ -56,9 +56,11 @@ def print_table(members: list[tuple[list[str], Outcome]]) -> None:
     from rich.table import Table
 
     common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()
-    table = Table("member", "state", "result %", "folder or reason", title=" ".join(sorted(common)))
+    table = Table(
+        "member", "state", "result %", "folder or reason", title=" ".join(secrets.redacted_words(sorted(common)))
+    )
     for overrides, outcome in members:
-        name = " ".join(o for o in overrides if o not in common)
+        name = " ".join(secrets.redacted_words(o for o in overrides if o not in common))
         table.add_row(name, outcome.state, headline_text(outcome.result), str(outcome.failure or outcome.folder))
     counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed", "stopped")}
     console.show(table, ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))

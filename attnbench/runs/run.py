@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from attnbench.base import files
+from attnbench.base import files, secrets
 from attnbench.base.errors import Failure, OutOfMemory, Stopped, StorageError
 from attnbench.config import catalog
 from attnbench.config.configuration import Config
@@ -257,7 +257,8 @@ def _recorder(
 
 def _name(config: Config) -> str:
     """The values that were changed from the options' defaults, for display: ``kernel_size=3,epochs=2``."""
-    parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in config.changes.items()]
+    changes = secrets.redacted(config.changes)
+    parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in changes.items()]
     return ",".join(parts).replace("/", "_")
 
 
@@ -268,7 +269,8 @@ def _plain(value: Any) -> str:
 def _options(config: Config) -> dict[str, Any]:
     """The run's columns in the HParams tab: the chosen options, and the values that affect the result."""
     values = {k: v for k, v in config.values.items() if not k.endswith("_target_")}
-    return {**config.choices, **values}
+    hidden: dict[str, Any] = secrets.redacted({**config.choices, **values})
+    return hidden
 
 
 def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:

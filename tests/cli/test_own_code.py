@@ -67,7 +67,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made.mkdir(parents=True)
     for name, text in {"sim.py": SIMAM, "parts.py": PARTS, "__init__.py": ""}.items():
         (made / name).write_text(text.replace("PACKAGE", made.name))
-    option = made / "configs/attention/simam.yaml"
+    option = made / "configs" / "attention" / "simam.yaml"
     option.parent.mkdir(parents=True)
     option.write_text(OPTION.replace("PACKAGE", made.name))
     monkeypatch.chdir(made.parent)
@@ -146,7 +146,7 @@ def test_an_error_names_what_is_missing(
 ) -> None:
     if not trusted:
         monkeypatch.delenv("ATTNBENCH_TRUST")
-    option = package / "configs/attention/simam.yaml"
+    option = package / "configs" / "attention" / "simam.yaml"
     option.write_text(OPTION.replace("PACKAGE.sim.simam", target).replace("PACKAGE", package.name))
     done = command("show", "-cd", f"{package}/configs", "attention=simam")
     assert words.replace("PACKAGE", package.name) in said(done, 2)
@@ -155,7 +155,7 @@ def test_an_error_names_what_is_missing(
 
 @pytest.mark.parametrize("more", [[], ["placement=block"]])
 def test_an_option_without_a_placement_is_told_to_have_one(package: Path, command: Command, more: list[str]) -> None:
-    (package / "configs/attention/simam.yaml").write_text(f"_target_: {package.name}.sim.simam\n")
+    (package / "configs" / "attention" / "simam.yaml").write_text(f"_target_: {package.name}.sim.simam\n")
     done = command("show", "-cd", f"{package}/configs", "attention=simam", *more)
     assert "brings no placement (attention); add this to the option file: defaults:" in said(done, 2)
 
@@ -217,9 +217,9 @@ main()
 
 def test_somebody_elses_hydra_is_left_alone(tmp_path: Path) -> None:
     """A program whose own main file is called train.yaml, too."""
-    (tmp_path / "configs/model").mkdir(parents=True)
-    (tmp_path / "configs/train.yaml").write_text("defaults: [_self_, {model: small}]\nlr: 0.1\n")
-    (tmp_path / "configs/model/small.yaml").write_text("name: resnet20\nattention: eca\n")
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    (tmp_path / "configs" / "train.yaml").write_text("defaults: [_self_, {model: small}]\nlr: 0.1\n")
+    (tmp_path / "configs" / "model" / "small.yaml").write_text("name: resnet20\nattention: eca\n")
     (tmp_path / "main.py").write_text(APP)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
