@@ -63,7 +63,7 @@ def _count(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             size = known[event.anchor or ""] = Size(1, 0)
         elif isinstance(event, yaml.AliasEvent):
-            size = known.get(event.anchor, Size(MOST + 1, 0))
+            size = known.get(event.anchor or "", Size(MOST + 1, 0))
         else:
             continue
         if inside:

@@ -180,8 +180,7 @@ def _no_builder(target: str, where: str) -> ConfigError:
         home = "dataclasses import dataclass" if kind == "class" else "attnbench import checked"
         what = f"{target} is not a builder: this {kind} has no decorator"
         return ConfigError(what, f"{found.path}:{bound.lineno}", f"put {todo} above it (from {home})")
-    there = [one for one, value in found.names.items() if isinstance(value, ast.FunctionDef | ast.ClassDef)]
-    own = [one for one in there if _builder(module, one)]
+    own = [one for one in found.names if _builder(module, one)]
     close = get_close_matches(name, own, 1)
     todo = f"did you mean {module}.{close[0]}?" if close else f"it has {', '.join(own)}" if own else "write one there"
     return ConfigError(f"{target} is not a builder: {found.path} does not define {name}", where, todo)

@@ -198,12 +198,12 @@ def lent_to_hydra() -> Iterator[None]:
     def ours(config_search_path: ConfigSearchPath) -> OptionLoader:
         return copy.copy(loader())  # launchers replace a method of Hydra's loader
 
-    before = hydra.ConfigLoaderImpl
-    hydra.ConfigLoaderImpl = ours  # type: ignore[assignment,misc]
+    before = vars(hydra)["ConfigLoaderImpl"]
+    vars(hydra)["ConfigLoaderImpl"] = ours
     try:
         yield
     finally:
-        hydra.ConfigLoaderImpl = before  # type: ignore[misc]
+        vars(hydra)["ConfigLoaderImpl"] = before
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

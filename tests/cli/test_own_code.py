@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import attnbench
-from attnbench.config import annotations, composition, source_code
+from attnbench.config import composition, source_code
+from attnbench.config.annotations import as_trusted_now, folder_of, trusted
 from tests.conftest import ROOT
 
 SIMAM = '''
@@ -186,10 +187,10 @@ def test_a_run_under_changed_code_says_so(package: Path, command: Command, tmp_p
 
 def test_the_trusted_packages_are_those_of_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNBENCH_TRUST", "one")
-    with annotations.as_trusted_now():
+    with as_trusted_now():
         monkeypatch.setenv("ATTNBENCH_TRUST", "two")
-        assert annotations.trusted() == ("one",)
-    assert annotations.trusted() == ("two",)
+        assert trusted() == ("one",)
+    assert trusted() == ("two",)
 
 
 def test_hashes_are_of_ones_own_modules_alone() -> None:
@@ -229,6 +230,6 @@ def test_somebody_elses_hydra_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_package_is_not_imported_to_be_found(package: Path) -> None:
-    assert annotations.folder_of(f"{package.name}.configs") == package / "configs"
+    assert folder_of(f"{package.name}.configs") == package / "configs"
     assert package.name not in sys.modules
     assert importlib.util.find_spec(package.name) is not None
