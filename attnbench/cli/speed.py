@@ -11,6 +11,7 @@ import ctypes
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class TimedNetwork:
         batch: images of a call.
         train, infer: run one batch, and wait for the device.
         own_bytes: returns the bytes of the weights, the buffers and the optimizer's state.
+        gradient_bytes: bytes of the weights' gradients.
         macs: multiply-adds for an image.
         map_bytes: bytes moved for an image's feature maps, each written once and read once.
         bounded: whether every call computes just ``macs`` and ``map_bytes``, so that the ceilings apply.
@@ -58,6 +60,7 @@ class TimedNetwork:
     train: Callable[[], None]
     infer: Callable[[], None]
     own_bytes: Callable[[], int]
+    gradient_bytes: int
     macs: int
     map_bytes: int
     bounded: bool
@@ -66,6 +69,9 @@ class TimedNetwork:
 @dataclass(frozen=True)
 class Measured:
     """The measurements of a member. Speed ratios are to the first member; above 1 is faster.
+
+    The first training step includes the compilation of the network, if it is compiled, and of kernels. The map memory
+    is the peak memory without weights, gradients and the optimizer's state.
 
     A detector has no ceilings, since its number of regions differs between training, inference and counting.
     """
@@ -76,8 +82,10 @@ class Measured:
     infer: Median
     train_ratio: Median
     infer_ratio: Median
+    first_step_s: float
     peak_memory_bytes: int
     memory_ratio: float
+    map_memory_ratio: float | None
     macs: int
     flop_ceiling: float | None
     byte_ceiling: float | None
@@ -90,7 +98,9 @@ class Measured:
         for name, value in pairs.items():
             numbers |= {name: value.median, f"{name}_interval": [value.low, value.high]}
         ceilings = {"flop_ceiling_images_per_s": self.flop_ceiling, "byte_ceiling_images_per_s": self.byte_ceiling}
-        memory = {"peak_memory_bytes": self.peak_memory_bytes, "memory_ratio": self.memory_ratio}
+        numbers["first_step_s"] = self.first_step_s
+        memory: dict[str, Any] = {"peak_memory_bytes": self.peak_memory_bytes, "memory_ratio": self.memory_ratio}
+        memory["map_memory_ratio"] = self.map_memory_ratio
         return {**numbers, **memory, "macs": self.macs, **ceilings}
 
 
@@ -199,6 +209,7 @@ def timed_network(
         train=train,
         infer=infer,
         own_bytes=lambda: _bytes(model, state.optimizer),
+        gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),
         macs=complexity.macs(sketch, size),
         map_bytes=2 * width * maps(sketch, size),
         bounded="detector" not in composed.choices,
@@ -222,8 +233,10 @@ def maps(model: nn.Module, size: complexity.Size) -> int:
 
 
 def _measured(made: Sequence[TimedNetwork], process: Process, repetitions: int) -> list[Measured]:
-    print(f"warming up {len(made)} members, then {repetitions} turns of each kind", file=sys.stderr)
+    first = first_steps(made)
+    print(f"warming up, then {repetitions} turns of each kind", file=sys.stderr)
     memory = peak_memory(made, process)
+    maps_only = [peak - one.own_bytes() - one.gradient_bytes for peak, one in zip(memory, made, strict=True)]
     kinds: dict[str, Timings] = {
         "train": benchmark.compare(_calls(made, "train"), repetitions=repetitions, clock=wall_seconds),
         "infer": benchmark.compare(_calls(made, "infer"), repetitions=repetitions, clock=wall_seconds),
@@ -241,8 +254,10 @@ def _measured(made: Sequence[TimedNetwork], process: Process, repetitions: int) 
                 infer=kinds["infer"].rate(key, one.batch),
                 train_ratio=_per_image(kinds["train"].ratio(key, base), one, made[0]),
                 infer_ratio=_per_image(kinds["infer"].ratio(key, base), one, made[0]),
+                first_step_s=first[i],
                 peak_memory_bytes=memory[i],
                 memory_ratio=memory[i] / memory[0],
+                map_memory_ratio=maps_only[i] / maps_only[0] if maps_only[0] > 0 else None,  # unknown on this system
                 macs=one.macs,
                 flop_ceiling=flops / (6 * one.macs) if one.bounded else None,
                 byte_ceiling=bandwidth / (3 * one.map_bytes) if one.bounded else None,
@@ -264,6 +279,18 @@ def _per_image(ratio: Median, one: TimedNetwork, base: TimedNetwork) -> Median:
     return Median(ratio.median * scale, ratio.low * scale, ratio.high * scale)
 
 
+def first_steps(made: Sequence[TimedNetwork]) -> list[float]:
+    """Seconds of the first training step of each member; says which one it is, since compiling can take minutes."""
+    seconds = []
+    for i, one in enumerate(made, start=1):
+        print(f"first step of {one.label} ({i} of {len(made)}) ...", file=sys.stderr, end=" ", flush=True)
+        began = time.perf_counter()
+        one.train()
+        seconds.append(time.perf_counter() - began)
+        print(f"{seconds[-1]:.1f} s", file=sys.stderr)
+    return seconds
+
+
 def peak_memory(made: Sequence[TimedNetwork], process: Process) -> list[int]:
     """Peak bytes of a training step of each member, including its own weights and optimizer but no other member's.
 
@@ -271,8 +298,7 @@ def peak_memory(made: Sequence[TimedNetwork], process: Process) -> list[int]:
     tensors and varies by a few percent between steps, so the members take turns and the median is returned.
     """
     for one in made:
-        one.train()
-        one.train()  # now the optimizer's state exists
+        one.train()  # after the first step, the optimizer's state exists
     turns = [[_peak(one, process) for one in made] for _ in range(MEMORY_TURNS)]
     return [int(statistics.median(peaks)) for peaks in zip(*turns, strict=True)]
 
@@ -344,14 +370,14 @@ def report(lines: Sequence[Measured], composed: Config) -> None:
     """Print the measurements as a table, with the setting in its title."""
     from rich.table import Table
 
-    table = Table("", "train", "x", "infer", "x", "peak MiB", "x", title=_setting(lines, composed))
+    table = Table("", "train", "x", "infer", "x", "peak MiB", "x", "first s", title=_setting(lines, composed))
     for column in table.columns[1:]:
         column.justify = "right"
     for line in lines:
         train = f"{line.train.median:.3g}", _ratio(line.train_ratio)
         infer = f"{line.infer.median:.3g}", _ratio(line.infer_ratio)
         memory = f"{line.peak_memory_bytes / 2**20:.0f}", f"{line.memory_ratio:.3f}"
-        table.add_row(line.label, *train, *infer, *memory)
+        table.add_row(line.label, *train, *infer, *memory, f"{line.first_step_s:.1f}")
     console.show(table, *_notes(lines))
 
 
@@ -361,7 +387,7 @@ def _ratio(ratio: Median) -> str:
 
 def _notes(lines: Sequence[Measured]) -> list[str]:
     first, ratio = lines[0], "median ratio to the first member in the same turn, with its 95 % interval"
-    notes = [f"Speeds are medians in images/s; x: {ratio}."]
+    notes = [f"Speeds are medians in images/s; x: {ratio}. First s: seconds of the first training step."]
     if first.flop_ceiling and first.byte_ceiling:
         ceilings = f"{first.flop_ceiling:.0f} images/s by multiply-adds, {first.byte_ceiling:.0f} by feature maps."
         notes.append(f"Ceilings for training the first member on this device, without fusion: {ceilings}")

@@ -30,7 +30,11 @@ def class_count(config: Config) -> int:
     Raises:
         DataError: the data cannot be opened.
     """
-    declared: int | None = config.tree["dataset"].get("classes")
+    declared: int | list[str] | str | None = config.tree["dataset"].get("classes")
+    if isinstance(declared, list):
+        return len(declared)
+    if isinstance(declared, str):  # found in the data
+        return _classes_of_runs(config) or len(config.build("dataset").classes)
     known = declared or CLASSES.get(config.choices["dataset"]) or _classes_of_runs(config)
     return known or len(config.build("dataset").classes)
 

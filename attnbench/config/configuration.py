@@ -198,6 +198,7 @@ def coherent(config: Config) -> Config:
     """
     _refuse_other_task(config)
     _refuse_two_warmups(config)
+    _refuse_division(config)
     if config.choices["dataset"] in NAMED_BY_FOLDER and not config.tree["dataset"]["name"]:
         data = config.tree["dataset"]
         config = replace(config, tree=config.tree | {"dataset": data | {"name": name_of_folder(data["root"])}})
@@ -255,6 +256,23 @@ def _refuse_two_warmups(config: Config) -> None:
     if schedule.get("warmup_steps") and schedule.get("warmup_epochs"):
         what, todo = "the warm-up has a length in epochs too", "set it to null, or schedule.warmup_epochs to 0"
         raise ConfigError(what, "schedule.warmup_steps", todo)
+
+
+def _refuse_division(config: Config) -> None:
+    """Refuse a fold of ``dataset=folder`` that does not exist, and options of a division without one."""
+    data = config.tree["dataset"]
+    if config.choices["dataset"] not in NAMED_BY_FOLDER:
+        return
+    fold, holdout = data.get("fold"), data.get("holdout")
+    if fold is not None and holdout is not None:
+        raise ConfigError("dataset.holdout is set too", "dataset.fold", "set one of them to null")
+    if fold is not None and fold >= data["folds"]:
+        what = f"fold={fold}, but there are {data['folds']} folds"
+        raise ConfigError(what, "dataset.fold", f"use 0 to {data['folds'] - 1}")
+    unused = {"folds": fold is None, "division_seed": fold is None and holdout is None}
+    for key, idle in unused.items():
+        if idle and f"dataset.{key}" in config.deviations:
+            raise ConfigError(f"{key}={data[key]} has no effect", f"dataset.{key}", "set dataset.fold too")
 
 
 @cache

@@ -53,6 +53,7 @@ Positive = Annotated[float, Gt(0), Lt(float("inf"))]
 NonNegative = Annotated[float, Ge(0), Lt(float("inf"))]
 Fraction = Annotated[float, Ge(0), Lt(1)]  # dropout, momentum, smoothing, decay
 Share = Annotated[float, Gt(0), Le(1)]  # a fraction of a whole, above 0
+Part = Annotated[float, Gt(0), Lt(1)]  # a fraction of a whole that leaves some
 Names = Annotated[list[str], AfterValidator(_distinct)]
 Stages = Annotated[list[Count], AfterValidator(_distinct)]
 KernelSize = Literal["adaptive"] | OddInt | list[OddInt]  # one for all stages, or one per stage

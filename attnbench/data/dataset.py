@@ -98,6 +98,9 @@ class Dataset:
         source: a line for reports that describes the data.
         fingerprint: SHA-256 in hex that changes when the data change.
         contents: returns a SHA-256 over the bytes of the image files, or "" if the fingerprint covers the pixels.
+        drawn: returns how some pictures are drawn that are not drawn as stored in 8 bits; "" if there are none.
+        notes: returns lines for the start of a run, such as the number of pictures of each class.
+        balanced: the label of each training sample, int64 (N,), if an epoch draws equally many of each class.
     """
 
     classes: tuple[str, ...]
@@ -109,3 +112,6 @@ class Dataset:
     source: str
     fingerprint: str
     contents: Callable[[], str] = str
+    drawn: Callable[[], str] = str
+    notes: Callable[[], Sequence[str]] = tuple
+    balanced: Tensor | None = None

@@ -31,6 +31,7 @@ class Loader:
         world_size: the number of processes.
         workers: processes that decode images; a resident split needs none.
         timeout: seconds to wait for a worker before raising an error.
+        balanced: see ``Dataset``; for training only.
 
     Attributes:
         samples: samples used in an epoch over all processes.
@@ -51,6 +52,7 @@ class Loader:
         world_size: int = 1,
         workers: int = 0,
         timeout: float = 120.0,
+        balanced: Tensor | None = None,
     ) -> None:
         assert 0 <= rank < world_size and timeout > 0
         fewest = FEWEST * world_size if train else 1
@@ -60,7 +62,7 @@ class Loader:
             raise DataError(f"only {len(split)} samples", "dataset", f"give at least {fewest}")
         self.split, self.batch_size, self.seed, self.train = split, batch_size, seed, train
         self.rank, self.world_size = rank, world_size
-        self.workers, self.timeout = workers, timeout
+        self.workers, self.timeout, self.balanced = workers, timeout, balanced
         self.samples = sampling.usable(len(split), batch_size, fewest)
 
     def __len__(self) -> int:
@@ -88,7 +90,11 @@ class Loader:
 
     def _shares(self, draw: Draw | None) -> list[tuple[Tensor, float]]:
         """For each global batch: the indices that this process takes, and their weight."""
-        order = sampling.order(len(self.split), draw)[: self.samples]
+        if draw is not None and self.balanced is not None:
+            order = sampling.balanced(self.balanced, draw)
+        else:
+            order = sampling.order(len(self.split), draw)
+        order = order[: self.samples]
         shares = []
         for batch in order.split(self.batch_size):
             mine = batch[self.rank :: self.world_size]

@@ -30,6 +30,7 @@ class DataRecord:
         images: the numbers of training and validation samples, such as ``56 + 8``; empty for runs of release 0.1.0.
         root: the folder that the data were read from; empty for data that come with attnbench.
         stamp: see the function ``stamp``.
+        drawn: how some pictures are drawn that are not drawn as stored in 8 bits; empty if there are none.
     """
 
     source: str = ""
@@ -38,6 +39,7 @@ class DataRecord:
     images: str = ""
     root: str = ""
     stamp: str = ""
+    drawn: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """The record as result.json and data.json hold it, without empty values."""
@@ -50,6 +52,9 @@ class DataRecord:
                 return f"{self.source} then, {now.source} now"
             return f"{now.source}: files, sizes or annotations have changed"
         if self.contents and now.contents and self.contents != now.contents:
+            if self.drawn != now.drawn:
+                then, today = (one.drawn or "all as stored" for one in (self, now))
+                return f"{now.source}: of the pictures {then} then, {today} now"
             return f"{now.source}: pictures have the same names and sizes but other contents"
         if self.images and now.images and self.images != now.images:
             return f"{self.images} images for training and validation then, {now.images} now"

@@ -34,6 +34,30 @@ def order(samples: int, draw: Draw | None) -> Tensor:
     return torch.randperm(samples, generator=generator("order", *draw))
 
 
+def balanced(labels: Tensor, draw: Draw) -> Tensor:
+    """As many indices as there are labels, in random order, equally many of each class; int64 (samples,).
+
+    A class's samples are shuffled and taken in turn. Those that are taken again get an index that is ``samples``
+    higher each time, so that the same image is augmented differently. The numbers of draws of two classes differ by at
+    most one, and which classes get one more is random.
+
+    Args:
+        labels: the class of each sample, int64 (samples,).
+    """
+    samples = len(labels)
+    classes = labels.unique()
+    random = generator("balanced", *draw)
+    each, rest = divmod(samples, len(classes))
+    more = torch.randperm(len(classes), generator=random) < rest
+    drawn = []
+    for label, extra in zip(classes, more.tolist(), strict=True):
+        own = (labels == label).nonzero().flatten()
+        turns = torch.arange(each + extra)
+        shuffled = own[torch.randperm(len(own), generator=random)]
+        drawn.append(shuffled[turns % len(own)] + turns // len(own) * samples)
+    return torch.cat(drawn)[torch.randperm(samples, generator=random)]
+
+
 def usable(samples: int, batch_size: int, smallest: int) -> int:
     """How many of ``samples`` are used when a last batch of fewer than ``smallest`` is left out."""
     last = samples % batch_size

@@ -33,7 +33,7 @@ def record(config: Config, data: Dataset) -> DataRecord:
     before = stamp(root) if root else ""
     place = str(root.resolve()) if root else ""
     images = f"{len(data.train)} + {len(data.val)}"
-    return DataRecord(data.source, data.fingerprint, data.contents(), images, place, before)
+    return DataRecord(data.source, data.fingerprint, data.contents(), images, place, before, data.drawn())
 
 
 def kept(run: Path) -> DataRecord | None:

@@ -9,7 +9,9 @@ from typing import Any
 from attnbench.config.configuration import Config
 from attnbench.config.naming import TARGET
 from attnbench.data.dataset import Dataset
-from attnbench.data.image_folders.alone import VALIDATION, evaluation_only, has_training
+from attnbench.data.image_folders import parquet
+from attnbench.data.image_folders.alone import evaluation_only, has_training
+from attnbench.data.image_folders.own import VALIDATION
 from attnbench.data.image_folders.shards import are_here
 from attnbench.runs.data import root_of
 from attnbench.runs.preprocessing import OURS, preprocessing
@@ -38,7 +40,9 @@ def evaluation_data(config: Config, moved: bool, own: str = "") -> Dataset:
             if divided.fingerprint == own:
                 return divided
         how = preprocessing(config)
-        return evaluation_only(root, how.crops, how.mean, how.std)
+        return evaluation_only(root, how.crops, how.mean, how.std, options.get("orientation") == "upright")
+    if moved and any(options.get(key) is not None for key in DIVIDED):
+        return _undivided(config, own)
     if (module == "detection.coco" and not _has_coco(root, options["train"])) or (
         module == "detection.voc" and not all(_has_voc(root, split) for split in options["train"])
     ):
@@ -47,11 +51,21 @@ def evaluation_data(config: Config, moved: bool, own: str = "") -> Dataset:
     return config.build("dataset")
 
 
+def _undivided(config: Config, own: str) -> Dataset:
+    """Another folder with ``train/``: divided only if it is a copy of the run's data, else its validation folder."""
+    divided: Dataset = config.build("dataset")
+    if divided.fingerprint == own:
+        return divided
+    usual = {key: config.declared.get(f"dataset.{key}") for key in (*DIVIDED, "folds", "division_seed")}
+    whole: Dataset = config.updated({"dataset": usual}).build("dataset")
+    return whole
+
+
 def _alone(config: Config, root: Path, moved: bool) -> bool:
     """Whether an image folder has only pictures to evaluate on."""
     if has_training(root) or are_here(root) or _has_release(config, root):
         return False
-    return moved or any((root / name).is_dir() for name in VALIDATION)
+    return moved or parquet.are_here(root) or any((root / name).is_dir() for name in VALIDATION)
 
 
 def _has_release(config: Config, root: Path) -> bool:
@@ -68,6 +82,6 @@ def _has_coco(root: Path, split: str) -> bool:
 
 
 def _has_voc(root: Path, split: str) -> bool:
-    year, _, name = split.partition("/")
+    year, _, name = split.rpartition("/")
     lists = (base / year / "ImageSets" / "Main" / f"{name}.txt" for base in (root, root / "VOCdevkit"))
     return any(path.is_file() for path in lists)

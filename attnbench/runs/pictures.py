@@ -16,10 +16,11 @@ from PIL.PngImagePlugin import PngInfo
 from attnbench.base import files
 from attnbench.base.cores import cores
 from attnbench.base.errors import ConfigError, DataError, listed
-from attnbench.data.image_folders.folder import SUFFIXES
-from attnbench.data.images.pillow import FORMATS, load_rgb
+from attnbench.data.images.pillow import load_rgb
+from attnbench.data.images.suffixes import FORMAT_OF, FORMATS
 from attnbench.data.images.threads import in_order
 
+SUFFIXES = tuple(FORMAT_OF)
 THREADS = 4  # maximum number that decode pictures
 KINDS = f"pictures are {', '.join(FORMATS)} files"
 DONE = f"the others are done; {KINDS}"

@@ -111,6 +111,7 @@ def _train(config: Config, folder: RunFolder, data: Dataset, process: Process, s
     schedule = config.build("schedule")
     task: engine.Task = config.build("task", class_names=data.classes)
     made_of = record(config, data)
+    _say(data, process)
     identity = config.identity | {"data": data.fingerprint}
     checkpoints = Checkpoints(folder.checkpoints, identity, partial(differences, config))
     torch.manual_seed(config.seed)
@@ -190,6 +191,12 @@ def _freeze(config: Config, model: torch.nn.Module, process: Process) -> list[st
         if not (config.weights or config.tree["backbone"].get("pretrained")):
             log.warning("schedule.freeze: the frozen parts have random weights; backbone.weights gives trained ones")
     return frozen
+
+
+def _say(data: Dataset, process: Process) -> None:
+    """Say what a data set says of itself, such as the number of pictures of each class."""
+    for line in data.notes() if process.main else ():
+        log.info("%s", line)
 
 
 def _refuse_other_data(config: Config, folder: RunFolder, now: DataRecord, checkpoint: Mapping[str, Any]) -> None:

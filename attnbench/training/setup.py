@@ -45,6 +45,7 @@ def _feed(config: Config, data: Dataset, process: Process, workers: int, *, trai
         rank=process.rank,
         world_size=process.world_size,
         workers=workers,
+        balanced=data.balanced if train else None,
     )
     return Feed(loader, process, data.mean, data.std)
 
@@ -57,9 +58,10 @@ def refuse_unmasked(config: Config, data: Dataset) -> None:
     """
     if not isinstance(data.train, Scenes) or not config.build("detector").masks:
         return
-    if image := data.train.source.unmasked():
-        what, todo = f"an image without masks: {image}", "give every annotation a segmentation, or use faster_rcnn"
-        raise ConfigError(what, "detector", todo)
+    for split in (data.train, data.val):
+        if isinstance(split, Scenes) and (image := split.source.unmasked()):
+            what, todo = f"an image without masks: {image}", "give every annotation a segmentation, or use faster_rcnn"
+            raise ConfigError(what, "detector", todo)
 
 
 def train_state(model: nn.Module, schedule: Schedule, process: Process, frozen: Sequence[str] = ()) -> TrainState:

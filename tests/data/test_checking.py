@@ -27,7 +27,14 @@ def grained(seed: int, width: int = 60, height: int = 48) -> Image.Image:
 
 def test_a_good_folder_has_no_findings(tmp_path: Path, check: Check) -> None:
     code, lines = check(image_folder(tmp_path))
-    assert (code, lines) == (0, ["image folder train/<class>/*.jpg: 16 images, 0 problems, 0 notes"])
+    assert (code, lines) == (
+        0,
+        [
+            "train/: 8 pictures: cat 4, dog 4",
+            "val/: 8 pictures: cat 4, dog 4",
+            "image folder train/<class>/*.jpg: 16 images, 0 problems, 0 notes",
+        ],
+    )
 
 
 def cut_off(cat: Path) -> None:
@@ -68,7 +75,7 @@ def nested(cat: Path) -> None:
 
 
 def no_validation(cat: Path) -> None:
-    (cat.parent.parent / "val").rename(cat.parent.parent / "validation")
+    (cat.parent.parent / "val").rename(cat.parent.parent / "dev")
 
 
 def a_link_to_nowhere(cat: Path) -> None:
@@ -83,14 +90,13 @@ def not_as_listed(cat: Path) -> None:
 PROBLEMS: dict[Callable[[Path], None], str] = {
     cut_off: "train/cat/1.jpg: this image cannot be read: ",
     no_image: "train/cat/1.jpg: this image cannot be read: cannot identify image file",
-    sixteen_bits: "train/cat/wide.png: mode I;16: values above 255 would be clipped",
     a_twin: "train/cat/1.jpg: the same name as 1.JPEG except for case or suffix",
     leaked: "val/dog/0.jpg: the same bytes as train/cat/leaked.jpg",
     two_labels: "train/dog/0.jpg: the same bytes as train/cat/9.jpg",
     empty_class: "train/eel: this class has no image: it is empty",
     unknown_class: "val/eel: this class is not in train/",
     nested: "train/cat/kittens: a folder inside a class folder: its files are not read",
-    no_validation: "a run needs train/ and val/; it holds train, validation",
+    no_validation: "a run needs train/ and val/; it holds dev, train",
     a_link_to_nowhere: "train/cat/7.jpg: this image cannot be read: No such file or directory",
     not_as_listed: "train/cat/1.jpg: its SHA-256 is not the one in SHA256SUMS",
 }
@@ -144,6 +150,9 @@ def test_what_a_run_does_without_complaint_is_a_note(tmp_path: Path, check: Chec
         "note: train/cat/inks.jpg: mode CMYK, converted to RGB when it is read",
         "note: train/cat/notes.txt: its name is not that of an image: it is ignored",
         "note: val/dog: this class has no folder here",
+        "train/: 13 pictures: cat 9, dog 4",
+        "train/: left out: 1 .txt",
+        "val/: 4 pictures: cat 4, dog 0",
     ]
 
 
@@ -170,15 +179,35 @@ def test_shards_are_checked_record_by_record(tmp_path: Path, check: Check) -> No
     for one in planned:
         sharding.write(one, None, 1, lambda new: None)
     assert check(target)[1][0] == f"{target}: these shards are unfinished"
-    sharding.finish(target, classes, planned, None)
-    damaged = bytearray((target / "val-00000.shard").read_bytes())
-    damaged[10] ^= 1
-    (target / "val-00000.shard").write_bytes(damaged)
+    sharding.finish(target, classes, planned)
+    damaged = bytearray((target / "val-000000.tar").read_bytes())
+    damaged[600] ^= 1
+    (target / "val-000000.tar").write_bytes(damaged)
     code, lines = check(target)
-    assert code == 3 and len(lines) == 3
-    assert "train-00000.shard, record 1: cat/1.jpg: this image cannot be read: " in lines[0]
-    assert "val-00000.shard, record 0: cat/0.jpg: this record is damaged" in lines[1]
-    assert lines[2] == "shards of attnbench data shard: 16 images, 2 problems, 0 notes"
+    assert code == 3 and len(lines) == 5
+    assert lines[2:4] == ["train/: 8 pictures: cat 4, dog 4", "val/: 8 pictures: cat 4, dog 4"]
+    assert "train-000000.tar, record 1: cat/1.jpg: this image cannot be read: " in lines[0]
+    assert "val-000000.tar, record 0: cat/0.jpg: this record is damaged" in lines[1]
+    assert lines[4] == "shards of attnbench data shard: 16 images, 2 problems, 0 notes"
+
+
+@pytest.mark.parametrize("at", [5, -1, -2000])
+def test_a_bit_that_belongs_to_no_picture_is_found(at: int, tmp_path: Path, check: Check) -> None:
+    root, target = image_folder(tmp_path / "images"), tmp_path / "shards"
+    target.mkdir()
+    classes, planned = sharding.plan(root, target, None, 2**30)
+    for one in planned:
+        sharding.write(one, None, 1, lambda new: None)
+    sharding.finish(target, classes, planned)
+    assert check(target)[0] == 0
+    damaged = bytearray((target / "val-000000.tar").read_bytes())
+    damaged[at] ^= 1
+    (target / "val-000000.tar").write_bytes(damaged)
+    code, lines = check(target)
+    assert code == 3
+    assert lines[0] == (
+        f"{target}/val-000000.tar: this file is damaged: its checksum is wrong, but those of its pictures are not"
+    )
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, check: Check) -> None:

@@ -167,7 +167,7 @@ def fitted_in(process: Process, accumulate: int, batch_size: int) -> Fitted:
     decay: Any = {"weight_decay": 0.01, "no_decay": ["bias"]}
     schedule = Schedule(**pace, **decay, accumulate=accumulate, ema_decay=0.5, clip_grad_norm=CLIP)
     data, task = digits(size=4, pad=1), Classification(label_smoothing=0.1)
-    ranks = {"rank": process.rank, "world_size": process.world_size}
+    ranks: Any = {"rank": process.rank, "world_size": process.world_size}
     loader = Loader(data.train, batch_size=batch_size, seed=1, train=True, **ranks)
     model = process.place(Plain())
     network = process.wrap(model)

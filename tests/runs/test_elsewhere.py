@@ -186,3 +186,19 @@ def test_ap_is_unchanged_by_other_category_ids(only_val: bool, tmp_path: Path) -
 
 def test_evaluate_is_called_from_python_as_before(classifier: Config) -> None:
     assert evaluate(classifier.run_folder)["same_data"] is True
+
+
+def test_a_run_on_a_fold_is_evaluated_on_its_own_part_and_elsewhere_on_all(
+    pictures: Path, tmp_path: Path, command: Command
+) -> None:
+    words = ["dataset=folder", f"dataset.root={pictures}", "dataset.size=16", "dataset.resize=20", "backbone=resnet20"]
+    words += ["backbone.depth=8", "batch_size=6", "runtime.device=cpu", "runtime.workers=0", "schedule.epochs=1"]
+    done = composition.compose([*words, "dataset.fold=0", "dataset.folds=3", f"paths.outputs={tmp_path}/outputs"])
+    run.train(done)
+    assert measures(command, done)["images"] == 4
+    shutil.copytree(pictures, tmp_path / "copy")
+    assert measures(command, done, f"dataset.root={tmp_path / 'copy'}")["images"] == 4
+    shutil.rmtree(tmp_path / "copy" / "train" / "ant")
+    shutil.copytree(pictures / "val" / "ant", tmp_path / "copy" / "train" / "ant")
+    (tmp_path / "copy" / "train" / "ant" / "0.jpg").unlink()
+    assert measures(command, done, f"dataset.root={tmp_path / 'copy'}")["images"] == 12  # val/ of other data

@@ -312,7 +312,7 @@ def test_contents_of_shards_are_those_of_their_folder(tmp_path: Path, birds: Pat
     classes, planned = sharding.plan(birds, target, None, 2**12)
     for one in planned:
         sharding.write(one, None, 2, lambda new: None)
-    sharding.finish(target, classes, planned, None)
+    sharding.finish(target, classes, planned)
     loose, sharded = folder(root=str(birds)), folder(root=str(target))
     assert loose.fingerprint == sharded.fingerprint
     assert loose.contents() == sharded.contents() != ""
@@ -334,3 +334,38 @@ def test_pictures_too_many_to_read_are_sampled(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(contents, "WHOLE_FILES", 49)
     assert contents.digest([1] * 50, content) == contents.digest([1] * 50, content)
     assert len(read) == 20 and len(set(read)) == 10
+
+
+def test_a_fold_is_a_run_of_its_own_and_its_classes_are_counted(
+    composed: Composed, birds: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="attnbench")
+    one = ["dataset=folder", f"dataset.root={birds / 'train'}", "dataset.name=birds"]
+    runs = [composed(*one, part) for part in ("dataset.fold=0", "dataset.fold=1", "dataset.holdout=0.25")]
+    assert [run(config).state for config in runs] == ["done"] * 3
+    assert len({config.run_folder for config in runs}) == 3
+    records = [data.kept(config.run_folder) for config in runs]
+    assert len({record.fingerprint for record in records if record}) == 3
+    assert records[1] and "6 + 2 images; fold 1 of 0 to 4 held out" in records[1].source
+    assert "validation: 2 pictures: cat 1, dog 1" in caplog.messages
+    assert run(composed(*one, "dataset.fold=0")).state == "skipped"
+
+
+def test_pictures_that_are_drawn_otherwise_are_other_data(composed: Composed, birds: Path) -> None:
+    """A run that was trained on pictures as stored, by an earlier release, does not continue with upright ones."""
+    from PIL import Image
+
+    path = birds / "train" / "cat" / "0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    config = composed("dataset=folder", f"dataset.root={birds}")
+    assert run(config).state == "done"
+    as_stored = composed("dataset=folder", f"dataset.root={birds}", "dataset.orientation=stored").build("dataset")
+    for file in ("result.json", "data.json"):
+        content = json.loads((config.run_folder / file).read_text())
+        (content["data"] if file == "result.json" else content).update(
+            contents=as_stored.contents(), drawn="", stamp=""
+        )
+        (config.run_folder / file).write_text(json.dumps(content))
+    refused(run(config), "all as stored then", "1 turned upright now")

@@ -218,6 +218,10 @@ def checked_box(box: Sequence[float], width: int, height: int, where: str) -> tu
     clipped = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
         raise DataError(f"a box outside its image of {width}x{height}: {_text(box)}", where, "repair or remove it")
+    if any(np.float32(high) <= np.float32(low) for low, high in zip(clipped[:2], clipped[2:], strict=True)):
+        raise NoArea(
+            f"a box without area in the numbers that detectors use: {_text(box)}", where, "repair or remove it"
+        )
     return clipped
 
 
@@ -226,7 +230,7 @@ class NoArea(DataError):
 
 
 def _text(box: Sequence[float]) -> str:
-    return "left {:g}, top {:g}, right {:g}, bottom {:g}".format(*box)
+    return "left {:.9g}, top {:.9g}, right {:.9g}, bottom {:.9g}".format(*box)
 
 
 def scene_dataset(
@@ -240,12 +244,14 @@ def scene_dataset(
     facts: Sequence[bytes],
     keep_empty: bool = True,
     contents: Callable[[], str] = str,
+    drawn: Callable[[], str] = str,
+    notes: Callable[[], Sequence[str]] = tuple,
 ) -> Dataset:
     """A data set of annotated images. The detector gets pixels in [0, 1] and normalises them itself.
 
     Args:
         facts: the bytes that the fingerprint is computed over.
-        contents: see ``Dataset``.
+        contents, drawn, notes: see ``Dataset``.
 
     Raises:
         DataError: a split has no image, or validation has no object to detect.
@@ -265,6 +271,8 @@ def scene_dataset(
         source=source,
         fingerprint=_fingerprint(facts),
         contents=contents,
+        drawn=drawn,
+        notes=notes,
     )
 
 

@@ -12,11 +12,12 @@ from PIL import Image
 
 from attnbench.base.errors import DataError
 from attnbench.data.images import jpeg
-from attnbench.data.images.pillow import FORMATS, other_size, read_rgb, unreadable
+from attnbench.data.images.formats import Facts, facts, turned_size
+from attnbench.data.images.pillow import other_size, read_rgb, unreadable
+from attnbench.data.images.suffixes import FORMATS, is_misnamed
 from attnbench.data.images.threads import in_order
 
 PLAIN = ("RGB", "L")
-CLIPPED = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with values above 255, which RGB clips
 
 Seen = Callable[[], object]
 
@@ -40,19 +41,30 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class About:
+    """A line about a data set that is not a finding, such as the number of pictures of each class."""
+
+    line: str
+
+    def __str__(self) -> str:
+        return self.line
+
+
+@dataclass(frozen=True)
 class Format:
     """A data set layout that can be checked.
 
     Attributes:
         is_here: whether a folder has this layout.
         size: the number of images or files that a check reads.
-        check: yields the findings, given a folder, a function to call once per image or file, and a thread count.
+        check: yields the findings and lines about the whole, given a folder, a function to call once per image or
+            file, and a thread count.
     """
 
     name: str
     is_here: Callable[[Path], bool]
     size: Callable[[Path], int]
-    check: Callable[[Path, Seen, int], Iterator[Finding]]
+    check: Callable[[Path, Seen, int], Iterator[Finding | About]]
 
 
 @dataclass(frozen=True)
@@ -96,29 +108,51 @@ def _in_bytes(data: bytes, picture: Picture) -> Iterator[Finding]:
     where = picture.where
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            kind, mode, transparent = image.format, image.mode, image.has_transparency_data
-            size = image.size
+            mode, transparent, size = image.mode, image.has_transparency_data, image.size
+            frames = getattr(image, "n_frames", 1)
         complaint = jpeg.inspect(data)
         if complaint is None:
             read_rgb(data, where)
     except Exception as error:  # damage raises many types, as in read_rgb
-        yield Finding(where, error.what if isinstance(error, DataError) else unreadable(error, where).what)
+        yield Finding(where, error.what if isinstance(error, DataError) else unreadable(error, where, data).what)
         return
-    yield from _of_kind(where, str(kind), mode, transparent)
+    about = facts(data)
+    yield from _of_kind(where, about, mode, transparent, frames)
     if complaint:
         yield Finding(where, f"this image is damaged: {complaint}")
-    if picture.size and picture.size != size:
-        yield Finding(where, other_size(size, picture.size))
+    if picture.size:
+        yield from _annotated(where, about, size, picture.size)
+    elif about.orientation > 1:
+        what = f"EXIF orientation {about.orientation}: drawn upright by dataset=folder, as stored by dataset=imagenet"
+        yield Finding(where, what, harmless=True)
 
 
-def _of_kind(where: str, kind: str, mode: str, transparent: bool) -> Iterator[Finding]:
+def _of_kind(where: str, about: Facts, mode: str, transparent: bool, frames: int) -> Iterator[Finding]:
     """Formats that do not match the file's suffix, and modes that lose something when they are converted to RGB."""
-    if mode in CLIPPED:
-        yield Finding(where, f"mode {mode}: values above 255 would be clipped")
+    if about.deep:
+        yield Finding(where, "grey of 16 bits, scaled to 8 bits when it is read", harmless=True)
     elif transparent:
         yield Finding(where, f"mode {mode} with transparency, which is dropped", harmless=True)
     elif mode not in PLAIN:
         yield Finding(where, f"mode {mode}, converted to RGB when it is read", harmless=True)
-    named = Path(where).suffix.lower()
-    if (kind == "PNG") != (named == ".png"):
-        yield Finding(where, f"a {kind} image in a {named} file", harmless=True)
+    if frames > 1 and about.format != "JPEG":
+        yield Finding(where, f"{frames} frames, of which the first is read", harmless=True)
+    if is_misnamed(where, about.format):
+        yield Finding(where, f"a {about.format} image in a {Path(where).suffix.lower()} file", harmless=True)
+
+
+def _annotated(where: str, about: Facts, size: tuple[int, int], annotated: tuple[int, int]) -> Iterator[Finding]:
+    """A picture whose size is not its annotation's, or whose orientation decides where its boxes are."""
+    if about.orientation == 1:
+        if size != annotated:
+            yield Finding(where, other_size(size, annotated))
+        return
+    upright = turned_size(size, about)
+    kept = f"EXIF orientation {about.orientation}"
+    if annotated not in (size, upright):
+        yield Finding(where, f"{other_size(upright, annotated)}; it has {kept}")
+    elif size == upright:
+        what = "its size does not tell whether the boxes belong to the upright or to the stored picture"
+        yield Finding(where, f"{kept}: {what}; turn the pixels and remove the tag, or see dataset.orientation")
+    else:
+        yield Finding(where, f"{kept}: drawn {'upright' if annotated == upright else 'as stored'}, as annotated", True)

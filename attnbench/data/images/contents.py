@@ -12,12 +12,15 @@ WHOLE_BYTES, WHOLE_FILES = 2**28, 20_000  # all pictures are read if there are n
 SAMPLE = 1_000  # otherwise, the number of pictures in a fixed sample
 
 
-def digest(sizes: Sequence[int], read: Callable[[int], bytes]) -> str:
+def digest(
+    sizes: Sequence[int], read: Callable[[int], bytes], about: Callable[[int, bytes], bytes] | None = None
+) -> str:
     """SHA-256 in hex over the bytes of all pictures, or of a fixed sample if there are many.
 
     Args:
         sizes: the size of each picture in bytes.
         read: returns the bytes of a picture, given its number.
+        about: returns further bytes to hash for a picture, given its number and its bytes; called in threads.
 
     Raises:
         DataError: a picture cannot be read.
@@ -28,7 +31,12 @@ def digest(sizes: Sequence[int], read: Callable[[int], bytes]) -> str:
     else:
         chosen = numbers
     whole = hashlib.sha256()
+
+    def look(number: int) -> bytes:
+        data = read(number)
+        return hashlib.sha256(data).digest() + (about(number, data) if about else b"")
+
     with ThreadPoolExecutor(READERS) as pool:
-        for one in pool.map(lambda number: hashlib.sha256(read(number)).digest(), chosen):
+        for one in pool.map(look, chosen):
             whole.update(one)
     return whole.hexdigest()

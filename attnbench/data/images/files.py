@@ -19,6 +19,7 @@ from attnbench.data.dataset import Draw
 from attnbench.data.image_folders.folder import Side
 from attnbench.data.images import jpeg, pillow
 from attnbench.data.images.crops import Crops, View
+from attnbench.data.images.formats import facts
 
 B = TypeVar("B")
 
@@ -88,6 +89,7 @@ class Loose:
         self.place = side.folder
         # One array, not a list of strings: reference counts would make each worker copy a million of them.
         self.names = np.array([os.fsencode(name) for name in side.files])
+        self.places = np.array([os.fsencode(place) for place in side.places]) if side.places else self.names
         self.labels = np.array(side.labels)
 
     def __len__(self) -> int:
@@ -99,7 +101,7 @@ class Loose:
 
     def where(self, index: int) -> str:
         """The file of an image."""
-        return os.path.join(self.place, self.name(index))
+        return os.path.join(self.place, os.fsdecode(self.places[index]))
 
     def name(self, index: int) -> str:
         """See ``Records.name``."""
@@ -112,10 +114,11 @@ class Files:
     Args:
         records: the bytes and labels of the images.
         crops: how images are cropped to the network's size.
+        upright: whether to apply the orientation in their EXIF data.
     """
 
-    def __init__(self, records: Records, crops: Crops) -> None:
-        self.records, self.crops = records, crops
+    def __init__(self, records: Records, crops: Crops, upright: bool = False) -> None:
+        self.records, self.crops, self.upright = records, crops, upright
         self.pin_memory = False
         jpeg.running()  # compile it here, not in every worker
 
@@ -130,7 +133,7 @@ class Files:
         """The samples whose class has a number of at least 0 in ``table``, int64 (classes,), with that number."""
         labels = table[self.records.labels]
         kept = (labels >= 0).nonzero()[0]
-        return Files(Chosen(self.records, kept, labels[kept]), self.crops)
+        return Files(Chosen(self.records, kept, labels[kept]), self.crops, self.upright)
 
     def to(self, device: torch.device | str) -> Self:
         """Put batches into pinned memory if ``device`` is a GPU. Images are always decoded on the CPU."""
@@ -140,19 +143,24 @@ class Files:
     def read(self, index: int, draw: Draw | None) -> np.ndarray:
         """Decode a sample: a random crop with the key ``draw``, or the centre if it is None; uint8 (size, size, 3).
 
+        Args:
+            index: the sample; from ``len(self)`` on, the samples again with other crops (see ``sampling.balanced``).
+
         Raises:
             DataError: the image cannot be read.
         """
-        encoded = self.records.read(index)
+        stored = index % len(self.records)
+        encoded = self.records.read(stored)
 
         def choose(width: int, height: int) -> View:
             if draw is None:
                 return self.crops.evaluate(width, height)
             return self.crops.train(width, height, sampling.stream("crop", *draw, index))
 
-        drawn = jpeg.draw(encoded, choose)
+        turns = self.upright and facts(encoded).orientation > 1
+        drawn = None if turns else jpeg.draw(encoded, choose)
         if drawn is None:
-            image = pillow.read_rgb(encoded, self.records.where(index))
+            image = pillow.read_rgb(encoded, self.records.where(stored), upright=self.upright)
             drawn = pillow.draw(image, choose(*image.size))
         return drawn
 
@@ -167,7 +175,7 @@ class Files:
     def _batch(self, step: np.ndarray, draw: Draw | None) -> tuple[Tensor, Tensor]:
         """Images, uint8 (N, 3, H, W), channels_last, and targets, int64 (N,)."""
         pixels = torch.from_numpy(np.stack([self.read(int(index), draw) for index in step]))
-        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.records.labels[step])
+        return pixels.permute(0, 3, 1, 2), torch.from_numpy(self.records.labels[step % len(self.records)])
 
 
 def decoded(

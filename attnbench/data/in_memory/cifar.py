@@ -13,7 +13,7 @@ import numpy as np
 from attnbench.base.errors import DataError
 from attnbench.config.options import DataName, Index, checked
 from attnbench.data.dataset import Dataset
-from attnbench.data.image_folders.folder import Side, contents, read_sides
+from attnbench.data.image_folders.folder import Side, contents, left_out_line, read_sides
 from attnbench.data.in_memory.cifar_batches import CIFAR10, CIFAR100, SIDE, Release, find_files, read_files
 from attnbench.data.in_memory.resident import Pixels, resident_dataset
 
@@ -89,6 +89,8 @@ def _from_images(release: Release, root: Path) -> tuple[tuple[str, ...], Pixels,
         todo = f"put {looked_for} there, or set dataset.root"
         raise DataError(f"no {release.name} here: {contents(root)}", root, todo)
     names, train, test = read_sides(root, ("test", "val"))
+    if line := left_out_line(train.left_out + test.left_out):
+        log.info("%s", line)
     lossy = any(not file.lower().endswith(".png") for file in train.files)
     kind = "JPEG: lossy, not the official pixels" if lossy else "PNG, unverified"
     return names, _decoded(train), _decoded(test), f"{release.name}, image folder ({kind})"

@@ -1,0 +1,1 @@
+"""Exports of annotation tools, written anew as data sets that runs read."""
