@@ -7,12 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs on two workers
 
@@ -50,23 +47,8 @@ def one_hydra() -> Iterator[None]:
 
     Option files in other folders than the checkout's are read anew, as a test may change them.
     """
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        ours = GlobalHydra.instance().hydra
-
-    @contextmanager
-    def initialized(folder: str, *, version_base: str) -> Iterator[None]:
-        if folder != str(ROOT / "configs"):
-            with initialize_config_dir(folder, version_base=version_base):
-                yield
-            return
-        GlobalHydra.instance().hydra = ours
-        try:
-            yield
-        finally:
-            GlobalHydra.instance().hydra = None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hydra_state, "initialize_config_dir", initialized)
+    with hydra_state.prepared():
+        hydra_state.loader()
         yield
 
 

@@ -15,6 +15,7 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
+        {"escape"},
         {
             "errors",
             "moved",
@@ -24,16 +25,18 @@ ROOMS: dict[str, list[set[str]]] = {
             "allocator",
             "compile_c",
             "draw_boxes",
-            "escape",
             "contact_sheet",
+            "secrets",
+            "plain_yaml",
         },
         {"files"},
     ],
     "config": [
         {"options", "renamed", "first_release"},
         {"annotations", "naming", "initial_weights"},
-        {"builders"},
+        {"builders", "source_code"},
         {"option_files"},
+        {"pinned"},
         {"configuration", "hydra_state"},
         {"catalog", "complaints"},
         {"composition"},
@@ -102,7 +105,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder", "data", "initial_weights", "preprocessing", "predictions", "pictures"},
+        {"folder", "data", "environment", "initial_weights", "preprocessing", "predictions", "pictures"},
         {"status", "elsewhere", "extension", "detected", "classified"},
         {"results", "load", "probe", "run"},
         {"programs", "stock_networks"},
@@ -134,7 +137,7 @@ ROOMS: dict[str, list[set[str]]] = {
     ],
 }
 KNOW_HYDRA = {
-    *("config.option_files", "config.hydra_state", "config.complaints", "config.composition"),
+    *("config.option_files", "config.pinned", "config.hydra_state", "config.complaints", "config.composition"),
     *("launch.hydra_launchers", "launch.sweep", "cli.train"),
 }
 PACKAGE = ROOT / "attnbench"

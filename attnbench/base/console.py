@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
+
+from attnbench.base import escape
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -38,23 +41,40 @@ def show(table: Table, *below: str) -> None:
     """
     for column in table.columns:
         column.overflow = "fold"
+        column._cells = [escape.visible(cell, "\n") if isinstance(cell, str) else cell for cell in column._cells]
+    if isinstance(table.title, str):
+        table.title = escape.visible(table.title, "\n")
     console = plain_console()
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for line in below:
-        console.print(line, soft_wrap=True)
+        console.print(escape.visible(line, "\n"), soft_wrap=True)
+
+
+def say(text: object) -> None:
+    """Print a line, such as a path, as it is: without markup, and with control characters made visible."""
+    print(escape.visible(str(text), "\n"), flush=True)
+
+
+def complain(text: object) -> None:
+    """Print a line on stderr, with control characters made visible."""
+    print(escape.visible(str(text), "\n"), file=sys.stderr)
+
+
+class SafeFormatter(logging.Formatter):
+    """A log's formatter that makes control characters visible, since file and class names are in messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line or lines."""
+        return escape.visible(super().format(record), "\n\t")
 
 
 def waiting(what: str) -> AbstractContextManager[object]:
     """Show a message on a terminal while a long operation runs; without a terminal, show nothing."""
     from rich.console import Console
 
-    return Console(stderr=True).status(what)
-
-
-def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    return Console(stderr=True, markup=False, highlight=False, emoji=False).status(what)
 
 
 class Display:
@@ -68,7 +88,7 @@ class Display:
         print_line: prints a line if there is no terminal.
     """
 
-    def __init__(self, redraw_seconds: float = 0.1, print_line: Callable[[str], object] = _print_to_stderr) -> None:
+    def __init__(self, redraw_seconds: float = 0.1, print_line: Callable[[str], object] = complain) -> None:
         self.live = _live() if sys.stderr.isatty() else None
         self.print_line = print_line
         self.seconds = redraw_seconds if self.live else LINE_SECONDS
@@ -93,7 +113,7 @@ class Display:
     def print(self, line: str) -> None:
         """Print a permanent line, above the drawing if there is one."""
         if self.live:
-            self.live.console.print(line)
+            self.live.console.print(escape.visible(line))
         else:
             self.shown = time.monotonic()
             self.print_line(line)

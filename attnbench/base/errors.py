@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from types import FrameType
 
+from attnbench.base import escape
+
 
 class Failure(Exception):
     """A failure that the user can act on, printed as ``error: what (where); what to do``.
@@ -31,7 +33,7 @@ class Failure(Exception):
             line += f" ({self.where})"
         if self.todo:
             line += f"; {self.todo}"
-        return " ".join(line.split())
+        return escape.visible(" ".join(line.split()))
 
 
 class ConfigError(Failure, ValueError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,12 @@ class _Hashing(io.RawIOBase):
         return self.file.write(data)
 
 
+# Flags that never follow a link that somebody put in place of our file, and never wait for a pipe.
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+ADD = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+LARGEST = 2**28  # bytes of a file that is read as a whole
+
 OUTPUTS = "make space or choose paths.outputs"
 
 
@@ -46,10 +54,12 @@ def write(path: Path, fill: Callable[[IO[bytes]], object], todo: str = OUTPUTS) 
     Raises:
         StorageError: no space or no permission. The temporary file is removed, and the old contents are kept.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: it overwrites the file of a killed process
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: it replaces the file of a killed process
     try:
         with changing(path, todo):
-            with open(temporary, "wb") as file:
+            with suppress(FileNotFoundError):
+                temporary.unlink()  # of a link, only the link itself
+            with open(os.open(temporary, CREATE, 0o666), "wb") as file:
                 hashing = _Hashing(file)
                 fill(hashing)  # type: ignore[arg-type]
                 file.flush()
@@ -86,18 +96,53 @@ def make_folder(path: Path, todo: str = OUTPUTS) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def appending(path: Path) -> int:
+    """A descriptor of a file to read and to append to; it is created if it does not exist.
+
+    Raises:
+        OSError: it cannot be opened, or it is a link, a folder, a pipe or a device.
+    """
+    descriptor = os.open(path, ADD, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return descriptor
+
+
+def read_text(path: Path, most: int = LARGEST) -> str:
+    """The text of a file that others may have changed.
+
+    Raises:
+        OSError: it cannot be read, or it is a folder, a pipe or a device.
+        ValueError: it has more than ``most`` bytes, or is not UTF-8.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        if about.st_size > most:
+            raise ValueError(f"larger than {most // 2**20} MiB")
+        return file.read(most).decode("utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, completely or not at all."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most: int = LARGEST) -> Any:
     """The value in a JSON file, or None if the file is missing or is not valid JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(read_text(path, most))
+    except (OSError, ValueError, RecursionError):  # nested too deeply
         return None
+
+
+def read_object(path: Path, most: int = LARGEST) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing or holds anything else."""
+    found = read_json(path, most)
+    return found if isinstance(found, dict) else {}
 
 
 def sha256(path: Path) -> str:
@@ -108,8 +153,10 @@ def sha256(path: Path) -> str:
 
 def read_sums(folder: Path) -> dict[str, str]:
     """The SHA-256 hashes in a folder's ``SHA256SUMS``, by file name; empty if there is no such file."""
-    path = folder / "SHA256SUMS"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    try:
+        lines = read_text(folder / "SHA256SUMS").splitlines()
+    except (OSError, ValueError):
+        lines = []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 

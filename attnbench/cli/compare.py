@@ -42,7 +42,7 @@ def main() -> None:
     comparison = compare(found, by=options.by, metric=metric, baseline=options.baseline)
     _show(comparison)
     for path in write(comparison, output):
-        print(path)
+        console.say(path)
 
 
 def _show(comparison: Comparison) -> None:
@@ -70,4 +70,4 @@ def _test(options: argparse.Namespace, output: Path) -> None:
     files.make_folder(output)
     path = output / f"{options.test}.csv"
     files.write(path, lambda file: file.write(text.getvalue().encode()))
-    print(path)
+    console.say(path)

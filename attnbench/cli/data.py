@@ -65,7 +65,7 @@ def check() -> None:
     with warnings.catch_warnings(), console.counting(total, "images") as advance:
         warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         for finding in known.check(root, lambda: advance(1), cores()):
-            print(finding, flush=True)
+            console.say(finding)
             if isinstance(finding, About):
                 continue
             problems, notes = problems + (not finding.harmless), notes + finding.harmless
@@ -207,7 +207,7 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
     if changed := planned[0].changed:
         print(f"changed protocol: {changed}; every result reports it")
-    print(f"use the shards with dataset.root={target}")
+    console.say(f"use the shards with dataset.root={target}")
 
 
 # attnbench data fetch

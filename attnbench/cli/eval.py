@@ -111,7 +111,7 @@ def _report(evaluation: Evaluation, options: argparse.Namespace) -> None:
     table = class_table(evaluation.predictions, evaluation.found)
     _print_classes(table.columns, table.rows, notes)
     for path in written:
-        print(path)
+        console.say(path)
 
 
 def _print_classes(columns: Sequence[str], rows: Sequence[Sequence[Any]], notes: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from attnbench.base import console
 from attnbench.base.errors import ConfigError
 from attnbench.cli.parser import CommandParser
 from attnbench.models.checkpoint import Which
@@ -29,8 +30,8 @@ def main() -> None:
     )
     options = parser.parse()
     if options.hub is None:
-        print(export(options.run, options.format or "safetensors", options.output, options.which))
+        console.say(export(options.run, options.format or "safetensors", options.output, options.which))
         return
     if options.format or options.output:
         raise ConfigError("a folder for the Hub has its own format and place", "--hub", "drop --format and --output")
-    print(write_hub_folder(options.run, options.hub, options.which))
+    console.say(write_hub_folder(options.run, options.hub, options.which))

@@ -42,7 +42,7 @@ def _draw(options: argparse.Namespace, composer: Composer) -> None:
     for figure in figures:
         picture, title = drawing.draw(figure, runs, composer, options.seeds, shown)
         for path in saving.save(picture, figure.id, title, options.output or board, board):
-            print(path)
+            console.say(path)
 
 
 def _given(options: argparse.Namespace) -> list[Run] | None:

@@ -10,6 +10,8 @@ from difflib import get_close_matches
 
 from attnbench import __version__
 from attnbench.base.errors import EARLY, ConfigError, Failure, interrupt, print_error
+from attnbench.config import option_files
+from attnbench.config.annotations import as_trusted_now
 
 USAGE = """\
 attnbench: which channel attention works, where in the network, and at what cost.
@@ -53,16 +55,17 @@ def guarded(run: Callable[[], object]) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as after nohup
         signal.signal(signal.SIGINT, interrupt)
-    try:
-        run()
-    except (Exception, KeyboardInterrupt) as error:
-        failure = _failure(error)
-        if "debug=true" in sys.argv:
-            import traceback
+    with as_trusted_now(), option_files.added(()):
+        try:
+            run()
+        except (Exception, KeyboardInterrupt) as error:
+            failure = _failure(error)
+            if "debug=true" in sys.argv:
+                import traceback
 
-            traceback.print_exception(failure.__cause__ or error)
-        print_error(failure)
-        sys.exit(failure.code)
+                traceback.print_exception(failure.__cause__ or error)
+            print_error(failure)
+            sys.exit(failure.code)
 
 
 def _failure(error: BaseException) -> Failure:

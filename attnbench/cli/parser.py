@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
-from typing import NoReturn
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NoReturn
 
 from attnbench.base.errors import ConfigError
+from attnbench.config import option_files
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that raises its errors as ConfigError, which become one line on stderr."""
+    """An argument parser that raises its errors as ConfigError, which become one line on stderr.
+
+    Every command takes ``--config-dir``, and ``hydra.searchpath`` among its overrides: folders of option files.
+    """
+
+    def __init__(self, **about: Any) -> None:
+        super().__init__(**about)
+        self.add_argument(
+            *("--config-dir", "-cd"),
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="a folder with your own option files, such as DIR/attention/mine.yaml",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -29,7 +43,26 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ConfigError: an option is unknown, lacks its value or has a wrong one.
         """
-        return self.parse_intermixed_args([argument for argument in sys.argv[1:] if argument != "debug=true"])
+        places, arguments = searched(argument for argument in sys.argv[1:] if argument != "debug=true")
+        options = self.parse_intermixed_args(arguments)
+        option_files.add(options.config_dir)
+        option_files.add(places, "hydra.searchpath")
+        del options.config_dir
+        return options
+
+
+def searched(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The folders that ``hydra.searchpath=[...]`` in a command line names, and the other arguments.
+
+    Raises:
+        ConfigError: its value is not a list of folders.
+    """
+    given = list(arguments)
+    if not any("hydra.searchpath" in one for one in given):  # Hydra is slow to import
+        return [], given
+    from attnbench.config import hydra_state
+
+    return hydra_state.search_path(given)
 
 
 def override_parser(command: str, about: str) -> CommandParser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from attnbench.base import console
@@ -44,17 +43,17 @@ def main() -> None:
     _print(found)
     bad = found.pictures.bad.values()
     for error in bad if len(bad) > 1 else ():
-        print(f"left out: {error}", file=sys.stderr)
+        console.complain(f"left out: {error}")
     found.pictures.refuse_bad()
 
 
 def _print(found: Predicted) -> None:
     for line in found.lines:
-        print(line)
+        console.say(line)
     if found.told:
         _print_classes(found)
     for line in found.pictures.left_out:
-        print(f"left out: {line}", file=sys.stderr)
+        console.complain(f"left out: {line}")
 
 
 def _print_classes(found: Predicted) -> None:
@@ -70,4 +69,4 @@ def _print_classes(found: Predicted) -> None:
         notes.append(f"sheet.png shows the first {ON_SHEET}")
     console.show(table, *notes)
     for path in found.written:
-        print(path)
+        console.say(path)

@@ -395,9 +395,9 @@ def _notes(lines: Sequence[Measured]) -> list[str]:
 
 
 def _setting(lines: Sequence[Measured], composed: Config) -> str:
-    from attnbench.runs.run import environment
+    from attnbench.runs.environment import machine
 
-    runtime, about = composed.tree["runtime"], environment()
+    runtime, about = composed.tree["runtime"], machine()
     how = "compiled" if runtime["compile"] else "eager"
     where = f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
     return f"batch {lines[0].batch_size}, {runtime['precision']}, {how}; {where}"

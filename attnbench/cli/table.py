@@ -277,7 +277,7 @@ def _probe(composed: Config) -> plan.Speed:
     from attnbench.runs.probe import seconds_per_image
 
     name = f"{composed.choices['attention']} on {composed.choices['backbone']}"
-    print(f"probing: {name}", file=sys.stderr)
+    console.complain(f"probing: {name}")
     return plan.Speed(*seconds_per_image(composed))
 
 
@@ -309,7 +309,7 @@ def _run(options: argparse.Namespace) -> None:
     failures = {m.folder.path: str(m.outcome.failure) for m in members if m.outcome and m.outcome.failure}
     _show(_reports(chosen, composer, failures), options)
     if failures:
-        print(f"{len(failures)} of {len(members)} runs failed", file=sys.stderr)
+        console.complain(f"{len(failures)} of {len(members)} runs failed")
         sys.exit(1)
 
 
@@ -365,4 +365,4 @@ def _write(text: str, options: argparse.Namespace) -> None:
     else:
         files.make_folder(options.output.parent)
         files.write(options.output, lambda file: file.write(text.encode()))
-        print(options.output)
+        console.say(options.output)

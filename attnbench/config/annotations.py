@@ -17,6 +17,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.machinery import ModuleSpec
@@ -117,7 +118,10 @@ def source(module: str) -> Source:
     Raises:
         ConfigError: the file cannot be read, or it is not valid source for this version of Python.
     """
-    return _read(present(module), tuple(sys.path)) if _trusted(module) else Source(module)
+    if not is_trusted(module):
+        return Source(module)
+    _spec(module)  # may add the working folder to the path
+    return _read(present(module), tuple(sys.path))
 
 
 @cache
@@ -136,16 +140,51 @@ def _read(module: str, folders: tuple[str, ...]) -> Source:
         raise ConfigError(f"the source cannot be read: {error}", path, "repair it") from error
 
 
-def _trusted(module: str) -> bool:
-    trusted = ["attnbench", *filter(None, os.environ.get("ATTNBENCH_TRUST", "").split(","))]
-    return module.split(".")[0] in trusted
+_begun: list[tuple[str, ...]] = []  # what ATTNBENCH_TRUST named when a command began
+
+
+def trusted() -> tuple[str, ...]:
+    """The packages that ``ATTNBENCH_TRUST`` names; inside ``as_trusted_now``, those that it named at the beginning."""
+    return _begun[-1] if _begun else _named()
+
+
+def _named() -> tuple[str, ...]:
+    return tuple(name.strip() for name in os.environ.get("ATTNBENCH_TRUST", "").split(",") if name.strip())
+
+
+@contextmanager
+def as_trusted_now() -> Iterator[None]:
+    """Inside this context, a changed ``ATTNBENCH_TRUST`` has no effect: no configuration can add a package."""
+    _begun.append(_named())
+    try:
+        yield
+    finally:
+        _begun.pop()
+
+
+def is_trusted(module: str) -> bool:
+    """Whether a module is of attnbench or of a package named in ``ATTNBENCH_TRUST``."""
+    return module.split(".")[0] in ("attnbench", *trusted())
+
+
+def folder_of(package: str) -> Path | None:
+    """The folder of a package, or of a folder in it, without an import; None if there is no such package."""
+    first, *rest = package.split(".")
+    spec = _spec(first)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0], *rest) if places else None
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """The spec of a module. For a submodule, ``importlib.util.find_spec`` would import the packages around it."""
+    """The spec of a module. For a submodule, ``importlib.util.find_spec`` would import the packages around it.
+
+    A trusted package is also found in the working folder, where the command of an installed attnbench does not look.
+    """
     package, *rest = module.split(".")
+    if not all(part.isidentifier() for part in (package, *rest)):
+        return None
     try:
-        spec = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(package) or _here(package)
     except (ImportError, ValueError):
         return None
     for part in rest:
@@ -153,8 +192,22 @@ def _spec(module: str) -> ModuleSpec | None:
             return None
         package, folders = f"{package}.{part}", spec.submodule_search_locations
         specs = (finder.find_spec(package, folders, None) for finder in sys.meta_path)
-        spec = next(filter(None, specs), None)
+        try:
+            spec = next(filter(None, specs), None)
+        except KeyError:  # a folder without __init__.py, in a package that is not imported
+            return None
     return spec
+
+
+def _here(package: str) -> ModuleSpec | None:
+    """The spec of a trusted package in the working folder, which becomes the last folder that imports look in."""
+    here = os.path.realpath(os.curdir)
+    if here in sys.path or package not in trusted():
+        return None
+    if not ((Path(here) / package).is_dir() or (Path(here) / f"{package}.py").is_file()):
+        return None
+    sys.path.append(here)
+    return importlib.util.find_spec(package)
 
 
 def home(name: ast.expr, module: str) -> Place:
@@ -231,7 +284,7 @@ def _found(name: ast.Name | ast.Attribute, module: str) -> Any:
         if called.startswith("_") or called not in known:
             raise Unreadable(f"{there} has no type {called}")
         return known[called]
-    if not _trusted(there):
+    if not is_trusted(there):
         raise Unreadable(f"{called} comes from {there}, which ATTNBENCH_TRUST does not name")
     bound = source(there).names.get(called)
     if isinstance(bound, ast.expr):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -22,10 +23,10 @@ from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from attnbench.base.errors import ConfigError, Failure
+from attnbench.base.errors import ConfigError, Failure, reason
 from attnbench.base.moved import present
 from attnbench.config import options
-from attnbench.config.annotations import Unreadable, Written, declared, home, source
+from attnbench.config.annotations import Place, Unreadable, Written, declared, home, is_trusted, source
 
 # Arguments of builders that the caller supplies, not the configuration.
 SUPPLIED = {"site", "num_classes", "class_names"}
@@ -54,9 +55,18 @@ def _imported(target: str, group: str) -> Callable[..., Any]:
     except Failure:
         raise
     except Exception as error:
-        what = f"{module} cannot be imported: {type(error).__name__}: {error}"
-        raise ConfigError(what, f"{group}._target_", "debug=true shows the traceback") from error
+        what = f"{module} cannot be imported: {type(error).__name__}: {reason(error)}"
+        raise ConfigError(what, f"{group}._target_", _repair(error)) from error
     return function
+
+
+def _repair(error: Exception) -> str:
+    """What to do about an exception in a user's module: where it is, or what is missing."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"install {error.name.split('.')[0]}, or correct the import"
+    lines = traceback.extract_tb(error.__traceback__)
+    place = f" ({lines[-1].filename}:{lines[-1].lineno})" if lines else ""
+    return f"repair it{place}; debug=true shows the traceback"
 
 
 def checked_node(node: dict[str, Any], group: str) -> dict[str, Any]:
@@ -143,10 +153,37 @@ def declaration(target: str, where: str) -> dict[str, Any]:
     module, _, name = target.rpartition(".")
     node = _builder(module, name)
     if node is None:
-        what = f"{target} is not a builder of attnbench or of a package that ATTNBENCH_TRUST names"
-        raise ConfigError(what, f"{where}._target_", "use a function decorated with @checked, or a dataclass")
+        raise _no_builder(target, f"{where}._target_")
     fields = _fields(node, module)
     return {field: declared(field, annotation) for field, annotation in fields.items() if field not in SUPPLIED}
+
+
+def _no_builder(target: str, where: str) -> ConfigError:
+    """The error for a target that is no builder: it names the variable, the import or the decorator that is missing."""
+    module, _, name = target.rpartition(".")
+    package = module.split(".")[0]
+    what = f"{target} is not a builder of attnbench or of a package that ATTNBENCH_TRUST names"
+    if not package.isidentifier() or package == "attnbench":
+        return ConfigError(what, where, "use a function decorated with @checked, or a dataclass")
+    if not is_trusted(module):
+        return ConfigError(what, where, f"if {package} is your own package, run with ATTNBENCH_TRUST={package}")
+    found = source(module)
+    if found.path is None:
+        todo = f"run in the folder that contains {package}, or add that folder to PYTHONPATH, or install {package}"
+        return ConfigError(f"{target}: there is no module {module}", where, todo)
+    bound = found.names.get(name)
+    if isinstance(bound, Place):
+        there = ".".join(filter(None, bound))
+        return ConfigError(f"{target}: {name} is only imported in {found.path}", where, f"write {there}")
+    if isinstance(bound, (ast.FunctionDef, ast.ClassDef)):
+        kind, todo = ("class", "@dataclass") if isinstance(bound, ast.ClassDef) else ("function", "@checked")
+        home = "dataclasses import dataclass" if kind == "class" else "attnbench import checked"
+        what = f"{target} is not a builder: this {kind} has no decorator"
+        return ConfigError(what, f"{found.path}:{bound.lineno}", f"put {todo} above it (from {home})")
+    own = [one for one in found.names if _builder(module, one)]
+    close = get_close_matches(name, own, 1)
+    todo = f"did you mean {module}.{close[0]}?" if close else f"it has {', '.join(own)}" if own else "write one there"
+    return ConfigError(f"{target} is not a builder: {found.path} does not define {name}", where, todo)
 
 
 def _builder(module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:

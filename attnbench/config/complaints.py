@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from hydra import compose as hydra_compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -16,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from attnbench.base.errors import ConfigError
 from attnbench.config.builders import unknown
 from attnbench.config.configuration import DETECTION, GROUPS
-from attnbench.config.hydra_state import load_option, prepared
+from attnbench.config.hydra_state import composed, load_option, prepared
 from attnbench.config.naming import flatten, override_key
 from attnbench.config.option_files import declared, names
 from attnbench.config.renamed import present_key, present_option
@@ -31,6 +30,8 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
     if match := re.search(r"full_key: (\S+)", text + "\n" + cause):
         return _unknown_key(match[1], overrides)
     if match := re.search(r"Could not override '([^']+)'", text):
+        if match[1] == "placement":
+            return unplaced()
         return _unknown_key(match[1], overrides)
     if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, option = match[1].strip("/").rpartition("/")
@@ -42,6 +43,12 @@ def translate(error: BaseException, overrides: Sequence[str]) -> ConfigError:
     return ConfigError(text.splitlines()[0], "command line", "write key=value; quote values with spaces or commas")
 
 
+def unplaced() -> ConfigError:
+    """The error for an attention whose option file brings no placement."""
+    todo = "add this to the option file: defaults: [/placement@_global_.placement: block]"
+    return ConfigError("the option of this attention brings no placement", "attention", todo)
+
+
 def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
     """The error for an unknown key: it names the options that have this key or else the most similar existing key."""
     parent, _, last = key.rpartition(".")
@@ -51,12 +58,14 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError("unknown key", key, f"it is a key of {parent.replace('.', '/')}={', '.join(there)}")
     if key in DETECTION:
         return ConfigError("unknown key", key, "add task=detection")
-    rest = [o for o in overrides if not f"{override_key(o)}.".startswith(f"{key}.")]
+    given = [o for o in overrides if "=" in o or o.startswith("~")]
+    rest = [o for o in given if not o.startswith("-") and not f"{override_key(o)}.".startswith(f"{key}.")]
     try:
         with prepared():
-            cfg = hydra_compose("train", rest, return_hydra_config=key.startswith("hydra."))
-            tree = OmegaConf.to_container(cfg, resolve=False)
-    except (HydraException, OmegaConfBaseException):
+            cfg = composed(rest)
+            shown = [str(name) for name in cfg if name != "hydra" or key.startswith("hydra.")]
+            tree = OmegaConf.to_container(OmegaConf.masked_copy(cfg, shown), resolve=False)
+    except (ConfigError, HydraException, OmegaConfBaseException):
         return unknown(key, [])
     keys = [k for k, _ in flatten(typing.cast(dict[str, Any], tree)) if not k.endswith("_target_")]
     if not parent:

@@ -13,21 +13,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from hydra import compose as hydra_compose
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnbench.base.errors import ConfigError, listed
 from attnbench.config import options
 from attnbench.config.builders import checked_node, validated
-from attnbench.config.complaints import translate
+from attnbench.config.complaints import translate, unplaced
 from attnbench.config.configuration import DETECTION, GROUPS, Config, coherent
-from attnbench.config.hydra_state import load_option, prepared
+from attnbench.config.hydra_state import composed, load_option, loader, prepared
 from attnbench.config.naming import REVISION
-from attnbench.config.option_files import declared, experiment_values, folder, usual_options
+from attnbench.config.option_files import declared, experiment_values, is_group, shipped_names, usual_options
 
 ROOT = {
     "seed": options.Index,
@@ -47,10 +45,9 @@ def compose(overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: an invalid key or value; the line has the dotted key and the most similar valid one.
     """
-    offer_timm(overrides)
     with prepared():
         try:
-            return _checked(*(_updated(overrides) or _parts(_composed(overrides))))
+            return _checked(*(_updated(overrides) or _parts(composed(overrides))))
         except (HydraException, OmegaConfBaseException) as error:
             raise translate(error, overrides) from None
 
@@ -71,10 +68,10 @@ def _updated(overrides: Sequence[str]) -> Parts | None:
         return None
     values = [override for override in overrides if re.match(r"[a-z][\w.]*=", override) and not _is_choice(override)]
     others = tuple(override for override in overrides if override not in values)
-    composed = _OPTIONS.setdefault(GlobalHydra.instance().config_loader(), {})
-    if others not in composed:
-        composed[others] = _parts(_composed(others))
-    cfg, choices = copy.deepcopy(composed[others])
+    known = _OPTIONS.setdefault(loader(), {})
+    if others not in known:
+        known[others] = _parts(composed(others))
+    cfg, choices = copy.deepcopy(known[others])
     try:
         for value in OverridesParser.create().parse_overrides(values):
             OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
@@ -84,11 +81,7 @@ def _updated(overrides: Sequence[str]) -> Parts | None:
 
 
 def _is_choice(override: str) -> bool:
-    return (folder() / override.partition("=")[0]).is_dir()
-
-
-def _composed(overrides: Sequence[str]) -> DictConfig:
-    return hydra_compose("train", list(overrides), return_hydra_config=True)
+    return is_group(override.partition("=")[0])
 
 
 def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -99,19 +92,10 @@ def node(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     with prepared():
         try:
-            cfg = _composed(overrides)
+            cfg = composed(overrides)
             return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.select(cfg, path), resolve=True))
         except (HydraException, OmegaConfBaseException) as error:
             raise translate(error, overrides) from None
-
-
-def offer_timm(overrides: Sequence[str]) -> None:
-    """Add an option file to Hydra for each ``backbone=timm/<name>`` in a command line."""
-    for override in overrides:
-        key, _, values = override.partition("=")
-        for name in re.findall(r"timm/([\w.\-]+)", values) if key == "backbone" else ():
-            node = {"_target_": "attnbench.models.backbones.timm.timm_model", "name": name, "pretrained": False}
-            ConfigStore.instance().store(name, node, group="backbone/timm")
 
 
 def check(cfg: DictConfig) -> Config:
@@ -135,6 +119,13 @@ def _checked(cfg: DictConfig, choices: Mapping[str, str]) -> Config:
     raw = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     raw.pop(REVISION, None)
     groups = [*GROUPS, *(group for group in DETECTION if group in raw)]
+    if gone := [key for key in ROOT if key not in raw]:
+        raise ConfigError("this key cannot be removed", gone[0], f"write {gone[0]}=... instead")
+    if lacking := [group for group in groups if not isinstance(raw.get(group), dict)]:
+        if lacking == ["placement"]:
+            raise unplaced()
+        names = listed(sorted(shipped_names(lacking[0])))
+        raise ConfigError("no option is taken", lacking[0], f"write {lacking[0]}=...; there are {names}")
     tree = validated(raw, ROOT | dict.fromkeys(groups, dict), "")
     tree["paths"] = validated(raw["paths"], PATHS, "paths")
     for group in groups:
@@ -146,9 +137,9 @@ def _checked(cfg: DictConfig, choices: Mapping[str, str]) -> Config:
 def declarations(choices: Mapping[str, str]) -> dict[str, Any]:
     """The values that the options taken declare: ``declared``, ``experiment`` and ``usual`` of a ``Config``.
 
-    Call it inside ``prepared()``.
+    Inside ``prepared()``, they are read once.
     """
-    known = _DECLARED.setdefault(GlobalHydra.instance().config_loader(), {})
+    known = _DECLARED.setdefault(loader(), {})
     key = tuple(sorted(choices.items()))
     if key not in known:
         known[key] = _declarations(choices)

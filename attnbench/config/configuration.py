@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
+from attnbench.base import secrets
 from attnbench.base.errors import ConfigError
 from attnbench.config import initial_weights, naming
 from attnbench.config.builders import build, checked_node
 from attnbench.config.naming import TARGET
-from attnbench.config.option_files import folder, is_shipped, names, resolved
+from attnbench.config.option_files import folder, is_shipped, names, resolved, shipped_names
 from attnbench.config.renamed import option_names
 
 GROUPS = ("dataset", "backbone", "attention", "placement", "schedule", "task", "runtime")
@@ -122,6 +123,11 @@ class Config:
         if self.weights:  # before 0.2, detectors only, and the name had the path as it was typed
             typed = self.deviations | {WEIGHTS: self.tree["backbone"]["weights"]}
             former.insert(0, naming.hash8(self._options, typed, self.revisions, self.usual))
+        if foreign := [group for group, option in self._options.items() if not is_shipped(group, option)]:
+            # before 0.2, what an option file on hydra.searchpath declares was not known
+            known = {key: value for key, value in self.declared.items() if key.partition(".")[0] not in foreign}
+            unknown = replace(self, declared=known)
+            former.append(naming.hash8(self._options, unknown.deviations, unknown.revisions, self.usual))
         return [*self._folders(self.hash), *(path for digest in former if digest for path in self._folders(digest))]
 
     @property
@@ -140,7 +146,7 @@ class Config:
             yield runs / dataset / backbone / f"{attention}-{placement}-{digest}"
 
     def record(self) -> dict[str, Any]:
-        """The configuration for config.yaml and exported weights: options and values.
+        """The configuration for config.yaml and exported weights: options and values, without secrets.
 
         A builder is included only if it is not the one of an option that comes with attnbench.
         """
@@ -148,7 +154,9 @@ class Config:
         revised |= {"removed": list(self.removed)} if self.removed else {}
         revised |= {"weights": self.weights} if self.weights else {}
         values = {key: self._written(key, value) for key, value in self.tree.items()}
-        return {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
+        made = {"format": FORMAT, "hash": self.hash, "choices": dict(self.choices), **revised, **values}
+        hidden: dict[str, Any] = secrets.redacted(made)
+        return hidden
 
     def _written(self, key: str, value: Any) -> Any:
         known = is_shipped(key, self.choices.get(key, "")) and f"{key}.{TARGET}" not in self.deviations
@@ -228,7 +236,7 @@ def _refuse_other_task(config: Config) -> None:
     A user's own data set, with another option file, is assumed to fit.
     """
     choices, detects = config.choices, config.choices.get("task") == "detection"
-    dataset, known = choices.get("dataset", ""), names("dataset")
+    dataset, known = choices.get("dataset", ""), shipped_names("dataset")
     if detects != ("detector" in config.tree):
         what, todo = ("task=detection has no detector", f"use one of {', '.join(names('detector'))}")
         if not detects:

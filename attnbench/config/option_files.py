@@ -1,17 +1,30 @@
-"""The option files: their folder, the options of a group, and the values that an option declares."""
+"""The option files: their folders, the options of a group, and the values that an option declares.
+
+A user's own option files are in folders that a command line (``--config-dir``, ``hydra.searchpath``), a call from
+Python or the variable ``ATTNBENCH_CONFIG_DIR`` names. attnbench's own folder comes first, so its options keep their
+meaning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnbench.base.errors import ConfigError
+from attnbench.config.annotations import folder_of
 from attnbench.config.naming import flatten, is_neutral
 
 Load = Callable[[str], Any]  # reads an option file with Hydra: its content, header and defaults list
+
+VARIABLE = "ATTNBENCH_CONFIG_DIR"  # folders of option files, separated as in PATH
+
+_added: list[Path] = []  # by the present command or call; not a context variable, as threads have to see them
 
 
 def folder() -> Path:
@@ -21,9 +34,73 @@ def folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def folders() -> tuple[Path, ...]:
+    """The folders of option files: attnbench's own, and the user's."""
+    named = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+    return tuple(dict.fromkeys((folder(), *_added, *(located(one, VARIABLE) for one in named))))
+
+
+@contextmanager
+def added(places: Iterable[str | Path], where: str = "--config-dir") -> Iterator[None]:
+    """Inside this context, option files are also found in these folders.
+
+    Raises:
+        ConfigError: a folder does not exist.
+    """
+    before = list(_added)
+    try:
+        add(places, where)
+        yield
+    finally:
+        _added[:] = before
+
+
+def add(places: Iterable[str | Path], where: str = "--config-dir") -> None:
+    """From now on, option files are also found in these folders; inside ``added``, until it ends.
+
+    Raises:
+        ConfigError: a folder does not exist.
+    """
+    _added.extend([located(str(place), where) for place in places])
+
+
+def located(place: str, where: str) -> Path:
+    """The folder that a path, ``file://path`` or ``pkg://package.folder`` names; no package is imported.
+
+    Args:
+        where: what names it, for error messages.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    scheme, colon, rest = place.partition("://")
+    if colon and scheme not in ("file", "pkg"):
+        raise ConfigError(f"{place} is not a folder of option files", where, "write file://FOLDER or pkg://PACKAGE")
+    package = rest.replace("/", ".")
+    found = folder_of(package) if scheme == "pkg" and colon else Path(rest if colon else place).expanduser()
+    if found is None or not found.is_dir():
+        todo = "give the folder that holds attention/, backbone/ or the like"
+        raise ConfigError(f"there is no folder {place}", where, todo)
+    return found.absolute()
+
+
 def names(group: str) -> list[str]:
-    """The options of a group, sorted."""
-    return sorted(str(p.relative_to(folder() / group))[:-5] for p in (folder() / group).rglob("*.yaml"))
+    """The options of a group, sorted; the user's own too."""
+    return sorted({option for place in folders() for option in _names(place / group)})
+
+
+def shipped_names(group: str) -> list[str]:
+    """The options of a group that come with attnbench, sorted."""
+    return sorted(_names(folder() / group))
+
+
+def _names(place: Path) -> Iterator[str]:
+    return (path.relative_to(place).with_suffix("").as_posix() for path in place.rglob("*.yaml"))
+
+
+def is_group(name: str) -> bool:
+    """Whether there is a group of options with this name."""
+    return any((place / name).is_dir() for place in folders())
 
 
 def is_shipped(group: str, option: str) -> bool:

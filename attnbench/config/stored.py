@@ -6,21 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from attnbench.base.errors import ConfigError, StorageError, first_line
+from attnbench.base import files, plain_yaml, secrets
+from attnbench.base.errors import ConfigError, StorageError, reason
 from attnbench.base.moved import present
 from attnbench.config import initial_weights
 from attnbench.config.composition import declarations
 from attnbench.config.configuration import DETECTION, FORMAT, GROUPS, WEIGHTS, Config
-from attnbench.config.hydra_state import prepared
-from attnbench.config.naming import TARGET, revisions
+from attnbench.config.hydra_state import load_option, prepared
+from attnbench.config.naming import TARGET, flatten, revisions
 from attnbench.config.option_files import resolved
 from attnbench.config.renamed import present_key, present_option
 
 ABOUT = ("format", "hash", "choices", "revisions", "removed", "weights")  # the keys of a record that are not values
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read(run: Path) -> Config:
@@ -35,9 +32,9 @@ def read(run: Path) -> Config:
         todo = f"did you mean {seeds[0].parent}?" if seeds else "give outputs/runs/<dataset>/<backbone>/<name>/seed<k>"
         raise StorageError("not a run's folder: it has no config.yaml", run, todo)
     try:
-        record = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"cannot read: {first_line(error)}", path, "restore or remove it") from error
+        record = plain_yaml.load(files.read_text(path))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read: {reason(error)}", path, "restore or remove it") from error
     return from_record(record, path)
 
 
@@ -58,11 +55,16 @@ def from_record(record: Any, where: Path) -> Config:
             if group in tree:
                 tree[group][TARGET] = _builder(group, choices.get(group, ""), tree[group], known["declared"], where)
         revised = parts.get("revisions", {})
-        named = str(parts.get("hash")) if revised != revisions(known["declared"]) else None
+        unknown = any(load_option(f"{group}/{option}") is None for group, option in choices.items() if group in tree)
+        unknown = unknown or any(value == secrets.HIDDEN for _, value in flatten(tree))
+        named = str(parts.get("hash")) if unknown or revised != revisions(known["declared"]) else None
         gone = set(map(present_key, parts.get("removed", [])))
         kept = {key: value for key, value in known["declared"].items() if key not in gone}
         tree["backbone"].setdefault("weights", None)
         given = tree["backbone"]["weights"]
+        if not isinstance(given, str | None):
+            what = f"not the configuration of a run: {WEIGHTS} is no text"
+            raise StorageError(what, where, "restore or remove it")
         weights = parts.get("weights") or (initial_weights.name(given) if given else "")
         return Config(_completed(tree, kept), choices, **known, revised=revised, named=named, weights=weights)
 
@@ -77,7 +79,8 @@ def checked(config: Config, where: Path) -> Config:
         return config.updated({group: {} for group in (*GROUPS, *DETECTION) if group in config.tree})
     except ConfigError as error:
         what = f"its configuration is not valid: {error.what}"
-        raise StorageError(what, f"{where}: {error.where}", "restore the file") from error
+        todo = error.todo if error.where.endswith(TARGET) else "restore the file"
+        raise StorageError(what, f"{where}: {error.where}", todo) from error
 
 
 def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -92,8 +95,11 @@ def differences(config: Config, kept: Mapping[str, Any]) -> dict[str, tuple[Any,
     here = config.identity
     found = {}
     for key in there.keys() | here.keys():
-        if key.endswith(TARGET):
-            same = present(str(there.get(key, config.declared.get(key)))) == builders.get(key)
+        if secrets.is_secret(key):  # records do not have them
+            same = True
+        elif key.endswith(TARGET):
+            declared = there.get(key, config.declared.get(key))  # None without the option file of a user's own option
+            same = declared is None or present(str(declared)) == builders.get(key)
         elif key in there:
             same = here.get(key, ...) == there[key]
         else:

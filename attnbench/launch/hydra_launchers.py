@@ -16,6 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from attnbench.base import secrets
 from attnbench.base.errors import ConfigError
 from attnbench.config import composition as configuration
 from attnbench.config import option_files
@@ -112,7 +113,7 @@ def _launcher(node: dict[str, Any]) -> executor.Launcher:
 def distinct(members: list[list[str]]) -> list[str]:
     """Names for members: the overrides that not all of them share."""
     common = set.intersection(*map(set, members)) if len(members) > 1 else set()
-    return [" ".join(o for o in overrides if o not in common) for overrides in members]
+    return [" ".join(secrets.redacted_words(o for o in overrides if o not in common)) for overrides in members]
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attnbench.base import console
 from attnbench.base.console import Display, clock
 from attnbench.launch.executor import Member, Watcher
 from attnbench.training.metrics.titles import headline_text
@@ -37,11 +38,11 @@ class Lines:
             ended = member.outcome is not None and member.outcome.state != "skipped"
             if (member.began is not None or ended) and member.name not in self.started:
                 self.started.add(member.name)
-                print(f"started: {member.name}", file=sys.stderr)
+                console.complain(f"started: {member.name}")
             if member.outcome and ended and member.name not in self.ended:
                 self.ended.add(member.name)
                 what = member.outcome.failure or headline_text(member.outcome.result)
-                print(f"{member.outcome.state}: {member.name}  {what}", file=sys.stderr)
+                console.complain(f"{member.outcome.state}: {member.name}  {what}")
 
     def close(self) -> None:
         """Do nothing: all lines are already printed."""

@@ -209,7 +209,7 @@ def _submitted(member: Member, states: dict[str, str]) -> Any:
     """The member's job from an earlier start if it is still pending or running, else None."""
     import submitit
 
-    there = files.read_json(member.folder.path / "job.json") or {}
+    there = files.read_object(member.folder.path / "job.json")
     if states.get(there.get("job", ""), "") in OVER:
         return None
     return submitit.SlurmJob(folder=Path(there["folder"]), job_id=there["job"])

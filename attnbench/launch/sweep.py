@@ -6,15 +6,15 @@ import sys
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from attnbench.base import console
+from attnbench.base import console, secrets
 from attnbench.base.errors import Failure
 from attnbench.config import composition as configuration
+from attnbench.config import hydra_state
 from attnbench.runs.attempt import Outcome
 from attnbench.training.metrics.titles import headline_text
 
@@ -47,9 +47,7 @@ class Sweep(Callback):
 
 def expand(overrides: list[str]) -> list[list[str]]:
     """The overrides of each member of a sweep."""
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides)
+    parsed = OverridesParser.create(config_loader=hydra_state.loader()).parse_overrides(overrides)
     return [list(member) for batch in BasicSweeper.split_arguments(parsed, None) for member in batch]
 
 
@@ -58,9 +56,11 @@ def print_table(members: list[tuple[list[str], Outcome]]) -> None:
     from rich.table import Table
 
     common = set.intersection(*(set(overrides) for overrides, _ in members)) if len(members) > 1 else set()
-    table = Table("member", "state", "result %", "folder or reason", title=" ".join(sorted(common)))
+    table = Table(
+        "member", "state", "result %", "folder or reason", title=" ".join(secrets.redacted_words(sorted(common)))
+    )
     for overrides, outcome in members:
-        name = " ".join(o for o in overrides if o not in common)
+        name = " ".join(secrets.redacted_words(o for o in overrides if o not in common))
         table.add_row(name, outcome.state, headline_text(outcome.result), str(outcome.failure or outcome.folder))
     counts = {state: sum(o.state == state for _, o in members) for state in ("done", "skipped", "failed", "stopped")}
     console.show(table, ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "stopped"))

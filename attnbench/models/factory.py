@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,6 +122,7 @@ def create_model(
     backbone_kwargs: Mapping[str, Any] | None = None,
     attention_kwargs: Mapping[str, Any] | None = None,
     placement_kwargs: Mapping[str, Any] | None = None,
+    config_dir: str | Path | None = None,
 ) -> nn.Module:
     """A backbone with attention; names and options are those of the command line.
 
@@ -131,6 +133,7 @@ def create_model(
         num_classes: outputs of the classifier.
         pretrained: load pretrained weights, before attention is inserted.
         backbone_kwargs, attention_kwargs, placement_kwargs: options, such as ``{"kernel_size": 3}``.
+        config_dir: a folder with your own option files; ``ATTNBENCH_CONFIG_DIR`` names folders for all calls.
 
     Raises:
         ConfigError: a ``ValueError``: a name or an option is unknown, has the wrong type or is out of range.
@@ -141,15 +144,21 @@ def create_model(
     options["placement"] = dict(placement_kwargs or {})
     if pretrained:
         options["backbone"]["pretrained"] = True
-    config = configuration.compose(overrides).updated(options)
-    return network(config, num_classes)[0]
+    with option_files.added([config_dir] if config_dir else [], "config_dir"):
+        config = configuration.compose(overrides).updated(options)
+        return network(config, num_classes)[0]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """The names of the backbones that match a shell pattern such as ``resnet*``."""
-    return [name for name in option_files.names("backbone") if fnmatch(name, pattern)]
+def list_models(pattern: str = "*", config_dir: str | Path | None = None) -> list[str]:
+    """The names of the backbones that match a shell pattern such as ``resnet*``, also those in a folder of yours."""
+    return _names("backbone", pattern, config_dir)
 
 
-def list_attentions(pattern: str = "*") -> list[str]:
-    """The names of the attentions that match a shell pattern such as ``se*``."""
-    return [name for name in option_files.names("attention") if fnmatch(name, pattern)]
+def list_attentions(pattern: str = "*", config_dir: str | Path | None = None) -> list[str]:
+    """The names of the attentions that match a shell pattern such as ``se*``, also those in a folder of yours."""
+    return _names("attention", pattern, config_dir)
+
+
+def _names(group: str, pattern: str, config_dir: str | Path | None) -> list[str]:
+    with option_files.added([config_dir] if config_dir else [], "config_dir"):
+        return [name for name in option_files.names(group) if fnmatch(name, pattern)]

@@ -158,11 +158,11 @@ def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) ->
         for heading in contents.headings:
             table.add_column(heading, overflow="fold")
         for row in contents.rows:
-            table.add_row(*row)
-        console.print(made.title, style="bold")
+            table.add_row(*(escape.visible(cell, "\n") for cell in row))
+        console.print(escape.visible(made.title), style="bold")
         console.print(table)
         for note in _notes(made):
-            console.print(f"- {note}")
+            console.print(f"- {escape.visible(note)}")
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 

@@ -265,7 +265,7 @@ def _listed(seeds: list[int]) -> str:
 
 
 def _trace(config: Config, seed: int, path: Path, status: RunStatus, name: str) -> Trace:
-    environment = files.read_json(path / "env.json") or {}
+    environment = files.read_object(path / "env.json")
     result = status.result
     start = result.get("weights", {})
     return Trace(

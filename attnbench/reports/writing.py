@@ -19,13 +19,15 @@ def csv_table(columns: Cells, rows: Iterable[Mapping[str, object]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {key: escape.csv(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in rows
+    )
     return file.getvalue()
 
 
 def markdown_heading(level: int, title: str) -> list[str]:
     """The lines of a heading, including the empty line below it."""
-    return [f"{'#' * level} {title}", ""]
+    return [f"{'#' * level} {escape.markdown(title)}", ""]
 
 
 def markdown_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:
@@ -36,7 +38,7 @@ def markdown_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:
 
 def markdown_list(items: Iterable[str]) -> list[str]:
     """The lines of a bulleted list."""
-    return [f"- {item}" for item in items]
+    return [f"- {escape.markdown(item)}" for item in items]
 
 
 def latex_table(title: str, headings: Cells, rows: Iterable[Cells], below: Iterable[str]) -> list[str]:
@@ -63,7 +65,7 @@ def _latex_row(cells: Cells) -> str:
 
 def latex_comments(lines: Iterable[str]) -> list[str]:
     """Lines that LaTeX does not print."""
-    return [f"% {line}" for line in lines]
+    return [f"% {escape.visible(line)}" for line in lines]
 
 
 def html_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:

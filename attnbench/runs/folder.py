@@ -11,14 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from attnbench.base import files
-from attnbench.base.errors import KINDS, BusyError, Failure, main_process
+from attnbench.base import console, files
+from attnbench.base.errors import KINDS, BusyError, Failure, StorageError, listed, main_process
+from attnbench.training.metrics.titles import TITLES
 
 # What a start of a run writes, besides folders.
 FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
+SMALL = 2**24  # bytes of a JSON file in a run's folder
+OBJECTS = {"data", "choices", "weights"}  # of result.json
+NUMBERS = {
+    *TITLES,
+    *(f"best_{name}" for name in TITLES),
+    *("best_epoch", "epochs", "params", "frozen_params", "macs", "norm_images", "images_per_s", "val_images_per_s"),
+    *("written_images_per_s", "seconds", "peak_memory_bytes", "resumed_from_step", "seed", "world_size", "packed"),
+}
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
@@ -34,9 +44,19 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def result(self) -> dict[str, Any] | None:
-        """The contents of result.json, or None if the run is not finished."""
-        result = files.read_json(self.path / "result.json")
-        return result if isinstance(result, dict) and result.get("status") == "done" else None
+        """The contents of result.json, or None if the run is not finished.
+
+        Raises:
+            StorageError: an entry is not of its type, so somebody has changed the file.
+        """
+        path = self.path / "result.json"
+        result = files.read_object(path, SMALL)
+        if result.get("status") != "done":
+            return None
+        if wrong := [key for key, value in result.items() if not _is_of_its_type(key, value)]:
+            todo = "restore the file, or remove it and train on: the last checkpoint gives it again"
+            raise StorageError(f"not a result: {listed(wrong)} cannot be {str(result[wrong[0]])[:40]}", path, todo)
+        return result
 
     def refuse_busy(self) -> None:
         """Refuse a folder that another process holds, without writing to it.
@@ -47,7 +67,7 @@ class RunFolder:
             BusyError: another process holds it.
         """
         if main_process() and (self.path / ".lock").exists():
-            with files.changing(self.path), open(self.path / ".lock", "r+", encoding="utf-8") as lock:
+            with files.changing(self.path), open(files.appending(self.path / ".lock"), "a") as lock:
                 self._acquire(lock.fileno())
 
     @contextmanager
@@ -60,7 +80,7 @@ class RunFolder:
         """
         files.make_folder(self.path)
         with files.changing(self.path):
-            lock = open(self.path / ".lock", "ab", buffering=0)  # noqa: SIM115 - held until the end
+            lock = open(files.appending(self.path / ".lock"), "ab", buffering=0)  # noqa: SIM115 - held until the end
         with lock:
             self._acquire(lock.fileno())
             with files.changing(self.path):
@@ -72,7 +92,9 @@ class RunFolder:
         try:  # not flock: data workers would inherit it and keep it for seconds after a kill
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            holder = (self.path / ".lock").read_text(encoding="utf-8").strip()
+            holder = "unknown"
+            with suppress(OSError, ValueError):
+                holder = files.read_text(self.path / ".lock").strip()[:200]
             raise BusyError(f"another process holds this run: {holder}", self.path, "wait for it or stop it") from None
 
     def clear(self) -> None:
@@ -91,21 +113,21 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The contents of status.json: the status, the time, and the process that wrote it; empty without a file."""
-        status = files.read_json(self.path / "status.json")
-        return status if isinstance(status, dict) else {}
+        return files.read_object(self.path / "status.json", SMALL)
 
     def failure_since(self, before: Mapping[str, Any]) -> Failure | None:
         """The failure or stop that was written to status.json after its contents were ``before``, or None."""
         status = self.record()
         if status == before or status.get("status") not in ("failed", "stopped"):
             return None
-        return KINDS.get(status["code"], Failure)(status["error"])
+        code = status.get("code")
+        return KINDS.get(code if isinstance(code, int) else 1, Failure)(str(status.get("error", "")))
 
     def record_failure(self, failure: Failure, printed: str) -> None:
         """Record the failure of a process that ended before it could do so itself, and what it had printed."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.status("failed", error=str(failure), code=failure.code, traceback=printed)
-        with open(self.path / "train.log", "a", encoding="utf-8") as log:
+        with files.changing(self.path), open(files.appending(self.path / "train.log"), "a", encoding="utf-8") as log:
             log.write(printed + f"\n{failure}\n")
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
@@ -121,7 +143,7 @@ class RunFolder:
         """Copy the log to train.log, without the messages of other runs in this process."""
         with files.changing(self.path):
             handler = _Log(self.path / "train.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.setFormatter(console.SafeFormatter("%(asctime)s %(message)s"))
         handler.addFilter(_of_this_run(threading.current_thread()))
         logger = logging.getLogger("attnbench")
         logger.addHandler(handler)
@@ -138,7 +160,19 @@ def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
     return lambda record: record.thread == here.ident or not (record.threadName or "").startswith(PACKED)
 
 
+def _is_of_its_type(key: str, value: Any) -> bool:
+    """Whether an entry of result.json has the type that a run writes; entries of later versions are not known."""
+    if key in OBJECTS:
+        return isinstance(value, dict)
+    if key in NUMBERS:
+        return value is None or (isinstance(value, (int, float)) and abs(value) < 1e300)  # NaN is not less
+    return True
+
+
 class _Log(logging.FileHandler):
     """A log file that ignores write errors; a full disk is reported once, by a file that the run needs."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(files.appending(Path(self.baseFilename)), "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None: ...

@@ -59,7 +59,7 @@ def write_hub_folder(run: Path, folder: Path, which: Which = "last") -> Path:
             files.write_json(made / CONFIG, {"library_name": "attnbench", **facts})
         else:
             _write_timm(made, theirs, facts)
-        text = card(trained, facts, theirs, files.read_json(run / "env.json") or {})
+        text = card(trained, facts, theirs, files.read_object(run / "env.json"))
         files.write(made / CARD, lambda file: file.write(text.encode()))
         made.replace(folder)
     except BaseException:

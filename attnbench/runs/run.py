@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from attnbench import __version__
-from attnbench.base import files
+from attnbench.base import files, secrets
 from attnbench.base.errors import Failure, OutOfMemory, Stopped, StorageError
 from attnbench.config import catalog
 from attnbench.config.configuration import Config
@@ -30,7 +27,7 @@ from attnbench.data.dataset import Dataset
 from attnbench.data.record import DataRecord
 from attnbench.models import complexity, factory, freezing, fused, stock_attention
 from attnbench.models.insertion import Site
-from attnbench.runs import extension, initial_weights, predictions
+from attnbench.runs import environment, extension, initial_weights, predictions
 from attnbench.runs.data import kept, other_data, record
 from attnbench.runs.folder import RunFolder
 from attnbench.training import engine, setup
@@ -267,7 +264,8 @@ def _recorder(
 
 def _name(config: Config) -> str:
     """The values that were changed from the options' defaults, for display: ``kernel_size=3,epochs=2``."""
-    parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in config.changes.items()]
+    changes = secrets.redacted(config.changes)
+    parts = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in changes.items()]
     return ",".join(parts).replace("/", "_")
 
 
@@ -278,7 +276,8 @@ def _plain(value: Any) -> str:
 def _options(config: Config) -> dict[str, Any]:
     """The run's columns in the HParams tab: the chosen options, and the values that affect the result."""
     values = {k: v for k, v in config.values.items() if not k.endswith("_target_")}
-    return {**config.choices, **values}
+    hidden: dict[str, Any] = secrets.redacted({**config.choices, **values})
+    return hidden
 
 
 def describe_sites(model: torch.nn.Module, sites: list[Site]) -> list[str]:
@@ -348,10 +347,13 @@ def _held(folder: RunFolder, config: Config, shorter: Path | None, hint: str) ->
         folder.status("running")
         text = yaml.safe_dump(config.record(), sort_keys=False)
         files.write(folder.path / "config.yaml", lambda file: file.write(text.encode()))
-        folder.write("env.json", environment())
+        goes_on = "last.pt" in files.read_sums(folder.checkpoints)
+        now = environment.environment(config)
+        about, changed = environment.continued(now, folder.path) if goes_on else (now, "")
+        folder.write("env.json", about)
         with folder.logged():
-            if hint:
-                log.info("%s", hint)
+            for line in filter(None, (hint, changed)):
+                log.info("%s", line)
             if shorter:
                 extension.adopt(config, shorter, f"tb/{_name(config)[:LONGEST]}")
             yield
@@ -393,39 +395,3 @@ def classify(error: BaseException, division: Division) -> Failure:
         return StorageError(f"cannot write: {error.strerror}", where, "make space or choose paths.outputs")
     first = text.splitlines()[0] if text else ""
     return Failure(f"unexpected {type(error).__name__}: {first}", "train.log", "debug=true shows the traceback")
-
-
-def environment() -> dict[str, Any]:
-    """The versions, device and commit that make a result, for env.json."""
-    return {
-        "attnbench": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "command": sys.argv,
-    }
-
-
-def _processor() -> str:
-    """The processor's name; on Linux from /proc/cpuinfo, which Python's ``platform`` does not read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "cpu"
-
-
-def _commit() -> str | None:
-    """The commit of the checkout, marked ``-dirty`` if there are local changes; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

@@ -13,6 +13,7 @@ from attnbench.config import stored
 from attnbench.config.configuration import Config
 from attnbench.runs import initial_weights
 from attnbench.runs.data import DataCheck
+from attnbench.runs.environment import changed_since
 from attnbench.runs.folder import RunFolder
 
 log = logging.getLogger("attnbench")
@@ -53,6 +54,8 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
     (data_check or DataCheck()).refuse_other(config, folder.path)
     result = folder.result()
     if result:
+        if line := changed_since(config, folder.path):
+            log.warning("%s", line)
         try:
             initial_weights.refuse_other(config, folder.path)
         except StorageError as error:
@@ -92,9 +95,9 @@ def folder_status(path: Path) -> RunStatus:
     folder = RunFolder(path)
     if result := folder.result():
         return RunStatus("done", result=result)
-    record = files.read_json(path / "status.json") or {}
+    record = files.read_object(path / "status.json")
     if record.get("status") in ("failed", "stopped"):
-        return RunStatus(record["status"], record.get("error", ""))
+        return RunStatus(record["status"], str(record.get("error", "")))
     if record.get("status") != "running":
         return RunStatus("not run")
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnbench.base import console, files
+from attnbench.base.errors import StorageError, reason
 from attnbench.training.metrics.titles import TITLES
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ TAGS = {
 def log_to_stderr() -> None:
     """Print log messages on stderr, unformatted, and nowhere else."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(console.SafeFormatter("%(message)s"))
     log.addHandler(handler)
     log.propagate = False
 
@@ -172,12 +173,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The epochs in a metrics file, without lines that were cut off."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = files.read_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read: {reason(error)}", path, "restore or remove it") from error
     parsed = []
     for line in lines:
         try:
-            parsed.append(json.loads(line))
-        except ValueError:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            parsed.append(found)
+        else:
             log.warning("dropped a line of metrics that was cut off (%s)", path)
     return parsed
 
@@ -207,7 +215,7 @@ def _keep(path: Path, epochs: int) -> None:
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with files.changing(path), open(path, "a", encoding="utf-8") as file:
+    with files.changing(path), open(files.appending(path), "a", encoding="utf-8") as file:
         file.write(_jsonl(line))
 
 

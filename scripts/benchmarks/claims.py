@@ -55,9 +55,9 @@ class Finding:
 
 def machine() -> dict[str, Any]:
     """The machine and the versions with which the numbers were measured."""
-    from attnbench.runs.run import environment
+    from attnbench.runs import environment
 
-    about = {key: value for key, value in environment().items() if key not in ("host", "command")}
+    about = {key: value for key, value in environment.machine().items() if key not in ("host", "command")}
     return {**about, "cores": cores()}
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -212,7 +211,7 @@ LINES = [  # the same options with and without values; each must be composed as 
 
 def test_lines_with_the_same_options_are_what_hydra_composes_of_each() -> None:
     with hydra_state.prepared():
-        alone = [composition.check(hydra_compose("train", line, return_hydra_config=True)) for line in LINES]
+        alone = [composition.check(hydra_state.composed(line)) for line in LINES]
         assert [composition.compose(line) for line in LINES] == alone
         assert [composition.compose(line) for line in reversed(LINES)] == alone[::-1]
 
