@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from attnbench.base import escape
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
@@ -31,26 +33,31 @@ def plain_console(**options: Any) -> Console:
 
 
 def show(table: Table, *below: str) -> None:
-    """Print a table and lines below it. Square brackets are printed, not interpreted as markup.
+    """Print a table and lines below it. Square brackets and control characters are printed, not interpreted.
 
     On a terminal, long text is wrapped inside its cell. In a file or a pipe, a row is always one line, regardless of
     ``COLUMNS``.
     """
     for column in table.columns:
         column.overflow = "fold"
+        column.header = _shown(column.header)
+        column._cells = [_shown(cell) for cell in column._cells]
+    table.title = _shown(table.title)
     console = plain_console()
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for line in below:
-        console.print(line, soft_wrap=True)
+        console.print(escape.terminal(line), soft_wrap=True)
+
+
+def _shown(cell: Any) -> Any:
+    return escape.terminal(cell) if isinstance(cell, str) else cell
 
 
 def waiting(what: str) -> AbstractContextManager[object]:
     """Show a message on a terminal while a long operation runs; without a terminal, show nothing."""
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
+    return plain_console(stderr=True).status(escape.terminal(what))
 
 
 def _print_to_stderr(line: str) -> None:
@@ -93,7 +100,7 @@ class Display:
     def print(self, line: str) -> None:
         """Print a permanent line, above the drawing if there is one."""
         if self.live:
-            self.live.console.print(line)
+            self.live.console.print(escape.terminal(line))
         else:
             self.shown = time.monotonic()
             self.print_line(line)

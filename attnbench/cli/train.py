@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from attnbench.base import console
 from attnbench.base.console import clock
 from attnbench.base.errors import Stopped, main_process, print_error
 from attnbench.cli.parser import is_override
@@ -69,7 +70,6 @@ def report(outcome: Outcome) -> None:
         raise outcome.failure
     if not main_process():
         return
-    from rich.console import Console
     from rich.table import Table
 
     from attnbench.training.metrics.titles import TITLES
@@ -88,6 +88,4 @@ def report(outcome: Outcome) -> None:
     table.add_row("parameters", f"{result['params']:,}")
     table.add_row("multiply-adds", f"{result['macs']:,} an image")
     table.add_row("data", result["data"]["source"])
-    console = Console()
-    console.print(table)
-    console.print(outcome.folder, soft_wrap=True, highlight=False)
+    console.show(table, outcome.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from attnbench.base import files
 from attnbench.base.contact_sheet import Tile, sheet
 from attnbench.base.errors import DataError
 from attnbench.data.dataset import Dataset
+from attnbench.reports import writing
 from attnbench.reports.figures.canvas import canvas
 from attnbench.reports.figures.saving import png
 from attnbench.runs.evaluate import Evaluation
@@ -127,9 +127,7 @@ def _rows(told: Predictions, counts: np.ndarray) -> Iterable[tuple[str, list[int
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(["" if cell is None else cell for cell in row] for row in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return writing.csv_lines(rows).encode()
 
 
 def _title(found: dict[str, Any]) -> str:

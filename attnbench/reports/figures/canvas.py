@@ -23,6 +23,8 @@ PRINTED = "#f3efe6"  # the background of axes with printed numbers
 WARNING = "#A03000"
 PER_INCH = 11.5  # characters of a title in an inch
 
+LEGEND_LINE = 0.165  # inches of a line of a legend
+
 Grid = list[list["Axes"]]
 Style = dict[str, Any]  # keyword arguments of matplotlib
 
@@ -85,6 +87,13 @@ def legend(picture: Picture, handles: Sequence[Artist], title: str = "", **optio
     if handles:
         about: Style = {"fontsize": 8, "frameon": False, "title": title, "title_fontsize": 8}
         picture.legend(handles=list(handles), loc="outside right center", **about, **options)
+
+
+def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
+    """Add a legend to the right of one of several axes, for what is drawn on them."""
+    if handles:
+        place: Style = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+        axes.legend(handles=list(handles), fontsize=8, frameon=False, **place)
 
 
 def key(label: str, **style: Any) -> Line2D:
