@@ -1,8 +1,8 @@
-"""Escapes text for each output format, so that it is shown and never interpreted as markup.
+r"""Escapes text for each output format, so that it is shown and never interpreted as markup.
 
 There is one function for each format that attnbench writes. Code that writes a format must escape all text that may
 come from outside: from an option, a file name, a run's folder or an exception. In every format, control characters are
-shown as Python writes them: a line break as ``\\n``, the start of a terminal's commands as ``\\x1b``.
+shown as Python writes them: a line break as ``\n``, the start of a terminal's commands as ``\x1b``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ LATEX |= {'"': "\\char34{}"}  # some languages make it a command
 LIGATURE = re.compile(r"([-'`,])(?=\1)|[?!](?=`)")
 
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control characters, halves of pairs, line separators
-DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands beside them
+DIRECTIONS = (
+    "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands beside them
+)
 
 # What Markdown interprets inside a line, and at its start. An underscore between letters is text.
 MARKDOWN = re.compile(r"[\\`*\[|~$<]|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)|:(?=[a-z+-][\w+-]*:|//)|(?<=www)\.")
@@ -45,13 +47,8 @@ def html(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape text for a LaTeX paragraph or table cell."""
+    """Escape text for a LaTeX paragraph, table cell or comment, which a line break would end."""
     return "".join(LATEX.get(c, c) for c in LIGATURE.sub("\\g<0>\0", line(text))).replace("\0", "{}")
-
-
-def latex_comment(text: str) -> str:
-    """Escape text for a line that begins with a percent sign: it must not end the line."""
-    return line(text)
 
 
 def markdown(text: str) -> str:

@@ -32,7 +32,7 @@ class Group:
         missing: seeds that other groups have and this one lacks.
         baseline: the label of the group that this one is compared with; empty for the baseline itself.
         against: the difference to the baseline; None for the baseline itself and if they share no seed.
-        is_baseline: whether it is the baseline of its setting.
+        is_baseline: whether others are compared with it.
     """
 
     values: dict[str, Any]
@@ -240,7 +240,12 @@ def _against(groups: list[Group], keys: Sequence[str], axis: str, baseline: str 
     if not baseline:  # a setting without a plain network is compared with its first group
         for group in groups:
             chosen.setdefault(tuple(str(group.at(key)) for key in setting), group)
-    compared = [_set_against(group, chosen.get(tuple(str(group.at(key)) for key in setting))) for group in groups]
+    settings = [tuple(str(group.at(key)) for key in setting) for group in groups]
+    compared = [_set_against(group, chosen.get(of)) for group, of in zip(groups, settings, strict=True)]
+    compared = [
+        replace(g, is_baseline=g.is_baseline and settings.count(of) > 1)
+        for g, of in zip(compared, settings, strict=True)
+    ]
     return sorted(compared, key=lambda group: not group.is_baseline)
 
 

@@ -87,7 +87,12 @@ def remarks(comparison: Comparison) -> list[str]:
         what = "Differences are paired by seed, with a Student-t 95 % confidence interval"
         lines.append(f"{what}, to {'; '.join(bases(comparison))}.")
     cut = left_out(comparison, comparison.axis)
-    return [*lines, *filter(None, [cut]), *comparison.notes, *(f"not finished: {folder}: {why}" for folder, why in comparison.unfinished)]
+    return [
+        *lines,
+        *filter(None, [cut]),
+        *comparison.notes,
+        *(f"not finished: {folder}: {why}" for folder, why in comparison.unfinished),
+    ]
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -104,7 +109,9 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     contents = {
         "compare.csv": as_csv(comparison).encode(),
         "compare.md": as_markdown(comparison).encode(),
-        "compare.png": saving.png(sweep.along(comparison), comparison.title, dpi=200 if len(comparison.groups) <= CURVES else saving.DPI),
+        "compare.png": saving.png(
+            sweep.along(comparison), comparison.title, dpi=200 if len(comparison.groups) <= CURVES else saving.DPI
+        ),
     }
     for name, content in contents.items():
         files.write(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]

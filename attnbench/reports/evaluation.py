@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attnbench.base import files
+from attnbench.base import escape, files
 from attnbench.base.contact_sheet import Tile, sheet
 from attnbench.base.errors import DataError
 from attnbench.data.dataset import Dataset
@@ -145,9 +145,9 @@ def _confusion_picture(classes: Sequence[str], counts: np.ndarray, title: str) -
     axes.set_xlabel("answer")
     axes.set_ylabel("class")
     if len(classes) <= NAMED:
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in classes]
-        axes.set_xticks(range(len(classes)), short, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(len(classes)), short, fontsize=7, parse_math=False)
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(escape.line, classes)]
+        axes.set_xticks(range(len(classes)), short, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), short, fontsize=7)
     if len(classes) <= NUMBERED:
         for row, column in zip(*counts.nonzero(), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"

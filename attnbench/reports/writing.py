@@ -67,7 +67,7 @@ def _latex_row(cells: Cells) -> str:
 
 def latex_comments(lines: Iterable[str]) -> list[str]:
     """Lines that LaTeX does not print."""
-    return [f"% {escape.latex_comment(line)}" for line in lines]
+    return [f"% {escape.latex(line)}" for line in lines]
 
 
 def html_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:

@@ -107,7 +107,9 @@ def _csv(told: Iterable[Told]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for path, ranked in told:
-        writer.writerows((escape.csv(str(path)), n, escape.csv(name), f"{share:.6f}") for n, (name, share) in enumerate(ranked, 1))
+        writer.writerows(
+            (escape.csv(str(path)), n, escape.csv(name), f"{share:.6f}") for n, (name, share) in enumerate(ranked, 1)
+        )
     return text.getvalue().encode()
 
 

@@ -131,5 +131,6 @@ def test_without_a_plain_network_the_first_configuration_is_the_baseline(runs: P
 
 def test_a_given_baseline_is_used(runs: Path) -> None:
     found = compare(results.find([str(runs)]), baseline="attention.kernel_size=5")
-    assert [group.baseline for group in found.groups] == ["kernel_size=5", "", "kernel_size=5"]
-    assert found.groups[0].against is not None and found.groups[0].against.mean == pytest.approx(91.5 - 278.5 / 3)
+    assert [group.label for group in found.groups] == ["kernel_size=5", "kernel_size=3", "kernel_size=adaptive"]
+    assert [group.baseline for group in found.groups] == ["", "kernel_size=5", "kernel_size=5"]
+    assert found.groups[1].against is not None and found.groups[1].against.mean == pytest.approx(91.5 - 278.5 / 3)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import batched
 from typing import Any
 
+from attnbench.base import escape
 from attnbench.reports.comparison import METHOD, Comparison, Group, label, rank
-from attnbench.runs.results import ABSENT
 
 CURVES = 14  # at most in one panel: twice the number of colours
 PANELS = 24  # at most in one picture
@@ -43,12 +42,11 @@ def panels(comparison: Comparison, axis: str = "") -> list[Panel]:
         parts.setdefault(tuple(str(group.values[key]) for key in setting), []).append(group)
     made = []
     for groups in parts.values():
-        shared = {key: groups[0].values[key] for key in setting}
-        chunks = [[g for curve in some for g in curve] for some in batched(_curves(groups, axis).values(), CURVES)]
+        shared = label({key: groups[0].values[key] for key in setting}) if setting else ""
+        curves = list(_named(groups, [key for key in comparison.keys if key not in setting], axis).items())
+        chunks = [dict(curves[start : start + CURVES]) for start in range(0, len(curves), CURVES)]
         for number, chunk in enumerate(chunks, 1):
-            of = f"  ({number} of {len(chunks)})" if len(chunks) > 1 else ""
-            differ = [key for key in comparison.keys if key not in shared]
-            made.append(Panel(label(shared) + of if shared else of.strip(), _named(chunk, differ, axis)))
+            made.append(Panel(f"{shared}  ({number} of {len(chunks)})" if len(chunks) > 1 else shared, chunk))
     return made
 
 
@@ -56,7 +54,8 @@ def left_out(comparison: Comparison, axis: str = "") -> str:
     """A line on the configurations that a picture cannot hold; empty if it shows all."""
     beyond = panels(comparison, axis)[PANELS:]
     number = sum(len(groups) for panel in beyond for groups in panel.curves.values())
-    return f"the picture leaves out {number} of {len(comparison.groups)} configurations; the table has all" * bool(beyond)
+    line = f"the picture leaves out {number} of {len(comparison.groups)} configurations; the CSV file has all"
+    return line if number else ""
 
 
 def _curves(groups: Sequence[Group], axis: str) -> dict[tuple[Any, ...], list[Group]]:
@@ -69,20 +68,18 @@ def _curves(groups: Sequence[Group], axis: str) -> dict[tuple[Any, ...], list[Gr
 
 def _named(groups: Sequence[Group], keys: Sequence[str], axis: str) -> dict[str, list[Group]]:
     """Curves by name: the values under those keys that differ between them."""
+    curves = _curves(groups, axis)
     varied = [key for key in keys if key != axis and len({str(group.values[key]) for group in groups}) > 1]
-    return {name_of(members[0], varied, axis): members for members in _curves(groups, axis).values()}
+    named: dict[str, list[Group]] = {}
+    for members in curves.values():
+        text = label({key: members[0].values[key] for key in varied}) if varied else ""
+        if not text and "attention" in keys and axis != "attention":
+            text = str(members[0].at("attention"))
+        marked = f"{text} (baseline)" if text and any(group.is_baseline for group in members) else text
+        named[_wrapped(marked)] = members
+    return named
 
 
-def name_of(group: Group, keys: Sequence[str], axis: str = "") -> str:
-    """A curve's name in a legend, in lines of bounded width."""
-    values = {key: group.values[key] for key in keys}
-    if all(value == ABSENT for value in values.values()):
-        values = {"attention": group.at("attention")} if values else {}
-    text = label(values) if values else ""
-    marked = f"{text} (baseline)".strip() if group.is_baseline and not axis_of(group, axis) else text
-    return "\n".join(textwrap.wrap(marked, LINE, subsequent_indent="  "))
-
-
-def axis_of(group: Group, axis: str) -> bool:
-    """Whether a group has a place of its own on the axis, so that its curve is more than the baseline."""
-    return bool(axis) and group.values.get(axis, ABSENT) != ABSENT
+def _wrapped(name: str) -> str:
+    """A name in lines of bounded width."""
+    return "\n".join(textwrap.wrap(escape.line(name), LINE, subsequent_indent="  "))

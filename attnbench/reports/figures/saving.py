@@ -49,7 +49,10 @@ def pdf(picture: Picture, about: str = "") -> bytes:
 
 
 def _drawn(picture: Picture, **options: Any) -> io.BytesIO:
-    """A picture's file. Every text in it is shown as it is: dollars do not begin a formula."""
+    """A picture's file. Every text in it is shown as it is: dollars do not begin a formula.
+
+    Only the labels of ticks are made anew while it is drawn: who sets them escapes their control characters.
+    """
     from matplotlib import rc_context
     from matplotlib.text import Text
 
@@ -68,7 +71,10 @@ def _retell(caught: Sequence[warnings.WarningMessage]) -> None:
     """Say in one line that the font lacks characters; repeat other warnings."""
     lacking = [one for one in caught if "missing from font" in str(one.message)]
     if lacking:
-        log.warning("the font of pictures lacks %d characters, which are drawn as boxes", len(set(map(str, lacking))))
+        count = len({str(one.message) for one in lacking})
+        log.warning(
+            "the font of pictures lacks %s, drawn as boxes", f"{count} characters" if count > 1 else "a character"
+        )
     for one in caught:
         if one not in lacking:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

@@ -51,7 +51,8 @@ def along(comparison: Comparison) -> Picture:
     for [axes], panel in zip(grid, shown, strict=True):
         for i, (name, groups) in enumerate(panel.curves.items()):
             _curve(axes, name, groups, comparison.axis, axis, i, _aside(i, len(panel.curves), axis))
-        plain(axes, panel.title)
+        plain(axes)
+        axes.set_title(panel.title, fontsize=9, loc="left")
         axis.set_on(axes)
         axes.set_ylabel(metric_name(comparison.metric).partition(",")[0], fontsize=9)
         if any(panel.curves):
@@ -80,9 +81,7 @@ def _aside(number: int, curves: int, axis: ValueAxis) -> float:
     return (number - (curves - 1) / 2) * step
 
 
-def _curve(
-    axes: Axes, name: str, groups: list[Group], key: str, axis: ValueAxis, number: int, aside: float
-) -> None:
+def _curve(axes: Axes, name: str, groups: list[Group], key: str, axis: ValueAxis, number: int, aside: float) -> None:
     """Draw groups along the axis; a group that lacks the axis's key is a horizontal line."""
     here = [g for g in groups if text(g.at(key)) in axis.places] if key else groups
     across = [g for g in groups if g not in here]
@@ -96,8 +95,8 @@ def _curve(
         axes.errorbar([x[i] for i in order], [here[i].mean for i in order], [deviation[i] for i in order], **taken)
         for place, group in zip(x, here, strict=True):
             axes.plot([place] * len(group.scores), list(group.scores.values()), ".", ms=4, alpha=0.5, **style)
-            if group.is_baseline:
-                about: Style = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+            if group.is_baseline and len(here) > 1:
+                about: Style = {"xytext": (6, -9), "textcoords": "offset points", "fontsize": 7}
                 axes.annotate("baseline", (place, group.mean), **about)
     for group in across:
         axes.axhline(group.mean, ls="--", label=name if not here else None, **style)
@@ -114,16 +113,15 @@ def costs(comparison: Comparison, title: str, notes: Sequence[str]) -> Picture:
         _costs(line, panel)
         line[0].set_title(panel.title, fontsize=9, loc="left")
         line[0].set_ylabel(metric_name(comparison.metric).partition(",")[0], fontsize=9)
-    for axes, (label, _) in zip(grid[-1], COSTS.values(), strict=True):
-        axes.set_xlabel(label, fontsize=9)
     return picture
 
 
 def _costs(line: Sequence[Axes], panel: Panel) -> None:
     """Draw a panel's configurations over each cost, with a legend beside the last."""
     groups = {name: group for name, [group] in panel.curves.items()}
-    for axes, (metric, (_, per)) in zip(line, COSTS.items(), strict=True):
+    for axes, (metric, (title, per)) in zip(line, COSTS.items(), strict=True):
         plain(axes)
+        axes.set_xlabel(title, fontsize=9)
         drawn = [_cost(axes, i, group, metric, per) for i, group in enumerate(groups.values())]
         if not any(drawn):
             placeholder(axes, "not measured")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnbench.base import escape
 from attnbench.reports.comparison import rank, text
 from attnbench.runs import results
 from attnbench.runs.results import ABSENT
@@ -48,7 +49,7 @@ class ValueAxis:
         last, width = -math.inf, 0
         for name, place in zip(self.places, at, strict=True):
             near = self.scale != "names" and place - last < APART * span * max(1.0, (width + len(name)) / 6)
-            labels.append("" if near else name)
+            labels.append("" if near else escape.line(name))
             last, width = (last, width) if near else (place, len(name))
         return labels
 
