@@ -33,31 +33,43 @@ def plain_console(**options: Any) -> Console:
 
 
 def show(table: Table, *below: str) -> None:
-    """Print a table and lines below it. Square brackets and control characters are printed, not interpreted.
+    """Print a table and lines below it. Square brackets are printed, not interpreted as markup.
 
     On a terminal, long text is wrapped inside its cell. In a file or a pipe, a row is always one line, regardless of
     ``COLUMNS``.
     """
     for column in table.columns:
         column.overflow = "fold"
-        column.header = _shown(column.header)
-        column._cells = [_shown(cell) for cell in column._cells]
-    table.title = _shown(table.title)
+        column._cells = [escape.visible(cell, "\n") if isinstance(cell, str) else cell for cell in column._cells]
+    if isinstance(table.title, str):
+        table.title = escape.visible(table.title, "\n")
     console = plain_console()
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for line in below:
-        console.print(escape.terminal(line), soft_wrap=True)
+        console.print(escape.visible(line, "\n"), soft_wrap=True)
 
 
-def _shown(cell: Any) -> Any:
-    return escape.terminal(cell) if isinstance(cell, str) else cell
+def show_last_whole(table: Table, *below: str) -> None:
+    """Print a table like ``show``. Where a terminal is too narrow, its last column becomes lines below it.
+
+    Paths are in this column: a terminal wraps a line without a break inside it, so that it can be copied.
+    """
+    console = plain_console()
+    needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    if not console.is_terminal or needed <= console.width:
+        show(table, *below)
+        return
+    first, last = list(table.columns[0].cells), list(table.columns.pop().cells)
+    show(table, *(f"{name}: {cell}" if name else str(cell) for name, cell in zip(first, last, strict=True)), *below)
 
 
 def waiting(what: str) -> AbstractContextManager[object]:
     """Show a message on a terminal while a long operation runs; without a terminal, show nothing."""
-    return plain_console(stderr=True).status(escape.terminal(what))
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False).status(what)
 
 
 def _print_to_stderr(line: str) -> None:
@@ -100,7 +112,7 @@ class Display:
     def print(self, line: str) -> None:
         """Print a permanent line, above the drawing if there is one."""
         if self.live:
-            self.live.console.print(escape.terminal(line))
+            self.live.console.print(escape.visible(line))
         else:
             self.shown = time.monotonic()
             self.print_line(line)

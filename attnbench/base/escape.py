@@ -8,18 +8,15 @@ shown as Python writes them: a line break as ``\n``, the start of a terminal's c
 from __future__ import annotations
 
 import re
-import unicodedata
 from html import escape as _html
+
+# Characters that a terminal or an editor acts on: control characters, directions of writing, ends of lines, surrogates.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 LATEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\^{}"}
 LATEX |= {"±": "$\\pm$", "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "*": "{*}"}  # \\ takes [ and * as its own
 LATEX |= {'"': "\\char34{}"}  # some languages make it a command
 LIGATURE = re.compile(r"([-'`,])(?=\1)|[?!](?=`)")
-
-CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control characters, halves of pairs, line separators
-DIRECTIONS = (
-    "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands beside them
-)
 
 # What Markdown interprets inside a line, and at its start. An underscore between letters is text.
 MARKDOWN = re.compile(r"[\\`*\[|~$<]|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)|:(?=[a-z+-][\w+-]*:|//)|(?<=www)\.")
@@ -30,30 +27,32 @@ FORMULA = re.compile(r"^\s*[=+\-@]|^[\t\r\n]")  # spreadsheets calculate such a 
 NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?%?$|^-?$", re.I)
 
 
-def line(text: str) -> str:
-    """Text as a part of one line: control characters, and those that change its direction, are shown as escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c.encode("unicode_escape").decode() if _hidden(c) else c for c in text)
+def visible(text: str, keep: str = "") -> str:
+    """Show control characters by their codes in Python; for terminals, logs and all other formats.
+
+    Args:
+        keep: characters that stay as they are, such as the end of a line.
+    """
+    return CONTROL.sub(lambda found: found[0] if found[0] in keep else _shown(found[0]), text)
 
 
-def _hidden(character: str) -> bool:
-    return character in DIRECTIONS or unicodedata.category(character) in CONTROL
+def _shown(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def html(text: str) -> str:
     """Escape text for an HTML element or attribute."""
-    return _html(line(text))
+    return _html(visible(text))
 
 
 def latex(text: str) -> str:
     """Escape text for a LaTeX paragraph, table cell or comment, which a line break would end."""
-    return "".join(LATEX.get(c, c) for c in LIGATURE.sub("\\g<0>\0", line(text))).replace("\0", "{}")
+    return "".join(LATEX.get(c, c) for c in LIGATURE.sub("\\g<0>\0", visible(text))).replace("\0", "{}")
 
 
 def markdown(text: str) -> str:
     """Escape text for a cell of a Markdown table or the inside of a line."""
-    return MARKDOWN.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line(text))
+    return MARKDOWN.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), visible(text))
 
 
 def markdown_block(text: str) -> str:
@@ -64,9 +63,4 @@ def markdown_block(text: str) -> str:
 
 def csv(text: str) -> str:
     """Escape text for a cell of a CSV file: what a spreadsheet would calculate begins with an apostrophe."""
-    return f"'{line(text)}" if FORMULA.match(text) and not NUMBER.match(text) else line(text)
-
-
-def terminal(text: str) -> str:
-    """Escape text for a line on a terminal."""
-    return line(text)
+    return f"'{visible(text)}" if FORMULA.match(text) and not NUMBER.match(text) else visible(text)

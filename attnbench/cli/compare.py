@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from attnbench.base import console, files
+from attnbench.base import console, escape, files
 from attnbench.cli.parser import CommandParser, count
 from attnbench.reports import writing
 from attnbench.reports.comparison import Comparison, compare
@@ -48,7 +48,7 @@ def _show(comparison: Comparison) -> None:
     """Print the table and its remarks."""
     from rich.table import Table
 
-    table = Table(*comparison.keys, *HEADS, title=comparison.title)
+    table = Table(*map(escape.visible, comparison.keys), *HEADS, title=comparison.title)
     for group in comparison.groups:
         table.add_row(*cells(comparison, group))
     console.show(table, *remarks(comparison))

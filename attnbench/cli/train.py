@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.base import console
 from attnbench.base.console import clock
-from attnbench.base.errors import Stopped, main_process, print_error
+from attnbench.base.errors import main_process, print_error
 from attnbench.cli.parser import is_override
 from attnbench.config import option_files
 
@@ -55,8 +55,6 @@ def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
         alone.append(outcome)
     elif outcome.failure:
         print_error(outcome.failure)
-        if outcome.state == "stopped":  # stop the whole sweep
-            sys.exit(Stopped.code)
     return outcome
 
 

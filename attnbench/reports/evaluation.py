@@ -145,7 +145,7 @@ def _confusion_picture(classes: Sequence[str], counts: np.ndarray, title: str) -
     axes.set_xlabel("answer")
     axes.set_ylabel("class")
     if len(classes) <= NAMED:
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(escape.line, classes)]
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(escape.visible, classes)]
         axes.set_xticks(range(len(classes)), short, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), short, fontsize=7)
     if len(classes) <= NUMBERED:

@@ -156,13 +156,13 @@ def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) ->
         contents = grid(made)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in contents.headings:
-            table.add_column(escape.terminal(heading), overflow="fold")
+            table.add_column(escape.visible(heading), overflow="fold")
         for row in contents.rows:
-            table.add_row(*map(escape.terminal, row))
-        console.print(escape.terminal(made.title), style="bold")
+            table.add_row(*map(escape.visible, row))
+        console.print(escape.visible(made.title), style="bold")
         console.print(table)
         for note in _notes(made):
-            console.print(f"- {escape.terminal(note)}")
+            console.print(f"- {escape.visible(note)}")
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 

@@ -19,6 +19,8 @@ from attnbench.base.errors import KINDS, BusyError, Failure, main_process
 
 # What a start of a run writes, besides folders.
 FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
+STARTED = ("result.json", "data.json", "metrics.jsonl")  # what a start writes once it has its data
+PARENTS = 3  # the folders of a run's name above that of its seed
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
@@ -83,6 +85,16 @@ class RunFolder:
             folders = ("tb", "export", "predictions", "report")
             for path in filter(Path.exists, (self.checkpoints, *(self.path / name for name in folders))):
                 shutil.rmtree(path)
+
+    def discard(self) -> None:
+        """Remove the folder of a start that failed before it had read its data, and parents that are empty then."""
+        if any((self.path / name).exists() for name in (*STARTED, "checkpoints")):
+            return
+        with suppress(Failure, OSError), self.hold():
+            shutil.rmtree(self.path)
+        for parent in self.path.parents[:PARENTS]:
+            with suppress(OSError):
+                parent.rmdir()
 
     def status(self, status: str, **about: Any) -> None:
         """Write the run's status to status.json: running, stopped, failed or done."""

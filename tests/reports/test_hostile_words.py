@@ -67,7 +67,7 @@ def report(word: str) -> Report:
 def unhidden(text: str) -> None:
     """No control characters but line breaks, and nothing that UTF-8 cannot hold."""
     text.encode()
-    assert not [c for c in text if c != "\n" and escape.line(c) != c]
+    assert not [c for c in text if c != "\n" and escape.visible(c) != c]
 
 
 @hostile
@@ -87,7 +87,7 @@ def test_reports_in_all_formats(word: str) -> None:
     assert not re.search(r"(?<!\\)[%#_]|\^\^", "\n".join(body))
     assert {line.count(" & ") for line in body if line.endswith(" \\\\")} == {len(formats.grid(made).headings) - 1}
     page = Page(formats.page([made]))
-    assert page.tags == Page(formats.page([plain])).tags and escape.line(word) in page.text
+    assert page.tags == Page(formats.page([plain])).tags and escape.visible(word) in page.text
     assert json.loads(formats.as_json([made]))["rows"][0]["label"] == word
 
 
@@ -96,7 +96,7 @@ def test_reports_in_markdown(word: str) -> None:
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     ours, plain = (Page(parser.render(formats.markdown([report(of)]))) for of in (word, "plain"))
     assert ours.tags == plain.tags
-    assert " ".join(ours.text.split()) == " ".join(plain.text.replace("plain", escape.line(word)).split())
+    assert " ".join(ours.text.split()) == " ".join(plain.text.replace("plain", escape.visible(word)).split())
 
 
 @pytest.fixture(scope="module")

@@ -82,4 +82,4 @@ def _named(groups: Sequence[Group], keys: Sequence[str], axis: str) -> dict[str,
 
 def _wrapped(name: str) -> str:
     """A name in lines of bounded width."""
-    return "\n".join(textwrap.wrap(escape.line(name), LINE, subsequent_indent="  "))
+    return "\n".join(textwrap.wrap(escape.visible(name), LINE, subsequent_indent="  "))

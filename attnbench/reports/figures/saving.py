@@ -35,7 +35,7 @@ def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
 
     file, written = io.BytesIO(), PngInfo()
     drawn = _drawn(picture, format="png", dpi=dpi)
-    written.add_itxt("Description", escape.line(about))
+    written.add_itxt("Description", escape.visible(about))
     pixels = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)  # a third of the bytes
     pixels.save(file, "png", optimize=True, pnginfo=written)
     return file.getvalue()
@@ -44,7 +44,7 @@ def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
 def pdf(picture: Picture, about: str = "") -> bytes:
     """A picture as PDF; equal pictures give equal bytes."""
     unknown: Any = None  # no date and no program, so that the bytes depend on the picture alone
-    about_it = {"Subject": escape.line(about), "CreationDate": unknown, "Creator": unknown, "Producer": unknown}
+    about_it = {"Subject": escape.visible(about), "CreationDate": unknown, "Creator": unknown, "Producer": unknown}
     return _drawn(picture, format="pdf", metadata=about_it).getvalue()
 
 
@@ -59,7 +59,7 @@ def _drawn(picture: Picture, **options: Any) -> io.BytesIO:
     file = io.BytesIO()
     for text in picture.findobj(Text):
         text.set_parse_math(False)  # type: ignore[attr-defined]
-        text.set_text("\n".join(map(escape.line, text.get_text().split("\n"))))  # type: ignore[attr-defined]
+        text.set_text("\n".join(map(escape.visible, text.get_text().split("\n"))))  # type: ignore[attr-defined]
     with rc_context({"text.parse_math": False}), warnings.catch_warnings(record=True) as caught:  # ticks made later
         warnings.simplefilter("always")
         picture.savefig(file, **options)

@@ -49,7 +49,7 @@ class ValueAxis:
         last, width = -math.inf, 0
         for name, place in zip(self.places, at, strict=True):
             near = self.scale != "names" and place - last < APART * span * max(1.0, (width + len(name)) / 6)
-            labels.append("" if near else escape.line(name))
+            labels.append("" if near else escape.visible(name))
             last, width = (last, width) if near else (place, len(name))
         return labels
 
