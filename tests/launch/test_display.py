@@ -90,7 +90,7 @@ def test_paths_stay_in_one_piece_on_a_narrow_terminal(
     table.add_row("seed=0", "done", path)
     console.show_last_whole(table, "1 done")
     lines = capsys.readouterr().out.splitlines()
-    assert f"seed=0: {path}" in lines and lines[-1] == "1 done"
+    assert f"seed=0: {path}" in lines and "1 done" in lines
 
 
 def test_a_start_that_fails_before_its_data_are_read_leaves_no_folder(compose: Compose, tmp_path: Path) -> None:
