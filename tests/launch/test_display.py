@@ -82,7 +82,7 @@ def test_paths_stay_in_one_piece_on_a_narrow_terminal(
     from rich.table import Table
 
     def narrow(**options: Any) -> Console:
-        return Console(force_terminal=True, width=60, markup=False, no_color=True, **options)
+        return Console(force_terminal=True, width=60, markup=False, highlight=False, **options)
 
     monkeypatch.setattr(console, "plain_console", narrow)
     path = f"/tmp/{'long/' * 20}seed0"
