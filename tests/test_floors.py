@@ -15,6 +15,7 @@ WINGS = [{"base"}, {"config"}, {"models", "data"}, {"training"}, {"runs"}, {"lau
 # The rooms of each wing, lowest first. A room that is a folder is one room: its files may import one another.
 ROOMS: dict[str, list[set[str]]] = {
     "base": [
+        {"escape"},
         {
             "errors",
             "moved",
@@ -24,7 +25,6 @@ ROOMS: dict[str, list[set[str]]] = {
             "allocator",
             "compile_c",
             "draw_boxes",
-            "escape",
             "contact_sheet",
         },
         {"files"},
@@ -93,7 +93,7 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder", "data", "initial_weights", "preprocessing", "predictions", "pictures"},
+        {"folder", "data", "initial_weights", "record_faults", "preprocessing", "predictions", "pictures"},
         {"status", "elsewhere", "extension", "detected", "classified"},
         {"results", "load", "probe", "run"},
         {"programs", "stock_networks"},

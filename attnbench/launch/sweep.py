@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from attnbench.base import console, escape
 from attnbench.base.errors import Failure, Stopped
 from attnbench.config import composition as configuration
-from attnbench.launch.hydra_launchers import distinct
 from attnbench.runs.attempt import Outcome
 from attnbench.training.metrics.titles import headline_text
 
@@ -68,6 +67,12 @@ def expand(overrides: list[str]) -> list[list[str]]:
     assert hydra is not None
     parsed = OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides)
     return [list(member) for batch in BasicSweeper.split_arguments(parsed, None) for member in batch]
+
+
+def distinct(members: list[list[str]]) -> list[str]:
+    """Names for members: the overrides that not all of them share."""
+    common = set.intersection(*map(set, members)) if len(members) > 1 else set()
+    return [" ".join(o for o in overrides if o not in common) for overrides in members]
 
 
 def print_table(members: list[tuple[list[str], Outcome]], every: Sequence[list[str]] = ()) -> None:
