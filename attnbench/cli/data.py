@@ -1,7 +1,8 @@
-"""``attnbench data``: check, convert or pack a data set before a run uses it."""
+"""``attnbench data``: fetch, check, convert or pack a data set before a run uses it."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,15 +15,17 @@ from attnbench.cli.parser import CommandParser
 from attnbench.runs.folder import RunFolder
 
 USAGE = """\
-attnbench data: check, convert or pack a data set before a run uses it.
+attnbench data: fetch, check, convert or pack a data set before a run uses it.
 
+  attnbench data fetch NAME [DIR]  transfer and unpack cifar10, cifar100, voc2007, voc2012, coco2017 or imagenette
+      imagenet --from SRC              ... or unpack ImageNet's official archives, which you have
   attnbench data check DIR         list what is wrong with it, one problem a line; exit code 3 if there is any
   attnbench data convert SRC DST   write an export of Roboflow, CVAT, LabelImg or YOLO as COCO or VOC; SRC is only read
       [--holdout 0.2]                  ... and hold out a share for validation, if it has a single split
-  attnbench data shard SRC DST     pack an image folder into a few large files with checksums
+  attnbench data shard SRC DST     pack an image folder into tar files of WebDataset's form; SRC may be older shards
       [--short-side N] [--quality Q]   ... with smaller images: a changed protocol, which every result reports
 
-`attnbench data check --help` (or convert, shard) shows all options.
+`attnbench data check --help` (or convert, fetch, shard) shows all options.
 """
 
 READERS = 16  # reading threads: more than cores, since reading from a network file system is mostly waiting
@@ -30,7 +33,7 @@ SHARD_BYTES = 2**29
 
 
 def main() -> None:
-    """``attnbench data check|convert|shard ...``."""
+    """``attnbench data check|convert|fetch|shard ...``."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -145,9 +148,11 @@ def shard() -> None:
         Stopped: a signal was received.
     """
     parser = CommandParser(
-        prog="attnbench data shard", description="Pack an image folder into a few large files with checksums."
+        prog="attnbench data shard",
+        description="Pack an image folder into tar files of WebDataset's form, with an index of checksums. "
+        "Shards of an earlier release are converted.",
     )
-    parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/")
+    parser.add_argument("source", metavar="SRC", type=Path, help="an image folder with train/ and val/, or shards")
     parser.add_argument("target", metavar="DST", type=Path, help="the folder for the shards, later dataset.root=DST")
     parser.add_argument("--short-side", type=_positive, metavar="N", help="shrink larger images: shorter side N pixels")
     parser.add_argument("--quality", type=_positive, metavar="Q", help="JPEG quality of shrunk images (default: 90)")
@@ -178,8 +183,12 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
     from attnbench.data.image_folders import sharding
     from attnbench.data.image_folders.folder import left_out_line
 
-    if (target / "train").is_dir():
-        raise ConfigError("this is an image folder", target, "choose another folder for the shards")
+    if (target / "train").is_dir() or source.resolve() == target.resolve():
+        what = "this is an image folder" if (target / "train").is_dir() else "SRC and DST are the same folder"
+        raise ConfigError(what, target, "choose another folder for the shards")
+    if any(target.glob("*.shard")):
+        todo = f"choose an empty folder; attnbench data shard {target} NEW converts finished ones"
+        raise ConfigError("these are shards of an earlier release", target, todo)
     resizing = sharding.Resizing(short_side, quality) if short_side else None
     classes, planned = sharding.plan(source, target, resizing, shard_bytes)
     threads = cores() if resizing else READERS
@@ -190,15 +199,64 @@ def _shard(source: Path, target: Path, short_side: int | None, quality: int, sha
                 advance(one.bytes)
             else:
                 sharding.write(one, resizing, threads, advance)
-        sharding.finish(target, classes, planned, resizing)
+        sharding.finish(target, classes, planned)
     images = sum(len(one.images) for one in planned)
-    for side in {one.side.name: one.side for one in planned}.values():
+    for side in {one.source.side.name: one.source.side for one in planned}.values():
         if line := left_out_line(side.left_out, f"{side.name}/: "):
             print(line)
     print(f"{images:,} images, {len(classes):,} classes, {_counted(len(planned), 'shard')}")
-    if resizing:
-        print(f"changed protocol: {resizing}; every result reports it")
+    if changed := planned[0].changed:
+        print(f"changed protocol: {changed}; every result reports it")
     print(f"use the shards with dataset.root={target}")
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"check": check, "convert": convert, "shard": shard}
+# attnbench data fetch
+
+
+def fetch() -> None:
+    """``attnbench data fetch NAME [DIR] [--from SRC]``; repeat a stopped call to continue it.
+
+    Raises:
+        ConfigError: there is no data set of this name, or the file of addresses is invalid.
+        DataError: an archive cannot be transferred, is not the published one, or is damaged.
+        StorageError: DIR cannot be written.
+        BusyError: another process writes to DIR.
+        Stopped: a signal was received.
+    """
+    from attnbench.data.fetching.fetch import fetch as fetch_into
+    from attnbench.data.fetching.releases import OURS, releases
+
+    parser = CommandParser(
+        prog="attnbench data fetch",
+        description="Transfer, verify and unpack a published data set; a stopped call is continued. "
+        f"Data sets: {', '.join(releases())}.",
+    )
+    parser.add_argument("name", metavar="NAME", help="the data set")
+    parser.add_argument("target", metavar="DIR", type=Path, nargs="?", help="default: its folder in $ATTNBENCH_DATA")
+    parser.add_argument("--from", dest="own", metavar="SRC", type=Path, help="a folder with archives that you have")
+    parser.add_argument("--keep", action="store_true", help="keep transferred archives, in DIR/.fetch")
+    parser.add_argument("--addresses", metavar="FILE", type=Path, default=OURS, help="other addresses and hashes")
+    options = parser.parse()
+    known = releases(options.addresses.expanduser())
+    if options.name not in known:
+        raise ConfigError(f"unknown data set {options.name}", "attnbench data fetch", nearest(options.name, known))
+    release = known[options.name]
+    own = options.own.expanduser() if options.own else None
+    if own and not own.is_dir():
+        raise DataError("there is no such folder", own, "name the folder with the archives")
+    default = Path(os.environ.get("ATTNBENCH_DATA", "data")) / (release.folder or options.name)
+    target = (options.target or default).expanduser()
+    files.make_folder(target, "choose another folder")
+    try:
+        with RunFolder(target).hold():
+            said = fetch_into(release, target, own, options.keep)
+    except KeyboardInterrupt:
+        raise Stopped("stopped by a signal", target, "run the same command to continue") from None
+    except BusyError as error:
+        raise BusyError("another process is fetching data here", target, "wait for it or stop it") from error
+    for line in said:
+        print(line)
+    print(f"{release.title}: use it with {release.use} dataset.root={target}")
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"check": check, "convert": convert, "fetch": fetch, "shard": shard}

@@ -24,7 +24,8 @@ attnbench: which channel attention works, where in the network, and at what cost
   attnbench eval RUN [--report]          evaluate a run's weights again, on its own or on other data
   attnbench export RUN [--format ...]    write a run's weights as safetensors, ONNX or a plain state dict
   attnbench data check DIR               find what is wrong with a data set before a run does
-  attnbench data shard SRC DST           pack an image folder into a few large files with checksums
+  attnbench data fetch NAME [DIR]        transfer and unpack a published data set
+  attnbench data shard SRC DST           pack an image folder into tar files of WebDataset's form
   attnbench predict RUN picture ...      tell the classes of pictures, or draw the objects in them
 
 `attnbench COMMAND --help` lists a command's options, and `attnbench train --help` lists groups, options and keys.

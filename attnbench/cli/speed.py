@@ -49,6 +49,7 @@ class TimedNetwork:
         batch: images of a call.
         train, infer: run one batch, and wait for the device.
         own_bytes: returns the bytes of the weights, the buffers and the optimizer's state.
+        gradient_bytes: bytes of the weights' gradients.
         macs: multiply-adds for an image.
         map_bytes: bytes moved for an image's feature maps, each written once and read once.
         bounded: whether every call computes just ``macs`` and ``map_bytes``, so that the ceilings apply.
@@ -59,6 +60,7 @@ class TimedNetwork:
     train: Callable[[], None]
     infer: Callable[[], None]
     own_bytes: Callable[[], int]
+    gradient_bytes: int
     macs: int
     map_bytes: int
     bounded: bool
@@ -68,7 +70,8 @@ class TimedNetwork:
 class Measured:
     """The measurements of a member. Speed ratios are to the first member; above 1 is faster.
 
-    The first training step includes the compilation of the network, if it is compiled, and of kernels.
+    The first training step includes the compilation of the network, if it is compiled, and of kernels. The map memory
+    is the peak memory without weights, gradients and the optimizer's state.
 
     A detector has no ceilings, since its number of regions differs between training, inference and counting.
     """
@@ -82,6 +85,7 @@ class Measured:
     first_step_s: float
     peak_memory_bytes: int
     memory_ratio: float
+    map_memory_ratio: float | None
     macs: int
     flop_ceiling: float | None
     byte_ceiling: float | None
@@ -95,7 +99,8 @@ class Measured:
             numbers |= {name: value.median, f"{name}_interval": [value.low, value.high]}
         ceilings = {"flop_ceiling_images_per_s": self.flop_ceiling, "byte_ceiling_images_per_s": self.byte_ceiling}
         numbers["first_step_s"] = self.first_step_s
-        memory = {"peak_memory_bytes": self.peak_memory_bytes, "memory_ratio": self.memory_ratio}
+        memory: dict[str, Any] = {"peak_memory_bytes": self.peak_memory_bytes, "memory_ratio": self.memory_ratio}
+        memory["map_memory_ratio"] = self.map_memory_ratio
         return {**numbers, **memory, "macs": self.macs, **ceilings}
 
 
@@ -204,6 +209,7 @@ def timed_network(
         train=train,
         infer=infer,
         own_bytes=lambda: _bytes(model, state.optimizer),
+        gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),
         macs=complexity.macs(sketch, size),
         map_bytes=2 * width * maps(sketch, size),
         bounded="detector" not in composed.choices,
@@ -230,6 +236,7 @@ def _measured(made: Sequence[TimedNetwork], process: Process, repetitions: int) 
     first = first_steps(made)
     print(f"warming up, then {repetitions} turns of each kind", file=sys.stderr)
     memory = peak_memory(made, process)
+    maps_only = [peak - one.own_bytes() - one.gradient_bytes for peak, one in zip(memory, made, strict=True)]
     kinds: dict[str, Timings] = {
         "train": benchmark.compare(_calls(made, "train"), repetitions=repetitions, clock=wall_seconds),
         "infer": benchmark.compare(_calls(made, "infer"), repetitions=repetitions, clock=wall_seconds),
@@ -250,6 +257,7 @@ def _measured(made: Sequence[TimedNetwork], process: Process, repetitions: int) 
                 first_step_s=first[i],
                 peak_memory_bytes=memory[i],
                 memory_ratio=memory[i] / memory[0],
+                map_memory_ratio=maps_only[i] / maps_only[0] if maps_only[0] > 0 else None,  # unknown on this system
                 macs=one.macs,
                 flop_ceiling=flops / (6 * one.macs) if one.bounded else None,
                 byte_ceiling=bandwidth / (3 * one.map_bytes) if one.bounded else None,

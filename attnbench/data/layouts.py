@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attnbench.base.errors import DataError
 from attnbench.data.exports import tools
+from attnbench.data.image_folders import parquet
 from attnbench.data.image_folders.folder import (
     OUTSIDE,
     Side,
@@ -28,7 +29,8 @@ from attnbench.data.image_folders.folder import (
 )
 from attnbench.data.image_folders.labels import read_flat
 from attnbench.data.image_folders.own import TRAIN, VALIDATION, counts
-from attnbench.data.image_folders.shards import Shards, are_here, open_shards
+from attnbench.data.image_folders.shards import Contents, Shards, are_here, open_shards
+from attnbench.data.image_folders.tar_shards import Shard, is_whole
 from attnbench.data.images.checking import About, Finding, Format, Picture, Seen, examine
 from attnbench.data.images.pillow import read_file
 from attnbench.data.images.suffixes import SUFFIXES
@@ -226,14 +228,54 @@ def _check_shards(root: Path, seen: Seen, threads: int) -> Iterator[Finding | Ab
     except DataError as error:
         yield Finding(error.where, error.what)
         return
+    altered: list[Shard] = []
+    damaged = set()
+    for finding in examine(_records(found, altered), seen, threads):
+        if isinstance(finding, Finding) and "this record is damaged" in finding.what:
+            damaged.add(finding.where.partition(",")[0])
+        yield finding
+    for shard in altered:
+        if str(shard.path) not in damaged:
+            what = "this file is damaged: its checksum is wrong, but those of its pictures are not"
+            yield Finding(str(shard.path), what)
+    yield from (About(counts(f"{one.side.name}/", one.side, found.classes)) for one in (found.train, found.val))
+
+
+def _records(found: Contents, altered: list[Shard]) -> Iterator[Picture]:
+    """The pictures in shards; shards whose checksum is wrong are added to ``altered``."""
+    for side in (found.train, found.val):
+        records, first = Shards(side), 0
+        for shard in side.shards:
+            for k in range(first, first + len(shard.names)):
+                kind = f"{side.side.folder.name}/{records.labels[k]}"
+                yield Picture(records.where(k), kind, partial(records.read, k))
+            first += len(shard.names)
+            if not is_whole(shard):
+                altered.append(shard)
+
+
+def _count_parquet(root: Path) -> int:
+    try:
+        return sum(len(one.side.files) for one in parquet.open_parquet(root).tables.values())
+    except DataError:
+        return 0
+
+
+def _check_parquet(root: Path, seen: Seen, threads: int) -> Iterator[Finding | About]:
+    try:
+        found = parquet.open_parquet(root)
+    except DataError as error:
+        yield Finding(error.where, error.what)
+        return
     pictures = (
-        Picture(records.where(k), f"{side.side.folder.name}/{records.labels[k]}", partial(records.read, k))
-        for side in (found.train, found.val)
-        for records in [Shards(side)]
+        Picture(records.where(k), f"{split}/{records.labels[k]}", partial(records.read, k))
+        for split, table in found.tables.items()
+        for records in [parquet.Parquet(table)]
         for k in range(len(records))
     )
     yield from examine(pictures, seen, threads)
-    yield from (About(counts(f"{one.side.name}/", one.side, found.classes)) for one in (found.train, found.val))
+    yield from map(About, found.notes)
+    yield from (About(counts(split, table.side, found.classes)) for split, table in found.tables.items())
 
 
 def _of_module(name: str) -> tuple[Callable[[Path], int], Callable[[Path, Seen, int], Iterator[Finding | About]]]:
@@ -276,6 +318,7 @@ FORMATS = [
         "PASCAL VOC VOC2007/{JPEGImages,Annotations,ImageSets}", lambda root: bool(voc_years(root)), *_of_module("voc")
     ),
     Format("COCO annotations/instances_*.json", _is_coco, *_of_module("coco")),
+    Format("Hugging Face parquet files", parquet.are_here, _count_parquet, _check_parquet),
     Format("image folder train/<class>/*.jpg", lambda root: bool(_sides(root)), _count, _check_folder),
     Format("one folder of classes <class>/*.jpg", _is_one_folder, _count_classes, _check_classes),
 ]

@@ -15,8 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from attnbench.models import deferred
 from attnbench.models.attention.branch import Branch
+from attnbench.models.attention.mixing import MixedConv2d
 from attnbench.models.attention.squeeze import PooledAttention
-from attnbench.models.insertion import COMBINE, Attended, reference
+from attnbench.models.insertion import COMBINE, Attended, Replacement, reference
 from attnbench.models.ops import fused_norm
 
 log = logging.getLogger("attnbench")
@@ -96,10 +97,14 @@ def _fold(network: nn.Module, norm: fx.Node, times: Counter[object]) -> None:
     between = source.target in COMBINE.values()
     layer = cast(fx.Node, source.args[0]) if between else source
     alone = len(source.users) == len(layer.users) == times[layer.target] == 1
-    if layer.op != "call_module" or not alone or type(network.get_submodule(str(layer.target))) is not nn.Conv2d:
+    if layer.op != "call_module" or not alone:
         return
     path, name = str(layer.target), str(norm.target)
-    conv, batch_norm = cast(nn.Conv2d, network.get_submodule(path)), cast(nn.BatchNorm2d, network.get_submodule(name))
+    conv, batch_norm = network.get_submodule(path), cast(nn.BatchNorm2d, network.get_submodule(name))
+    if isinstance(conv, Replacement) and isinstance(mixed := getattr(conv, "conv", None), MixedConv2d):
+        network.set_submodule(name, _scaled(mixed, batch_norm, conv.inner))
+    if type(conv) is not nn.Conv2d:
+        return
     if not between:
         network.set_submodule(path, fuse_conv_bn_eval(conv, batch_norm))
     elif _is_shiftable(site := network.get_submodule(path.removesuffix(".trunk"))):
@@ -109,6 +114,26 @@ def _fold(network: nn.Module, norm: fx.Node, times: Counter[object]) -> None:
     network.set_submodule(name, nn.Identity())
     if not between:
         _foresee(network, path, name.partition(".trunk")[0])
+
+
+def _scaled(conv: MixedConv2d, norm: nn.BatchNorm2d, inner: bool) -> nn.Module:
+    """Multiply all kernels by a of u = a z + b; the module that adds b, which no mixture of biases is."""
+    a, b = fused_norm.running_coefficients(norm)
+    conv.weight = nn.Parameter(conv.weight * a.repeat(conv.count)[:, None, None, None])
+    conv.bias = None if conv.bias is None else nn.Parameter(conv.bias * a)
+    return Plus(b.detach(), inner)
+
+
+class Plus(nn.Module):
+    """y = x + b, b per channel, where x is not used again; (N, C, H, W) to (N, C, H, W)."""
+
+    def __init__(self, b: Tensor, inner: bool) -> None:
+        super().__init__()
+        self.b, self.inner = nn.Buffer(b), inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x + b, which may wait for the activation behind it."""
+        return deferred.affine(x, None, self.b.expand(x.shape[:2]), self.inner)
 
 
 def _is_shiftable(site: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from attnbench.config.configuration import Config
 from attnbench.config.naming import TARGET
 from attnbench.data.dataset import Dataset
+from attnbench.data.image_folders import parquet
 from attnbench.data.image_folders.alone import evaluation_only, has_training
 from attnbench.data.image_folders.own import VALIDATION
 from attnbench.data.image_folders.shards import are_here
@@ -64,7 +65,7 @@ def _alone(config: Config, root: Path, moved: bool) -> bool:
     """Whether an image folder has only pictures to evaluate on."""
     if has_training(root) or are_here(root) or _has_release(config, root):
         return False
-    return moved or any((root / name).is_dir() for name in VALIDATION)
+    return moved or parquet.are_here(root) or any((root / name).is_dir() for name in VALIDATION)
 
 
 def _has_release(config: Config, root: Path) -> bool:

@@ -25,7 +25,12 @@ BENCHMARKS = {
     "cifar_training_compiled": ["cifar_training.py", "--compile"],
     "cifar_memory": ["cifar_memory.py"],
     "attention_cost": ["attention_cost.py"],
+    "attention_cost_two_threads": ["attention_cost.py", "--threads", "2"],
     "attention_cost_compiled": ["attention_cost.py", "--compile"],
+    "attention_cost_cifar": ["attention_cost.py", "mobilenetv2_cifar"],
+    "attention_cost_cifar_two_threads": ["attention_cost.py", "mobilenetv2_cifar", "--threads", "2"],
+    "every_attention": ["every_attention.py"],
+    "every_attention_cifar": ["every_attention.py", "mobilenetv2_cifar"],
     "imagenet_input": ["imagenet_input.py"],
     "cifar_input": ["cifar_input.py"],
     "cold_start": ["cold_start.py"],
@@ -74,15 +79,28 @@ def page(folder: Path) -> str:
     found = {name: json.loads(path.read_text()) for name in BENCHMARKS if (path := folder / f"{name}.json").exists()}
     missing = [name for name in BENCHMARKS if name not in found]
     lines = [row(finding, left) for left in found.values() for finding in left["findings"]]
+    costs = "".join(cost_table(left) for left in found.values() if "rows" in left)
     last = f"\nNot measured: {', '.join(missing)}.\n" if missing else ""
-    return HEAD + "\n".join(lines) + "\n" + last + "\n" + "\n".join(machines(found)) + "\n"
+    return HEAD + "\n".join(lines) + "\n" + costs + last + "\n" + "\n".join(machines(found)) + "\n"
+
+
+def cost_table(left: Mapping[str, Any]) -> str:
+    """What each attention costs, as a section of the page."""
+    head = f"\n## What each attention costs: {left['title']}\n\nRatios to the plain network; {_when(left)}, "
+    head += f"{left['repetitions']} turns. Memory is the peak of a training step, without weights, gradients and "
+    head += "momentum.\n\n| attention | placement | training | inference | memory |\n|---|---|---|---|---|\n"
+    keys = ("attention", "placement", "train", "infer", "memory")
+    return head + "".join("| " + " | ".join(one[key] for key in keys) + " |\n" for one in left["rows"])
+
+
+def _when(left: Mapping[str, Any]) -> str:
+    return f"{left['date']}, {str(left['machine']['commit'])[:9]}"
 
 
 def row(finding: Mapping[str, Any], left: Mapping[str, Any]) -> str:
     """A finding as a row of the page's table."""
-    when = f"{left['date']}, {str(left['machine']['commit'])[:9]}"
     cells = [finding["claim"], finding["bar"], f"**{finding['reached']}**", "met" if finding["met"] else "NOT MET"]
-    return "| " + " | ".join([*cells, str(left["repetitions"]), when]) + " |"
+    return "| " + " | ".join([*cells, str(left["repetitions"]), _when(left)]) + " |"
 
 
 def machines(found: Mapping[str, Any]) -> list[str]:

@@ -2,26 +2,37 @@
 
 Both train the same network in float32 with batches of 128 and SGD. The reference does what pytorch-cifar's main.py
 does: torchvision's transforms on Pillow images in torch's DataLoader with two workers, feature maps in NCHW, eager
-mode, and the C library's allocator with its default settings. Each side has its own process, since allocator settings
-hold for a process, and the two take turns. The pixels are noise, since neither side's time depends on them.
+mode, and the C library's allocator with its default settings. With ``--script FOLDER`` (or PYTORCH_CIFAR), it is
+main.py itself, in a clone of github.com/kuangliu/pytorch-cifar: only its data set, its network and, if asked for,
+its number of workers are exchanged. Each side has its own process, since allocator settings hold for a process, and the
+two take turns. The pixels are noise, since neither side's time depends on them.
 
-    python scripts/benchmarks/cifar_training.py [--compile] [--repetitions 15] [--steps 4] [--json]
+    python scripts/benchmarks/cifar_training.py [--compile] [--script FOLDER [--workers 0]] [--repetitions 15] [--json]
 """
 
 from __future__ import annotations
 
+import importlib
+import io
 import itertools
 import multiprocessing as mp
 import os
+import runpy
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from cifar_input import Arrays
 from claims import Claim, arguments, report
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from attnbench.base.benchmark import Timings, cpu_seconds
 from attnbench.config import composition
@@ -42,19 +53,25 @@ def main() -> None:
     """Measure both sides, each in its own process, and print."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--compile", action="store_true", help="compile our network")
+    parser.add_argument("--script", type=Path, help="a clone of pytorch-cifar, whose main.py is the reference")
+    parser.add_argument("--workers", type=int, default=2, help="of the reference (default: %(default)s, as published)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn (default: %(default)s)")
     options = parser.parse_args()
     ours = "attnbench compiled" if options.compile else "attnbench"
+    script = options.script or (Path(os.environ["PYTORCH_CIFAR"]) if "PYTORCH_CIFAR" in os.environ else None)
+    workers_of_it = f"{options.workers} workers" if options.workers else "no workers"
+    reference = f"pytorch-cifar's main.py with {workers_of_it}" if script else "pytorch-cifar"
     claim = Claim(
         title="Training MobileNetV2 on 32x32 images, float32",
         ours=ours,
-        reference="pytorch-cifar",
+        reference=reference,
         at_least=2.4 if options.compile else 2.0,
         unit="images per CPU-second",
         work=options.steps * BATCH,
         setting=f"turns of {options.steps} batches of {BATCH}",
     )
-    sides = {ours: compiled if options.compile else eager, "pytorch-cifar": theirs}
+    published = partial(run_script, script, options.workers) if script else partial(in_turns, theirs)
+    sides = {ours: partial(in_turns, compiled if options.compile else eager), reference: published}
     workers = {name: Worker(side, options.steps) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for turn in range(-1, options.repetitions):
@@ -68,7 +85,7 @@ def main() -> None:
 class Worker:
     """A side in its own process, which trains on request."""
 
-    def __init__(self, side: Callable[[], Iterator[None]], steps: int) -> None:
+    def __init__(self, side: Callable[[Callable[[], None]], None], steps: int) -> None:
         context = mp.get_context("spawn")
         self.connection, there = context.Pipe()
         self.process = context.Process(target=_work, args=(there, side, steps), daemon=False)
@@ -82,18 +99,71 @@ class Worker:
         return seconds
 
 
-def _work(connection: Connection, side: Callable[[], Iterator[None]], steps: int) -> None:
+def _work(connection: Connection, side: Callable[[Callable[[], None]], None], steps: int) -> None:
+    """Train; after ``steps`` steps send the CPU-seconds, and wait until more are asked for."""
+    mp.set_start_method("fork", force=True)  # of data workers, as in a process that was not spawned
     torch.set_num_threads(1)
-    training = side()
-    while True:
+    began, done = 0.0, 0
+
+    def stepped() -> None:
+        nonlocal began, done
+        done += 1
+        if done % steps == 0:
+            connection.send(cpu_seconds() + _of_children() - began)
+            wait()
+
+    def wait() -> None:
+        nonlocal began
         try:
             connection.recv()
         except EOFError:
-            return
+            os._exit(0)
         began = cpu_seconds() + _of_children()
-        for _ in itertools.islice(training, steps):
-            pass
-        connection.send(cpu_seconds() + _of_children() - began)
+
+    wait()
+    side(stepped)
+
+
+def in_turns(training: Callable[[], Iterator[None]], stepped: Callable[[], None]) -> None:
+    """Call ``stepped`` after each step of a training."""
+    for _ in training():
+        stepped()
+
+
+def run_script(folder: Path, workers: int, stepped: Callable[[], None]) -> None:
+    """Run pytorch-cifar's main.py on noise, and call ``stepped`` after each step."""
+    import torchvision
+
+    step, load = torch.optim.SGD.step, DataLoader.__init__
+
+    def counted(self: torch.optim.SGD, *given: Any) -> Any:
+        result = step(self, *given)
+        stepped()
+        return result
+
+    torch.optim.SGD.step = counted  # type: ignore[method-assign]
+    DataLoader.__init__ = lambda self, *given, **named: load(self, *given, **(named | {"num_workers": workers}))  # type: ignore[method-assign]
+    torchvision.datasets.CIFAR10 = lambda root, train, download, transform: Pictures(transform)  # type: ignore[misc, assignment]
+    os.popen = lambda *given: io.StringIO("24 80")  # type: ignore[assignment, return-value]  # the terminal's size
+    sys.path.insert(0, str(folder))
+    models = importlib.import_module("models")
+    models.SimpleDLA = models.MobileNetV2  # type: ignore[attr-defined]  # the one network that main.py does not comment out
+    sys.argv = ["main.py"]
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        runpy.run_path(str(folder / "main.py"), run_name="__main__")
+
+
+class Pictures(Dataset[tuple[Any, int]]):
+    """What torchvision's CIFAR10 returns, of noise."""
+
+    def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
+        self.pixels, self.transform = pixels(), transform
+
+    def __len__(self) -> int:
+        return len(self.pixels.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.pixels.images[index])), int(self.pixels.labels[index])
 
 
 def _of_children() -> float:

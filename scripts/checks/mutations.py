@@ -64,6 +64,9 @@ PAIRED = "tests/reports/test_paired_tests.py::test_"
 PREDICT = "tests/runs/test_predict.py::test_"
 ANSWERS = "tests/training/test_answers.py::test_"
 DETECTION = "tests/training/test_detection_metrics.py::test_"
+SHARDS = "tests/data/test_shard_formats.py::test_"
+FETCH = "tests/data/test_fetching.py::test_"
+PARQUET = "tests/data/test_parquet.py::test_"
 
 MUTATIONS = [
     # Attention's fast path
@@ -805,8 +808,8 @@ MUTATIONS = [
     ),
     Mutation(
         "no-decay-decays", "attnbench/training/optim.py",
-        '{"params": others, "weight_decay": 0.0}',
-        '{"params": others}',
+        '({"weight_decay": 0.0} if free else {})',
+        "{}",
         ["tests/training/test_optim.py::test_weight_decay_spares_the_named_parameters_and_no_other"],
     ),
     Mutation(
@@ -1056,6 +1059,47 @@ MUTATIONS = [
         "return (images.float() / 255 - mean) / std",
         "return images.float() / 255 / std",
         [PREDICT + "the_classes_are_those_of_the_evaluation"],
+    ),
+    # Shards, published data, parquet files
+    Mutation(
+        "shard-checksum-ignored", "attnbench/data/image_folders/shards.py",
+        "if zlib.crc32(data) != self.checksums[index]:", "if False:",
+        [SHARDS + "every_flipped_bit_of_a_picture_is_found"],
+    ),
+    Mutation(
+        "shard-names-unchecked", "attnbench/data/image_folders/tar_shards.py",
+        "not isinstance(name, str) or not SAFE.fullmatch(name)", "False",
+        ["tests/data/test_shards.py::test_a_damaged_data_set_is_refused_before_it_is_used"],
+    ),
+    Mutation(
+        "shard-suffix-as-named", "attnbench/data/image_folders/tar_shards.py",
+        "return SUFFIX.get(suffix, suffix)", "return suffix",
+        [SHARDS + "timm_reads_every_split"],
+    ),
+    Mutation(
+        "transfer-hash-ignored", "attnbench/data/fetching/transfer.py",
+        "raise _Wrong(different)", "pass",
+        [FETCH + "after_twenty_broken_transfers_the_right_file_is_there"],
+    ),
+    Mutation(
+        "transfer-starts-anew", "attnbench/data/fetching/transfer.py",
+        'request.add_header("Range", f"bytes={have}-")', "pass",
+        [FETCH + "only_what_is_missing_is_transferred"],
+    ),
+    Mutation(
+        "unpack-links", "attnbench/data/fetching/unpack.py",
+        "if not one.isreg():", "if False:",
+        [FETCH + "archives_do_nothing_outside_their_folder"],
+    ),
+    Mutation(
+        "imagenet-label-of-the-neighbour", "attnbench/data/fetching/imagenet.py",
+        "wnids[number - 1]", "wnids[number - 2]",
+        [FETCH + "the_official_archives_of_imagenet_are_prepared"],
+    ),
+    Mutation(
+        "parquet-page-checksums-ignored", "attnbench/data/image_folders/parquet.py",
+        "page_checksum_verification=True", "page_checksum_verification=False",
+        [PARQUET + "a_flipped_bit_is_found_where_pages_have_checksums"],
     ),
 ]  # fmt: skip
 

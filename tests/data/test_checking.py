@@ -179,16 +179,35 @@ def test_shards_are_checked_record_by_record(tmp_path: Path, check: Check) -> No
     for one in planned:
         sharding.write(one, None, 1, lambda new: None)
     assert check(target)[1][0] == f"{target}: these shards are unfinished"
-    sharding.finish(target, classes, planned, None)
-    damaged = bytearray((target / "val-00000.shard").read_bytes())
-    damaged[10] ^= 1
-    (target / "val-00000.shard").write_bytes(damaged)
+    sharding.finish(target, classes, planned)
+    damaged = bytearray((target / "val-000000.tar").read_bytes())
+    damaged[600] ^= 1
+    (target / "val-000000.tar").write_bytes(damaged)
     code, lines = check(target)
     assert code == 3 and len(lines) == 5
     assert lines[2:4] == ["train/: 8 pictures: cat 4, dog 4", "val/: 8 pictures: cat 4, dog 4"]
-    assert "train-00000.shard, record 1: cat/1.jpg: this image cannot be read: " in lines[0]
-    assert "val-00000.shard, record 0: cat/0.jpg: this record is damaged" in lines[1]
+    assert "train-000000.tar, record 1: cat/1.jpg: this image cannot be read: " in lines[0]
+    assert "val-000000.tar, record 0: cat/0.jpg: this record is damaged" in lines[1]
     assert lines[4] == "shards of attnbench data shard: 16 images, 2 problems, 0 notes"
+
+
+@pytest.mark.parametrize("at", [5, -1, -2000])
+def test_a_bit_that_belongs_to_no_picture_is_found(at: int, tmp_path: Path, check: Check) -> None:
+    root, target = image_folder(tmp_path / "images"), tmp_path / "shards"
+    target.mkdir()
+    classes, planned = sharding.plan(root, target, None, 2**30)
+    for one in planned:
+        sharding.write(one, None, 1, lambda new: None)
+    sharding.finish(target, classes, planned)
+    assert check(target)[0] == 0
+    damaged = bytearray((target / "val-000000.tar").read_bytes())
+    damaged[at] ^= 1
+    (target / "val-000000.tar").write_bytes(damaged)
+    code, lines = check(target)
+    assert code == 3
+    assert lines[0] == (
+        f"{target}/val-000000.tar: this file is damaged: its checksum is wrong, but those of its pictures are not"
+    )
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, check: Check) -> None:

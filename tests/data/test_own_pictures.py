@@ -337,7 +337,7 @@ def test_shards_of_all_formats_are_the_same_data(tmp_path: Path) -> None:
     written, planned = sharding.plan(root, tmp_path / "b", None, 2**20)
     for one in planned:
         sharding.write(one, None, 1, lambda _: None)
-    sharding.finish(tmp_path / "b", written, planned, None)
+    sharding.finish(tmp_path / "b", written, planned)
     loose, shards = own(root), own(tmp_path / "b")
     assert loose.fingerprint == shards.fingerprint and loose.contents() == shards.contents()
     assert loose.drawn() == shards.drawn() == "1 turned upright"

@@ -19,7 +19,7 @@ from PIL import Image
 from attnbench.base.errors import BusyError, ConfigError, DataError, Stopped, StorageError
 from attnbench.cli import main
 from attnbench.data.dataset import Batch, Dataset
-from attnbench.data.image_folders import sharding, shards
+from attnbench.data.image_folders import sharding, shards, tar_shards
 from attnbench.data.image_folders.datasets import imagenet
 from attnbench.data.image_folders.sharding import Resizing
 from attnbench.data.images.files import Files
@@ -62,7 +62,7 @@ def write(folder: Path, target: Path, resizing: Resizing | None = None) -> list[
     for one in planned:
         if not sharding.is_written(one):
             sharding.write(one, resizing, 2, lambda new: None)
-    sharding.finish(target, classes, planned, resizing)
+    sharding.finish(target, classes, planned)
     return [one.path for one in planned]
 
 
@@ -134,7 +134,7 @@ def test_an_image_that_is_small_enough_keeps_its_bytes(folder: Path, tmp_path: P
 
 def kept(target: Path) -> dict[str, tuple[int, int]]:
     """The inode and the time of the last change of each shard that exists."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in target.glob("*.shard")}
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in target.glob("*.tar")}
 
 
 def killed(folder: Path, target: Path, reads: int) -> bool:
@@ -174,7 +174,7 @@ def test_a_kill_loses_only_the_shard_that_is_being_written(folder: Path, tmp_pat
     assert before.items() <= kept(target).items()
     write(folder, tmp_path / "at_once")
     assert dict(records(target)) == dict(records(tmp_path / "at_once"))
-    for path in (tmp_path / "at_once").glob("*.shard"):
+    for path in (tmp_path / "at_once").glob("*.tar"):
         assert (target / path.name).read_bytes() == path.read_bytes()
     assert not [path for path in target.iterdir() if path.suffix == ".tmp"]
 
@@ -286,8 +286,8 @@ def spoil(path: Path, at: int) -> None:
 
 def test_a_damaged_record_is_named_with_its_shard(folder: Path, tmp_path: Path) -> None:
     first = write(folder, tmp_path)[0]
-    index = shards.read_shard(first)
-    spoil(first, int(index.ends[0]) + 20)
+    index = tar_shards.read_shard(first)
+    spoil(first, int(index.starts[1]) + 20)
     named = rf"this record is damaged.*{first.name}, record 1: {index.names[1]}"
     for workers in (0, 2):
         with pytest.raises(DataError, match=named):
@@ -297,13 +297,13 @@ def test_a_damaged_record_is_named_with_its_shard(folder: Path, tmp_path: Path) 
 def test_a_run_on_damaged_shards_ends_with_exit_code_3(forks: ForkServer, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", per_class=8)
     train, _ = write_one(root, tmp_path / "shards")
-    spoil(train, 100)
+    spoil(train, 600)
     overrides = ("dataset.size=32", "dataset.resize=36", "batch_size=4", "schedule.epochs=1")
     outputs = f"paths.outputs={tmp_path}/outputs"
     end = forks.train(tmp_path, "dataset=imagenet", f"dataset.root={tmp_path}/shards", *overrides, outputs)
     assert end.code == 3
     [line] = end.errors
-    assert "train-00000.shard, record 0: cat/0.jpg" in line and "write it again" in line
+    assert "train-000000.tar, record 0: cat/0.jpg" in line and "write it again" in line
 
 
 def write_one(root: Path, target: Path) -> list[Path]:
@@ -312,21 +312,26 @@ def write_one(root: Path, target: Path) -> list[Path]:
     classes, planned = sharding.plan(root, target, None, 2**30)
     for one in planned:
         sharding.write(one, None, 2, lambda new: None)
-    sharding.finish(target, classes, planned, None)
+    sharding.finish(target, classes, planned)
     return [one.path for one in planned]
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("index", "the index of this shard is damaged"),
-        ("footer", "cut off or damaged"),
+        ("index", "not the index that shards.json names, or it is damaged"),
+        ("longer", "cut off or damaged"),
         ("cut", "cut off or damaged"),
         ("empty", "cut off or damaged"),
         ("missing", "cannot be read: No such file"),
-        ("exchanged", "not the shard that the index names"),
+        ("exchanged", "not the index that shards.json names"),
+        ("link", "this shard is a link"),
+        ("linked index", "this shard is a link"),
+        ("absolute", "names a file outside its folder"),
+        ("above", "names a file outside its folder"),
+        ("not a name", "names a file outside its folder"),
         ("no index", "these shards are unfinished"),
-        ("other index", "this is not an index of attnbench shards 1"),
+        ("other index", "this is not an index of attnbench shards 2"),
         ("half an index", "this index is damaged: KeyError"),
     ],
 )
@@ -334,27 +339,49 @@ def test_a_damaged_data_set_is_refused_before_it_is_used(
     damage: str, message: str, folder: Path, tmp_path: Path
 ) -> None:
     first, second, *_ = write(folder, tmp_path)
-    data = first.read_bytes()
-    if damage == "index":
-        spoil(first, int(shards.read_shard(first).ends[-1]) + 3)
-    elif damage == "footer":
-        spoil(first, len(data) - 1)
-    elif damage == "cut":
-        first.write_bytes(data[:-100])
-    elif damage == "empty":
-        first.write_bytes(b"")
-    elif damage == "missing":
-        first.unlink()
-    elif damage == "exchanged":
-        first.write_bytes(second.read_bytes())
-    elif damage == "no index":
-        (tmp_path / shards.INDEX).unlink()
-    elif damage == "other index":
-        (tmp_path / shards.INDEX).write_text(json.dumps({"format": "attnbench shards 2"}))
-    else:
-        (tmp_path / shards.INDEX).write_text(json.dumps({"format": shards.FORMAT, "classes": []}))
+    index = tmp_path / shards.INDEX
+    DAMAGES[damage](first, second, index)
     with pytest.raises(DataError, match=message):
         small(tmp_path)
+
+
+def link(path: Path) -> None:
+    """Put a link to the same contents in the place of a file."""
+    outside = path.parent.parent / f"outside-{path.parent.name}-{path.name}"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def exchange(first: Path, second: Path, index: Path) -> None:
+    for suffix in (".tar", ".json"):
+        first.with_suffix(suffix).write_bytes(second.with_suffix(suffix).read_bytes())
+
+
+def rename(index: Path, name: object) -> None:
+    """Give the first shard another name in ``shards.json``."""
+    about = json.loads(index.read_text())
+    about["sides"]["train"][0]["file"] = name
+    index.write_text(json.dumps(about))
+
+
+DAMAGES: dict[str, Callable[[Path, Path, Path], object]] = {
+    "index": lambda first, second, index: spoil(first.with_suffix(".json"), 300),
+    "longer": lambda first, second, index: first.write_bytes(first.read_bytes() + b"more"),
+    "cut": lambda first, second, index: first.write_bytes(first.read_bytes()[:-100]),
+    "empty": lambda first, second, index: first.write_bytes(b""),
+    "missing": lambda first, second, index: first.unlink(),
+    "exchanged": exchange,
+    "link": lambda first, second, index: link(first),
+    "linked index": lambda first, second, index: link(first.with_suffix(".json")),
+    "absolute": lambda first, second, index: rename(index, str(first)),
+    "above": lambda first, second, index: rename(index, f"../{first.parent.name}/{first.name}"),
+    "not a name": lambda first, second, index: rename(index, 7),
+    "no index": lambda first, second, index: index.unlink(),
+    "other index": lambda first, second, index: index.write_text(json.dumps({"format": "attnbench shards 3"})),
+    "half an index": lambda first, second, index: index.write_text(
+        json.dumps({"format": tar_shards.FORMAT, "classes": []})
+    ),
+}
 
 
 def test_a_few_open_files_suffice_for_many_shards(

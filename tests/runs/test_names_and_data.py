@@ -83,11 +83,11 @@ def test_reading_shards_in_threads_keeps_few_files_open(tmp_path: Path, monkeypa
     classes, planned = sharding.plan(root, target, None, 6_000)
     for one in planned:
         sharding.write(one, None, 2, lambda new: None)
-    sharding.finish(target, classes, planned, None)
+    sharding.finish(target, classes, planned)
     slow = os.open
 
     def opened(path: object, flags: int, *rest: int, **options: int) -> int:
-        if str(path).endswith(".shard"):
+        if str(path).endswith(".tar"):
             time.sleep(0.01)  # as on a network file system
         return slow(path, flags, *rest, **options)  # type: ignore[arg-type]
 
@@ -97,7 +97,7 @@ def test_reading_shards_in_threads_keeps_few_files_open(tmp_path: Path, monkeypa
     links = [
         os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")
     ]
-    assert len([one for one in links if one.endswith(".shard")]) == len(planned)
+    assert len([one for one in links if one.endswith(".tar")]) == len(planned)
 
 
 TINY = [

@@ -312,7 +312,7 @@ def test_contents_of_shards_are_those_of_their_folder(tmp_path: Path, birds: Pat
     classes, planned = sharding.plan(birds, target, None, 2**12)
     for one in planned:
         sharding.write(one, None, 2, lambda new: None)
-    sharding.finish(target, classes, planned, None)
+    sharding.finish(target, classes, planned)
     loose, sharded = folder(root=str(birds)), folder(root=str(target))
     assert loose.fingerprint == sharded.fingerprint
     assert loose.contents() == sharded.contents() != ""

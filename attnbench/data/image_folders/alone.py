@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attnbench.base.errors import DataError
 from attnbench.data.dataset import RGB, Dataset
+from attnbench.data.image_folders import parquet
 from attnbench.data.image_folders.folder import Side, contents, fingerprint, left_out_line, suffix
 from attnbench.data.image_folders.own import VALIDATION
 from attnbench.data.images.crops import Crops
@@ -23,6 +24,8 @@ DEEPEST = 4  # folders above the pictures: ImageNet-C has three, or four with th
 
 def has_training(root: Path) -> bool:
     """Whether a folder has pictures to train on, so that a data set's own builder reads it."""
+    if parquet.are_here(root):
+        return "train" in parquet.open_parquet(root).tables
     return (root / "train").is_dir()
 
 
@@ -37,6 +40,8 @@ def evaluation_only(root: Path, crops: Crops, mean: RGB, std: RGB, upright: bool
     Raises:
         DataError: there is no folder with pictures, or one cannot be listed.
     """
+    if parquet.are_here(root):
+        return _of_parquet(root, crops, mean, std, upright)
     top = next((root / name for name in VALIDATION if (root / name).is_dir()), root)
     left_out = Counter[str]()
     found = sorted(_pictures(top, (), DEEPEST, left_out))
@@ -51,6 +56,15 @@ def evaluation_only(root: Path, crops: Crops, mean: RGB, std: RGB, upright: bool
     if left_out:
         source += f"; {left_out_line(left_out)}"
     return Dataset(classes, split, split, crops.size, mean, std, source, fingerprint(side))
+
+
+def _of_parquet(root: Path, crops: Crops, mean: RGB, std: RGB, upright: bool) -> Dataset:
+    found = parquet.open_parquet(root)
+    table = found.held or next(iter(found.tables.values()))
+    split = Files(parquet.Parquet(table), crops, upright)
+    source = f"{root.resolve().name}, evaluation only: {len(found.classes)} classes, {len(split)} images"
+    known = parquet.fingerprint([table], [table.side])
+    return Dataset(found.classes, split, split, crops.size, mean, std, source, known)
 
 
 def _pictures(

@@ -7,20 +7,22 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attnbench.base.errors import ConfigError, DataError
 from attnbench.config.options import Count, DataName, Index, Part, Several, Share, checked
 from attnbench.data.dataset import CHANGED, Dataset
-from attnbench.data.image_folders.division import division
+from attnbench.data.image_folders import parquet
+from attnbench.data.image_folders.division import Division, division
 from attnbench.data.image_folders.folder import Side, fingerprint
-from attnbench.data.image_folders.own import VALIDATION, read_own
+from attnbench.data.image_folders.own import VALIDATION, counts, lacking, read_own
 from attnbench.data.image_folders.shards import Shards, are_here, open_shards
 from attnbench.data.images.crops import Crops
-from attnbench.data.images.files import Files, Loose, Records
+from attnbench.data.images.files import Chosen, Files, Loose, Records
 from attnbench.data.images.formats import Facts
-from attnbench.data.images.suffixes import SUFFIXES, Formats
+from attnbench.data.images.suffixes import FORMAT_OF, SUFFIXES, Formats
 from attnbench.data.images.survey import Survey, Turn, survey
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +45,7 @@ def imagenet(
 
     Args:
         root: the folder that holds ``train/`` and ``val/``, or the shards that ``attnbench data shard`` made from
-            such a folder. Classes are the sorted folders of ``train/``.
+            such a folder, or Hugging Face's parquet files. Classes are the sorted folders of ``train/``.
         size: side in pixels of the crop that the network gets.
         resize: pixels to which a validation image is resized before its centre is cropped.
         resize_mode: ``shorter`` resizes the shorter side and keeps the aspect ratio; ``square`` resizes both sides.
@@ -62,6 +64,8 @@ def imagenet(
     base, upright = Path(root).expanduser(), orientation == "upright"
     if are_here(base):
         return _named(name, _sharded(base, crops, formats, upright))
+    if parquet.are_here(base):
+        return _named(name, _parquet(base, crops, None, upright))
     sides = read_own(base, formats, None, labels, ("val",))
     records = Loose(sides.train), Loose(sides.val)
     return _named(name, _dataset(sides.classes, (sides.train, sides.val), records, crops, upright, notes=sides.notes))
@@ -88,7 +92,8 @@ def folder(
     """A user's own pictures, read as ``imagenet`` reads its images.
 
     They are in ``root/train/<class>/`` and ``root/val/<class>/`` (or ``valid/``, ``validation/``, and ``test/`` if
-    there is none of these), or in one folder ``root/<class>/``, of which a part is held out.
+    there is none of these), or in one folder ``root/<class>/``, of which a part is held out. Or they are in shards, or
+    in Hugging Face's parquet files.
 
     Args:
         name: the name of the data, part of a run's name. If none is given, configurations use the folder's name.
@@ -115,6 +120,8 @@ def folder(
                 "shards have train/ and val/ already", "dataset", "remove dataset.holdout and dataset.fold"
             )
         data = _sharded(base, crops, formats, upright)
+    elif parquet.are_here(base):
+        data = _parquet(base, crops, divided, upright)
     else:
         sides = read_own(base, formats, divided, labels, VALIDATION)
         both, records = (sides.train, sides.val), (Loose(sides.train), Loose(sides.val))
@@ -142,12 +149,42 @@ def _sharded(root: Path, crops: Crops, formats: Formats, upright: bool) -> Datas
     """The data set in a folder of shards."""
     found = open_shards(root)
     sides = found.train.side, found.val.side
-    other = (file for side in sides for file in side.files if not file.lower().endswith(SUFFIXES[formats]))
+    unread = tuple(set(FORMAT_OF) - set(SUFFIXES[formats]))
+    other = (file for side in sides for file in side.files if file.lower().endswith(unread))
     if file := next(other, None):
         todo = "use dataset.formats=all, or dataset=folder"
         raise DataError(f"these shards hold other formats than JPEG and PNG, such as {file}", root, todo)
     records = Shards(found.train), Shards(found.val)
     return _dataset(found.classes, sides, records, crops, upright, changed=found.changed)
+
+
+def _parquet(root: Path, crops: Crops, divided: Division | None, upright: bool) -> Dataset:
+    """The data set in a folder of parquet files: with a split for validation, or divided."""
+    found = parquet.open_parquet(root)
+    notes = list(found.notes)
+    if divided:
+        only = next(iter(found.tables.values())) if len(found.tables) == 1 else None
+        tables = [found.tables.get("train") or only or found.both(root)[0]]
+        whole, sides = parquet.Parquet(tables[0]), divided.apply(tables[0].side, found.classes)
+        records: tuple[Records, Records] = (_chosen(whole, sides[0]), _chosen(whole, sides[1]))
+        unread = [name for name in found.tables if found.tables[name] is not tables[0]]
+        notes += [f"{name} is not read: validation pictures are held out from train" for name in unread]
+    else:
+        tables = list(found.both(root))
+        sides = tables[0].side, replace(tables[1].side, part="val")
+        records = parquet.Parquet(tables[0]), parquet.Parquet(tables[1])
+        notes += ["validation is test: there is no other"] if tables[1].side.name == "test" else []
+    notes += [counts("training", sides[0], found.classes), counts("validation", sides[1], found.classes)]
+    notes += filter(None, [lacking(sides[1], found.classes)])
+    data = _dataset(found.classes, sides, records, crops, upright, how=str(divided or ""), notes=notes)
+    source = data.source.replace("image folder", "parquet files", 1)
+    return replace(data, source=source, fingerprint=parquet.fingerprint(tables, sides))
+
+
+def _chosen(whole: parquet.Parquet, side: Side) -> Records:
+    assert side.places is not None
+    numbers = np.array([int(place.removeprefix("row ")) for place in side.places], np.int64)
+    return Chosen(whole, numbers, np.array(side.labels, np.int64))
 
 
 def _dataset(
@@ -161,8 +198,8 @@ def _dataset(
     how: str = "",
     notes: list[str] | None = None,
 ) -> Dataset:
-    counts = " + ".join(str(len(side.files)) for side in sides)
-    parts = [f"image folder of {len(classes)} classes, {counts} images", how, f"{CHANGED}{changed}" if changed else ""]
+    numbers = " + ".join(str(len(side.files)) for side in sides)
+    parts = [f"image folder of {len(classes)} classes, {numbers} images", how, f"{CHANGED}{changed}" if changed else ""]
     surveyed = cache(partial(_surveyed, sides, records, upright))
     return Dataset(
         classes=classes,

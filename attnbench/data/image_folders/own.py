@@ -76,7 +76,7 @@ def read_own(
             notes.append("validation is test/: there is no val/")
         left_out = train.left_out + val.left_out
     notes += [counts("training", train, classes), counts("validation", val, classes)]
-    notes += filter(None, [_lacking(val, classes), left_out_line(left_out)])
+    notes += filter(None, [lacking(val, classes), left_out_line(left_out)])
     return Sides(classes, train, val, str(division or ""), notes)
 
 
@@ -121,7 +121,7 @@ def counts(what: str, side: Side, classes: tuple[str, ...]) -> str:
     return f"{head} of {len(number):,} classes, {smallest:,} ({classes[least]}) to {largest:,} ({classes[most]})"
 
 
-def _lacking(val: Side, classes: tuple[str, ...]) -> str:
+def lacking(val: Side, classes: tuple[str, ...]) -> str:
     """The classes that have no validation picture; empty if there are none."""
     names = [name for label, name in enumerate(classes) if label not in set(val.labels)]
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""

@@ -1,119 +1,39 @@
 """Image folders packed into a few large files, with a checksum for every image.
 
-``DST/shards.json`` lists the shards. It is written last, so a folder that has it is complete. A shard is one file:
-
-    the bytes of all images, one after another
-    the index:
-        a line of JSON: the number of images, their split, and a hash of what they were made from
-        for all images: end positions (uint64), CRC-32 (uint32), and names, separated by NUL
-    a footer of 32 bytes: position, length and CRC-32 of the index, and the format's name
-
-Numbers are little-endian. An image keeps its name and, unless it was resized, its bytes. So shards have the same
-fingerprint as the folder that they were made from, and a run may continue with either.
+``DST/shards.json`` lists the shards. It is written last, so a folder that has it is complete. Shards are tar files
+with an index (``tar_shards``), or those of an earlier release (``earlier_shards``). An image keeps its name and, unless
+it was resized, its bytes. So shards have the same fingerprint as the folder that they were made from, and a run may
+continue with either.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from attnbench.base import files
 from attnbench.base.errors import DataError
+from attnbench.data.image_folders import earlier_shards
 from attnbench.data.image_folders.folder import Side
+from attnbench.data.image_folders.tar_shards import FORMAT, TODO, Shard, beside, read_shard
 
 INDEX = "shards.json"
-FORMAT = "attnbench shards 1"
-FOOTER = struct.Struct("<QII16s")
-MAGIC = b"attnbench-shard1"
+UNFINISHED = ("*.shard", ".*.shard.tmp", f"train-{'[0-9]' * 6}.json", ".train-*.tar.tmp")  # what a stopped call leaves
 OPEN_FILES = 256  # maximum number of open shards in a process
 READING = threading.Lock()  # threads share the open files; worker processes have their own
-TODO = "write it again with attnbench data shard"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The index of a shard.
-
-    Attributes:
-        about: its line of JSON.
-        ends: the position at which each image ends, int64 (N,).
-        checksums: CRC-32 of each image, uint32 (N,).
-        names: ``class/name`` of each image.
-    """
-
-    path: Path
-    about: dict[str, Any]
-    ends: np.ndarray
-    checksums: np.ndarray
-    names: list[str]
-
-    @property
-    def starts(self) -> np.ndarray:
-        """The position at which each image begins, int64 (N,)."""
-        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
-
-
-def write_shard(file: IO[bytes], about: dict[str, Any], records: Iterable[tuple[str, bytes]]) -> None:
-    """Write a shard of named images into an open file."""
-    ends, checksums, names, at = [], [], [], 0
-    for name, data in records:
-        file.write(data)
-        at += len(data)
-        ends.append(at)
-        checksums.append(zlib.crc32(data))
-        names.append(os.fsencode(name))
-    line = json.dumps({**about, "records": len(names)}, sort_keys=True).encode() + b"\n"
-    arrays = np.array(ends, "<u8").tobytes() + np.array(checksums, "<u4").tobytes()
-    index = line + arrays + b"\0".join(names)
-    file.write(index)
-    file.write(FOOTER.pack(at, len(index), zlib.crc32(index), MAGIC))
-
-
-def read_shard(path: Path) -> Shard:
-    """Read the index of a shard.
-
-    Raises:
-        DataError: the file is missing, cut off or damaged.
-    """
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - FOOTER.size))
-            start, length, checksum, magic = FOOTER.unpack(file.read().rjust(FOOTER.size))
-            if magic != MAGIC or start + length + FOOTER.size != size:
-                raise DataError("this shard is cut off or damaged", path, TODO)
-            file.seek(start)
-            index = file.read(length)
-    except OSError as error:
-        raise DataError(f"this shard cannot be read: {error.strerror}", path, TODO) from error
-    if zlib.crc32(index) != checksum:
-        raise DataError("the index of this shard is damaged", path, TODO)
-    return _parsed(path, index)
-
-
-def _parsed(path: Path, index: bytes) -> Shard:
-    line, _, rest = index.partition(b"\n")
-    about = json.loads(line)
-    n = about["records"]
-    ends = np.frombuffer(rest, "<u8", n).astype(np.int64)
-    checksums = np.frombuffer(rest, "<u4", n, 8 * n)
-    names = [os.fsdecode(name) for name in rest[12 * n :].split(b"\0")]
-    return Shard(path, about, ends, checksums, names)
 
 
 def are_here(root: Path) -> bool:
     """Whether a folder contains shards, finished or not."""
-    return (root / INDEX).is_file() or any(any(root.glob(kind)) for kind in ("*.shard", ".*.shard.tmp"))
+    return (root / INDEX).is_file() or any(any(root.glob(kind)) for kind in UNFINISHED)
 
 
 @dataclass(frozen=True)
@@ -135,12 +55,14 @@ class Contents:
 
     Attributes:
         changed: how the images were changed; empty if they have the bytes of the image folder.
+        earlier: whether the shards are those of an earlier release.
     """
 
     classes: tuple[str, ...]
     train: Sharded
     val: Sharded
     changed: str
+    earlier: bool
 
 
 def open_shards(root: Path) -> Contents:
@@ -153,22 +75,24 @@ def open_shards(root: Path) -> Contents:
         todo = "run the same attnbench data shard command again; it continues"
         raise DataError("these shards are unfinished", root, todo)
     index = files.read_json(root / INDEX)
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    if not isinstance(index, dict) or index.get("format") not in (FORMAT, earlier_shards.FORMAT):
         raise DataError(f"this is not an index of {FORMAT}", root / INDEX, TODO)
+    earlier = index["format"] == earlier_shards.FORMAT
     try:
         classes, changed = tuple(index["classes"]), index["changed"]
-        train, val = (_side(root, name, index["sides"][name], classes) for name in ("train", "val"))
-    except (KeyError, TypeError) as error:
+        train, val = (_side(root, name, index["sides"][name], classes, earlier) for name in ("train", "val"))
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"this index is damaged: {error!r}", root / INDEX, TODO) from error
-    return Contents(classes, train, val, changed)
+    return Contents(classes, train, val, changed, earlier)
 
 
-def _side(root: Path, name: str, files: Sequence[dict[str, Any]], classes: tuple[str, ...]) -> Sharded:
+def _side(root: Path, name: str, listed: Sequence[dict[str, Any]], classes: tuple[str, ...], earlier: bool) -> Sharded:
     number = {name: label for label, name in enumerate(classes)}
     side, shards = Side(root / name, [], [], []), []
-    for file in files:
-        shard = read_shard(root / file["file"])
-        if shard.about["made_of"] != file["made_of"]:
+    for one in listed:
+        path = beside(root, one["file"])
+        shard = earlier_shards.read_shard(path) if earlier else read_shard(path, one["sha256"])
+        if shard.made_of != one["made_of"]:
             raise DataError("this is not the shard that the index names", shard.path, TODO)
         side.files.extend(shard.names)
         side.labels.extend(number[name.partition("/")[0]] for name in shard.names)

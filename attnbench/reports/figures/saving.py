@@ -58,8 +58,8 @@ def _drawn(picture: Picture, **options: Any) -> io.BytesIO:
 
     file = io.BytesIO()
     for text in picture.findobj(Text):
-        text.set_parse_math(False)  # type: ignore[attr-defined]
-        text.set_text("\n".join(map(escape.visible, text.get_text().split("\n"))))  # type: ignore[attr-defined]
+        text.set_parse_math(False)
+        text.set_text("\n".join(map(escape.visible, text.get_text().split("\n"))))
     with rc_context({"text.parse_math": False}), warnings.catch_warnings(record=True) as caught:  # ticks made later
         warnings.simplefilter("always")
         picture.savefig(file, **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.reports.comparison import Comparison, Group, metric_name, text
 from attnbench.reports.figures.canvas import (
+    COLOURS,
     LEGEND_LINE,
     Grid,
     Style,
@@ -99,7 +100,7 @@ def _curve(axes: Axes, name: str, groups: list[Group], key: str, axis: ValueAxis
                 about: Style = {"xytext": (6, -9), "textcoords": "offset points", "fontsize": 7}
                 axes.annotate("baseline", (place, group.mean), **about)
     for group in across:
-        axes.axhline(group.mean, ls="--", label=name if not here else None, **style)
+        axes.axhline(group.mean, ls="--" if number < len(COLOURS) else ":", label=name if not here else None, **style)
         if group.std is not None:
             axes.axhspan(group.mean - group.std, group.mean + group.std, alpha=0.12, lw=0, **style)
 
