@@ -20,11 +20,12 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -141,15 +142,22 @@ def run_script(folder: Path, workers: int, stepped: Callable[[], None]) -> None:
         stepped()
         return result
 
-    torch.optim.SGD.step = counted  # type: ignore[method-assign]
-    DataLoader.__init__ = lambda self, *given, **named: load(self, *given, **(named | {"num_workers": workers}))  # type: ignore[method-assign]
-    torchvision.datasets.CIFAR10 = lambda root, train, download, transform: Pictures(transform)  # type: ignore[misc, assignment]
-    os.popen = lambda *given: io.StringIO("24 80")  # type: ignore[assignment, return-value]  # the terminal's size
+    def loaded(self: Any, *given: Any, **named: Any) -> None:
+        load(self, *given, **(named | {"num_workers": workers}))
+
+    def pictures(root: str, train: bool, download: bool, transform: Callable[[Image.Image], Any]) -> Pictures:
+        return Pictures(transform)
+
     sys.path.insert(0, str(folder))
     models = importlib.import_module("models")
-    models.SimpleDLA = models.MobileNetV2  # type: ignore[attr-defined]  # the one network that main.py does not comment out
-    sys.argv = ["main.py"]
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(torch.optim.SGD, "step", counted))
+        stack.enter_context(patch.object(DataLoader, "__init__", loaded))
+        stack.enter_context(patch.object(torchvision.datasets, "CIFAR10", pictures))
+        stack.enter_context(patch.object(os, "popen", lambda *given: io.StringIO("24 80")))  # the terminal's size
+        stack.enter_context(patch.object(models, "SimpleDLA", models.MobileNetV2))  # the network that main.py makes
+        stack.enter_context(patch.object(sys, "argv", ["main.py"]))
+        stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         runpy.run_path(str(folder / "main.py"), run_name="__main__")
 
 

@@ -134,7 +134,7 @@ def _weights(axes: Axes, layer: Layer, name: str, classes: dict[str, str]) -> No
         if wanted in made.classes:
             line = means[made.classes.index(wanted)]
             behind = 3 - min(0.9, line.std(correction=0).item())  # the one that varies most
-            axes.plot(line.numpy(), color=colour(i), lw=_thin(means), alpha=0.8, zorder=behind)
+            axes.plot(line.numpy(), color=colour(i), lw=_thin(means), zorder=behind)
     axes.plot(means.mean(0).numpy(), color=ALL, lw=_thin(means), zorder=4)
 
 
