@@ -105,7 +105,10 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
-        {"folder", "data", "environment", "initial_weights", "preprocessing", "predictions", "pictures"},
+        {
+            *("folder", "data", "environment", "initial_weights", "record_faults"),
+            *("preprocessing", "predictions", "pictures"),
+        },
         {"status", "elsewhere", "extension", "detected", "classified"},
         {"results", "load", "probe", "run"},
         {"programs", "stock_networks"},

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,20 @@ class SafeFormatter(logging.Formatter):
         return escape.visible(super().format(record), "\n\t")
 
 
+def show_last_whole(table: Table, *below: str) -> None:
+    """Print a table like ``show``. Where a terminal is too narrow, its last column becomes lines below it.
+
+    Paths are in this column: a terminal wraps a line without a break inside it, so that it can be copied.
+    """
+    console = plain_console()
+    needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    if not console.is_terminal or needed <= console.width:
+        show(table, *below)
+        return
+    first, last = list(table.columns[0].cells), list(table.columns.pop().cells)
+    show(table, *(f"{name}: {cell}" if name else str(cell) for name, cell in zip(first, last, strict=True)), *below)
+
+
 def waiting(what: str) -> AbstractContextManager[object]:
     """Show a message on a terminal while a long operation runs; without a terminal, show nothing."""
     from rich.console import Console
@@ -93,6 +107,7 @@ class Display:
         self.print_line = print_line
         self.seconds = redraw_seconds if self.live else LINE_SECONDS
         self.shown = -math.inf if self.live else time.monotonic()
+        self.drawn: tuple[int, list[int]] = (0, [])  # the terminal's width, and those of the lines drawn on it
 
     def update(self, drawing: Callable[[], RenderableType], line: Callable[[], str] | None = None) -> None:
         """Update the display, unless the last update was a moment ago.
@@ -106,9 +121,22 @@ class Display:
             return
         self.shown = now
         if self.live:
-            self.live.update(drawing(), refresh=True)
+            self._draw(self.live, drawing())
         elif line:
             self.print_line(line())
+
+    def _draw(self, live: Live, drawing: RenderableType) -> None:
+        """Replace the drawing; if the terminal has become narrower, also the rows that its lines were wrapped into."""
+        from rich.control import Control
+        from rich.segment import ControlType, Segment
+
+        width, (before, lines) = live.console.width, self.drawn
+        if width < before:
+            up = ((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
+            live.console.control(*([Control(*up)] * (wrapped_rows(lines, width) - len(lines))))
+        rendered = live.console.render_lines(drawing, pad=False)
+        self.drawn = width, [Segment.get_line_length(line) for line in rendered]
+        live.update(drawing, refresh=True)
 
     def print(self, line: str) -> None:
         """Print a permanent line, above the drawing if there is one."""
@@ -122,6 +150,11 @@ class Display:
         """Remove the drawing."""
         if self.live:
             self.live.stop()
+
+
+def wrapped_rows(lines: Sequence[int], width: int) -> int:
+    """The number of rows that lines of so many columns take on a terminal of that width."""
+    return sum(max(1, -(-line // width)) for line in lines)
 
 
 def _live() -> Live:

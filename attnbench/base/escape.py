@@ -1,7 +1,8 @@
-"""Escapes text for each output format, so that it is shown and never interpreted as markup.
+r"""Escapes text for each output format, so that it is shown and never interpreted as markup.
 
 There is one function for each format that attnbench writes. Code that writes a format must escape all text that may
-come from outside: from an option, a file name, a run's folder or an exception.
+come from outside: from an option, a file name, a run's folder or an exception. In every format, control characters are
+shown as Python writes them: a line break as ``\n``, the start of a terminal's commands as ``\x1b``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from html import escape as _html
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 LATEX = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\^{}"}
-LATEX |= {"±": "$\\pm$", "<": "$<$", ">": "$>$", "[": "{[}"}
+LATEX |= {"±": "$\\pm$", "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "*": "{*}"}  # \\ takes [ and * as its own
+LATEX |= {'"': "\\char34{}"}  # some languages make it a command
+LIGATURE = re.compile(r"([-'`,])(?=\1)|[?!](?=`)")
+
+# What Markdown interprets inside a line, and at its start. An underscore between letters is text.
+MARKDOWN = re.compile(r"[\\`*\[|~$<]|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)|:(?=[a-z+-][\w+-]*:|//)|(?<=www)\.")
+MARKDOWN_START = re.compile(r"^\s*(?:([#>=]|[+-](?=[\s-]|$))|(\d+)([.)](?=\s|$)))")
+ENTITIES = {"<": "&lt;", "&": "&amp;"}
+
+FORMULA = re.compile(r"^\s*[=+\-@]|^[\t\r\n]")  # spreadsheets calculate such a cell
+NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?%?$|^-?$", re.I)
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -35,24 +46,21 @@ def html(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape text for a LaTeX paragraph or table cell."""
-    return "".join(LATEX.get(c, c) for c in visible(text))
+    """Escape text for a LaTeX paragraph, table cell or comment, which a line break would end."""
+    return "".join(LATEX.get(c, c) for c in LIGATURE.sub("\\g<0>\0", visible(text))).replace("\0", "{}")
 
 
 def markdown(text: str) -> str:
-    """Escape text for a cell of a Markdown table, a heading or a list."""
-    return re.sub(r"([`|<]|(?<=\])\()", r"\\\1", visible(text).replace("\\", "\\\\"))
+    """Escape text for a cell of a Markdown table or the inside of a line."""
+    return MARKDOWN.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), visible(text))
+
+
+def markdown_block(text: str) -> str:
+    """Escape text for a whole heading or item of a list in Markdown, where its start could begin a block."""
+    whole = markdown(text).strip()
+    return MARKDOWN_START.sub(lambda found: f"\\{found[1]}" if found[1] else f"{found[2]}\\{found[3]}", whole)
 
 
 def csv(text: str) -> str:
-    """Escape text for a cell of a CSV file: a spreadsheet must not take it for a formula."""
-    shown = visible(text)
-    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") and not _is_number(shown) else shown
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    """Escape text for a cell of a CSV file: what a spreadsheet would calculate begins with an apostrophe."""
+    return f"'{visible(text)}" if FORMULA.match(text) and not NUMBER.match(text) else visible(text)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from pathlib import Path
 from typing import get_args
 
-from attnbench.base import console, files
+from attnbench.base import console, escape, files
 from attnbench.cli.parser import CommandParser, count
+from attnbench.reports import writing
 from attnbench.reports.comparison import Comparison, compare
 from attnbench.reports.comparison_formats import HEADS, cells, remarks, write
 from attnbench.reports.paired_tests import RESAMPLES, Kind, paired_tests
@@ -49,7 +48,7 @@ def _show(comparison: Comparison) -> None:
     """Print the table and its remarks."""
     from rich.table import Table
 
-    table = Table(*comparison.keys, *HEADS, title=comparison.title)
+    table = Table(*map(escape.visible, comparison.keys), *HEADS, title=comparison.title)
     for group in comparison.groups:
         table.add_row(*cells(comparison, group))
     console.show(table, *remarks(comparison))
@@ -65,9 +64,8 @@ def _test(options: argparse.Namespace, output: Path) -> None:
     for row in found.rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
     console.show(table, *found.notes)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([found.columns, *found.rows])
     files.make_folder(output)
     path = output / f"{options.test}.csv"
-    files.write(path, lambda file: file.write(text.getvalue().encode()))
+    content = writing.csv_lines([found.columns, *found.rows]).encode()
+    files.write(path, lambda file: file.write(content))
     console.say(path)

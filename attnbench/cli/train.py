@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.base import console
 from attnbench.base.console import clock
-from attnbench.base.errors import ConfigError, Stopped, StorageError, main_process, print_error
+from attnbench.base.errors import ConfigError, StorageError, main_process, print_error
 from attnbench.cli.parser import is_override, searched
 from attnbench.config import option_files
 
@@ -73,8 +73,6 @@ def _member(cfg: DictConfig, alone: list[Outcome]) -> Outcome:
         alone.append(outcome)
     elif outcome.failure:
         print_error(outcome.failure)
-        if outcome.state == "stopped":  # stop the whole sweep
-            sys.exit(Stopped.code)
     return outcome
 
 
@@ -110,5 +108,4 @@ def report(outcome: Outcome) -> None:
     table.add_row("parameters", f"{result['params']:,}")
     table.add_row("multiply-adds", f"{result['macs']:,} an image")
     table.add_row("data", str(result["data"].get("source", "")))
-    console.show(table)
-    console.say(outcome.folder)
+    console.show(table, str(outcome.folder))

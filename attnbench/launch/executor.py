@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -184,4 +185,6 @@ def _work(members: Sequence[Member], waiting: list[Member], executor: Executor, 
             time.sleep(POLL_SECONDS)
     if received:
         watcher.update(members)
-        raise Stopped("stopped by a signal", todo="run the same command to continue")
+        states = Counter(m.outcome.state if m.outcome else "not started" for m in members)
+        counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        raise Stopped("stopped by a signal", counts, "run the same command to continue")

@@ -16,7 +16,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from attnbench.base import secrets
 from attnbench.base.errors import ConfigError
 from attnbench.config import composition as configuration
 from attnbench.config import option_files
@@ -24,6 +23,7 @@ from attnbench.config.builders import build, checked_node
 from attnbench.launch import executor
 from attnbench.launch.executor import Member
 from attnbench.launch.progress import watcher
+from attnbench.launch.sweep import distinct
 
 NODE = "hydra.launcher"
 
@@ -108,12 +108,6 @@ def _launcher(node: dict[str, Any]) -> executor.Launcher:
     launcher: executor.Launcher = build(checked_node(node, NODE), NODE)
     launcher.refuse()
     return launcher
-
-
-def distinct(members: list[list[str]]) -> list[str]:
-    """Names for members: the overrides that not all of them share."""
-    common = set.intersection(*map(set, members)) if len(members) > 1 else set()
-    return [" ".join(secrets.redacted_words(o for o in overrides if o not in common)) for overrides in members]
 
 
 def names() -> list[str]:

@@ -31,18 +31,27 @@ class Lines:
     def __init__(self) -> None:
         self.started: set[str] = set()
         self.ended: set[str] = set()
+        self.refused: set[str] | None = None  # those that had an outcome before any was started
 
     def update(self, members: Sequence[Member]) -> None:
         """Print a line for each member that started or ended since the last call."""
+        if self.refused is None:
+            self.refused = {member.name for member in members if member.outcome and member.began is None}
         for member in members:
             ended = member.outcome is not None and member.outcome.state != "skipped"
-            if (member.began is not None or ended) and member.name not in self.started:
+            if self._began(member) and member.name not in self.started:
                 self.started.add(member.name)
                 console.complain(f"started: {member.name}")
             if member.outcome and ended and member.name not in self.ended:
                 self.ended.add(member.name)
                 what = member.outcome.failure or headline_text(member.outcome.result)
                 console.complain(f"{member.outcome.state}: {member.name}  {what}")
+
+    def _began(self, member: Member) -> bool:
+        """Whether a member's process began; one that ended between two looks shows it by its folder."""
+        if member.outcome and member.name not in (self.refused or ()):
+            member.check_begun()
+        return member.began is not None
 
     def close(self) -> None:
         """Do nothing: all lines are already printed."""

@@ -1,8 +1,9 @@
 """Compare any set of runs: which keys differ, means and deviations over seeds, paired differences.
 
-All numbers come from result.json. Runs are grouped by configuration, and the keys that differ are detected. Each group
-is compared, seed by seed, with the group without attention, or else with the first group. Runs of different
-configurations are never averaged: ``by`` chooses the key on the x axis, and the other keys that differ become curves.
+All numbers come from result.json. Runs are grouped by configuration and data, and the keys that differ are detected.
+Each group is compared, seed by seed, with the group without attention, or else with the first group. Runs of different
+configurations or data are never averaged: ``by`` chooses the key on the x axis, and the other keys that differ become
+curves.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attnbench.base.errors import ConfigError, DataError
+from attnbench.base.errors import ConfigError, DataError, listed
 from attnbench.reports.report import source_of, tally
 from attnbench.reports.statistics import Paired, paired, spread
-from attnbench.runs import results
+from attnbench.runs import record_faults, results
 from attnbench.runs.results import ABSENT, Run
 from attnbench.training.metrics.titles import TITLES
 
@@ -31,6 +32,7 @@ class Group:
         missing: seeds that other groups have and this one lacks.
         baseline: the label of the group that this one is compared with; empty for the baseline itself.
         against: the difference to the baseline; None for the baseline itself and if they share no seed.
+        is_baseline: whether others are compared with it.
     """
 
     values: dict[str, Any]
@@ -41,6 +43,7 @@ class Group:
     missing: list[int]
     baseline: str = ""
     against: Paired | None = None
+    is_baseline: bool = False
 
     @property
     def label(self) -> str:
@@ -125,19 +128,53 @@ def compare(
         ConfigError: all runs agree in ``by``, or no group matches ``baseline``.
         DataError: no run is done, or none has the metric.
     """
-    done, notes = _without_repeats([run for run in runs if run.result])
+    done = [run for run in runs if run.result]
     unfinished = [(str(run.folder), run.state) for run in runs if not run.result]
     if not done:
-        states = ", ".join(sorted({state for _, state in unfinished})) or "there are none"
+        states = listed(sorted({state for _, state in unfinished})) or "there are none"
         raise DataError(f"none of {len(runs)} runs is done", runs[0].folder if runs else "", states)
     results.refuse_other_metric(done, metric)
+    done, lacking = _having(done, metric)
+    done, notes = _without_repeats(_by_data(done))
     keys, along = results.differing(done)
     axis = _axis(done, keys, by)
     shown = [key for key in keys if key != axis] + ([axis] if axis else [])
     groups = _groups(done, shown, metric)
     groups = _against(groups, keys, axis if by else "", baseline)
-    notes += [f"{key} differs along with {', '.join(keys)}" for key in along if key != axis]
-    return Comparison(metric, shown, axis, groups, _common(done, shown), notes + provenance(done), unfinished)
+    if also := [key for key in along if key != axis]:
+        notes.append(f"{listed(also)} {'differs' if len(also) == 1 else 'differ'} along with {', '.join(keys)}")
+    notes += [*lacking, *provenance(done)]
+    return Comparison(metric, shown, axis, groups, _common(done, shown), notes, unfinished)
+
+
+def _having(runs: Sequence[Run], metric: str) -> tuple[list[Run], list[str]]:
+    """The runs whose result has the metric, and a note on the others."""
+    found = [run for run in runs if results.is_number(run.result.get(metric))]
+    others = [run for run in runs if run not in found]
+    if not others:
+        return found, []
+    folders = listed(str(run.folder) for run in others)
+    return found, [f"without {metric}, so not compared: {len(others)} of {len(runs)} runs: {folders}"]
+
+
+def _by_data(runs: Sequence[Run]) -> list[Run]:
+    """Add the data to the values of runs whose data set has one name and several contents."""
+    contents: dict[str, set[str]] = {}
+    for run in runs:
+        contents.setdefault(str(run.value("dataset")), set()).add(_data_of(run))
+    several = {name for name, some in contents.items() if len(some) > 1}
+    return [
+        replace(run, values={**run.values, "data": source_of(run.result) or "unknown"})
+        if run.value("dataset") in several
+        else run
+        for run in runs
+    ]
+
+
+def _data_of(run: Run) -> str:
+    """What is equal for runs on equal data."""
+    about = run.result.get("data", {})
+    return str(about.get("fingerprint") or about.get("source", ""))
 
 
 def _without_repeats(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
@@ -203,7 +240,13 @@ def _against(groups: list[Group], keys: Sequence[str], axis: str, baseline: str 
     if not baseline:  # a setting without a plain network is compared with its first group
         for group in groups:
             chosen.setdefault(tuple(str(group.at(key)) for key in setting), group)
-    return [_set_against(group, chosen.get(tuple(str(group.at(key)) for key in setting))) for group in groups]
+    settings = [tuple(str(group.at(key)) for key in setting) for group in groups]
+    compared = [_set_against(group, chosen.get(of)) for group, of in zip(groups, settings, strict=True)]
+    compared = [
+        replace(g, is_baseline=g.is_baseline and settings.count(of) > 1)
+        for g, of in zip(compared, settings, strict=True)
+    ]
+    return sorted(compared, key=lambda group: not group.is_baseline)
 
 
 def _is_baseline(group: Group, baseline: str | None) -> bool:
@@ -215,13 +258,15 @@ def _is_baseline(group: Group, baseline: str | None) -> bool:
 
 def _set_against(group: Group, base: Group | None) -> Group:
     if base is None or base is group:
-        return group
+        return replace(group, is_baseline=base is group)
     return replace(group, baseline=base.label, against=paired(group.scores, base.scores))
 
 
 def _common(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """The setting that all runs share, as text."""
     parts = [str(runs[0].value(key)) for key in results.NAMED if key not in keys]
+    if "dataset" in keys:  # the title names the data, whatever differs
+        parts.insert(0, " and ".join(sorted({str(run.value("dataset")) for run in runs})))
     epochs = sorted({run.result.get("epochs") for run in runs}, key=str)
     seeds = sorted({run.seed for run in runs})
     parts += [f"{'/'.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
@@ -232,8 +277,8 @@ def provenance(runs: Sequence[Run]) -> list[str]:
     """The commits, devices and data of runs; if there are several of a kind, with the number of runs for each."""
     notes = []
     for name, found in (
-        ("commit", [run.environment.get("commit") for run in runs]),
-        ("device", [run.environment.get("device") for run in runs]),
+        ("commit", [record_faults.text_of(run.environment, "commit") for run in runs]),
+        ("device", [record_faults.text_of(run.environment, "device") for run in runs]),
         ("data", [source_of(run.result) for run in runs]),
     ):
         values = [value for value in found if value]
@@ -242,4 +287,5 @@ def provenance(runs: Sequence[Run]) -> list[str]:
             notes.append(f"{kinds} kinds of {name}: {tally(values)}")
         elif kinds:
             notes.append(f"{name} {values[0]}")
-    return notes
+    faults = ((run.folder, record_faults.fault_of_file(run.folder / "env.json")) for run in runs)
+    return notes + [f"{folder}: {fault}" for folder, fault in faults if fault]

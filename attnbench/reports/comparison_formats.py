@@ -9,6 +9,7 @@ from attnbench.base import files
 from attnbench.reports import writing
 from attnbench.reports.comparison import Comparison, Group, text
 from attnbench.reports.figures import saving, sweep
+from attnbench.reports.figures.panels import CURVES, left_out
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -23,6 +24,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "seeds": " ".join(map(str, group.scores)),
             "missing_seeds": " ".join(map(str, group.missing)),
             "baseline": group.baseline,
+            "is_baseline": group.is_baseline,
             "difference": _cell(group.against.mean if group.against else None),
             "low": _cell(group.against.low if group.against else None),
             "high": _cell(group.against.high if group.against else None),
@@ -43,6 +45,7 @@ def as_csv(comparison: Comparison) -> str:
     return writing.csv_table(list(table[0]), table)
 
 
+BASELINE = "baseline"
 HEADS = ("mean ± std", "n", "difference [95 %]")
 
 
@@ -65,7 +68,7 @@ def bases(comparison: Comparison) -> list[str]:
 def _difference(group: Group) -> str:
     against = group.against
     if against is None:
-        return "no common seed" if group.baseline else ""
+        return BASELINE if group.is_baseline else "no common seed" if group.baseline else ""
     difference = f"{against.mean:+,.3f}"
     if against.low is not None and against.high is not None:
         return f"{difference} [{against.low:+,.3f}, {against.high:+,.3f}]"
@@ -83,7 +86,13 @@ def remarks(comparison: Comparison) -> list[str]:
     if bases(comparison):
         what = "Differences are paired by seed, with a Student-t 95 % confidence interval"
         lines.append(f"{what}, to {'; '.join(bases(comparison))}.")
-    return [*lines, *comparison.notes, *(f"not finished: {folder}: {why}" for folder, why in comparison.unfinished)]
+    cut = left_out(comparison, comparison.axis)
+    return [
+        *lines,
+        *filter(None, [cut]),
+        *comparison.notes,
+        *(f"not finished: {folder}: {why}" for folder, why in comparison.unfinished),
+    ]
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -100,7 +109,9 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     contents = {
         "compare.csv": as_csv(comparison).encode(),
         "compare.md": as_markdown(comparison).encode(),
-        "compare.png": saving.png(sweep.along(comparison), comparison.title, dpi=200),
+        "compare.png": saving.png(
+            sweep.along(comparison), comparison.title, dpi=200 if len(comparison.groups) <= CURVES else saving.DPI
+        ),
     }
     for name, content in contents.items():
         files.write(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attnbench.base import files
+from attnbench.base import escape, files
 from attnbench.base.contact_sheet import Tile, sheet
 from attnbench.base.errors import DataError
 from attnbench.data.dataset import Dataset
+from attnbench.reports import writing
 from attnbench.reports.figures.canvas import canvas
 from attnbench.reports.figures.saving import png
 from attnbench.runs.evaluate import Evaluation
@@ -127,9 +127,7 @@ def _rows(told: Predictions, counts: np.ndarray) -> Iterable[tuple[str, list[int
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(["" if cell is None else cell for cell in row] for row in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return writing.csv_lines(rows).encode()
 
 
 def _title(found: dict[str, Any]) -> str:
@@ -147,9 +145,9 @@ def _confusion_picture(classes: Sequence[str], counts: np.ndarray, title: str) -
     axes.set_xlabel("answer")
     axes.set_ylabel("class")
     if len(classes) <= NAMED:
-        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in classes]
-        axes.set_xticks(range(len(classes)), short, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(len(classes)), short, fontsize=7, parse_math=False)
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in map(escape.visible, classes)]
+        axes.set_xticks(range(len(classes)), short, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), short, fontsize=7)
     if len(classes) <= NUMBERED:
         for row, column in zip(*counts.nonzero(), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"

@@ -156,7 +156,7 @@ def text(reports: Sequence[Report], width: int = WIDTH, colour: bool = False) ->
         contents = grid(made)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in contents.headings:
-            table.add_column(heading, overflow="fold")
+            table.add_column(escape.visible(heading), overflow="fold")
         for row in contents.rows:
             table.add_row(*(escape.visible(cell, "\n") for cell in row))
         console.print(escape.visible(made.title), style="bold")

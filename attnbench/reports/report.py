@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attnbench.base import files
 from attnbench.config.configuration import Config
 from attnbench.data.dataset import CHANGED
 from attnbench.reports import counts
 from attnbench.reports.paper_tables import Row
 from attnbench.reports.rows import Chosen, baseline, seeded, seeds_there
 from attnbench.reports.statistics import Paired, Spread, paired, spread
+from attnbench.runs import record_faults
 from attnbench.runs.data import DataCheck
 from attnbench.runs.status import RunStatus, run_status
 from attnbench.training.metrics.titles import TITLES
@@ -41,6 +41,7 @@ SPEEDS = (
 )
 
 
+TALLIED = 4  # at most so many commits, devices or data sources are named in a line
 PAPERS = ", the paper's "  # before the number of images of a batch norm's statistics, if it is another one
 
 
@@ -121,7 +122,8 @@ class Report:
     """The results of a table's runs so far.
 
     Attributes:
-        unseen: why the data of some runs could not be compared with those that a run would open now.
+        unseen: why the data of some runs could not be compared with those that a run would open now, and files of runs
+            that cannot be read.
     """
 
     chosen: Chosen
@@ -162,6 +164,8 @@ def report(
     for row, composed in chosen.rows:
         found = _statuses(chosen, composed, failed, data_check)
         unseen |= {status.unseen: None for _, status in found.values() if status.unseen}
+        faults = ((path, record_faults.fault_of_file(path / "env.json")) for path, _ in found.values())
+        unseen |= {f"{path}: {fault}": None for path, fault in faults if fault}
         cells = _cells(chosen, row, composed, found, counted(row))
         label = baseline(chosen.table, row)
         other = _statuses(chosen, chosen.baselines.get(label or ""), {}, data_check)
@@ -265,7 +269,7 @@ def _listed(seeds: list[int]) -> str:
 
 
 def _trace(config: Config, seed: int, path: Path, status: RunStatus, name: str) -> Trace:
-    environment = files.read_object(path / "env.json")
+    environment = record_faults.environment(path)
     result = status.result
     start = result.get("weights", {})
     return Trace(
@@ -276,8 +280,8 @@ def _trace(config: Config, seed: int, path: Path, status: RunStatus, name: str) 
         result.get(MEASURED[name]),
         result.get(BEST.get(name, "")),
         result.get("epochs"),
-        environment.get("commit"),
-        environment.get("device"),
+        record_faults.text_of(environment, "commit"),
+        record_faults.text_of(environment, "device"),
         path.parent.name.rpartition("-")[2],
         source_of(result),
         " ".join(filter(None, [start.get("from", ""), start.get("sha256", "")[:8]])),
@@ -375,6 +379,12 @@ def coverage(made: Report) -> list[str]:
 
 
 def tally(values: Iterable[str]) -> str:
-    """Each value with its number of runs, such as ``c0ffee (1 run); decaf (4 runs)``."""
+    """The most frequent values with their numbers of runs, such as ``decaf (4 runs); c0ffee (1 run)``."""
     counts = Counter(values)
-    return "; ".join(f"{value} ({'1 run' if n == 1 else f'{n} runs'})" for value, n in counts.items())
+    shown = counts.most_common(TALLIED if len(counts) > TALLIED + 1 else None)
+    rest = [f"and {len(counts) - TALLIED} more ({_runs(counts.total() - sum(n for _, n in shown))})"]
+    return "; ".join([f"{value} ({_runs(n)})" for value, n in shown] + (rest if len(shown) < len(counts) else []))
+
+
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"

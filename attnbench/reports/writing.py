@@ -16,18 +16,20 @@ Cells = Sequence[str]
 
 def csv_table(columns: Cells, rows: Iterable[Mapping[str, object]]) -> str:
     """A CSV file: a line of headings, then a line for each row; None becomes an empty cell."""
+    return csv_lines([columns, *([row.get(column) for column in columns] for row in rows)])
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    """A CSV file of rows, the headings first; None becomes an empty cell."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: escape.csv(cell) if isinstance(cell, str) else cell for key, cell in row.items()} for row in rows
-    )
+    escaped = ([escape.csv(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    csv.writer(file, lineterminator="\n").writerows(escaped)
     return file.getvalue()
 
 
 def markdown_heading(level: int, title: str) -> list[str]:
     """The lines of a heading, including the empty line below it."""
-    return [f"{'#' * level} {escape.markdown(title)}", ""]
+    return [f"{'#' * level} {escape.markdown_block(title)}", ""]
 
 
 def markdown_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:
@@ -38,7 +40,7 @@ def markdown_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:
 
 def markdown_list(items: Iterable[str]) -> list[str]:
     """The lines of a bulleted list."""
-    return [f"- {escape.markdown(item)}" for item in items]
+    return [f"- {escape.markdown_block(item)}" for item in items]
 
 
 def latex_table(title: str, headings: Cells, rows: Iterable[Cells], below: Iterable[str]) -> list[str]:
@@ -65,7 +67,7 @@ def _latex_row(cells: Cells) -> str:
 
 def latex_comments(lines: Iterable[str]) -> list[str]:
     """Lines that LaTeX does not print."""
-    return [f"% {escape.visible(line)}" for line in lines]
+    return [f"% {escape.latex(line)}" for line in lines]
 
 
 def html_table(headings: Cells, rows: Iterable[Cells]) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attnbench.base import files
+from attnbench.base import escape, files
 from attnbench.base.contact_sheet import Tile, sheet
 from attnbench.base.errors import ConfigError
 from attnbench.runs.pictures import COLUMNS, Outputs, Pictures, as_png
@@ -107,8 +107,10 @@ def _csv(told: Iterable[Told]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for path, ranked in told:
-        writer.writerows((path, n, name, f"{share:.6f}") for n, (name, share) in enumerate(ranked, 1))
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        writer.writerows(
+            (escape.csv(str(path)), n, escape.csv(name), f"{share:.6f}") for n, (name, share) in enumerate(ranked, 1)
+        )
+    return text.getvalue().encode()
 
 
 def _shares(

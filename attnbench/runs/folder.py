@@ -29,6 +29,8 @@ NUMBERS = {
     *("best_epoch", "epochs", "params", "frozen_params", "macs", "norm_images", "images_per_s", "val_images_per_s"),
     *("written_images_per_s", "seconds", "peak_memory_bytes", "resumed_from_step", "seed", "world_size", "packed"),
 }
+STARTED = ("result.json", "data.json", "metrics.jsonl")  # what a start writes once it has its data
+PARENTS = 3  # the folders of a run's name above that of its seed
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
 
 
@@ -105,6 +107,16 @@ class RunFolder:
             folders = ("tb", "export", "predictions", "report")
             for path in filter(Path.exists, (self.checkpoints, *(self.path / name for name in folders))):
                 shutil.rmtree(path)
+
+    def discard(self) -> None:
+        """Remove the folder of a start that failed before it had read its data, and parents that are empty then."""
+        if any((self.path / name).exists() for name in (*STARTED, "checkpoints")):
+            return
+        with suppress(Failure, OSError), self.hold():
+            shutil.rmtree(self.path)
+        for parent in self.path.parents[:PARENTS]:
+            with suppress(OSError):
+                parent.rmdir()
 
     def status(self, status: str, **about: Any) -> None:
         """Write the run's status to status.json: running, stopped, failed or done."""

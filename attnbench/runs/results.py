@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attnbench.base import files
-from attnbench.base.errors import DataError
+from attnbench.base.errors import DataError, StorageError
 from attnbench.config import stored
 from attnbench.config.configuration import DETECTION, Config
-from attnbench.runs.folder import RunFolder
+from attnbench.runs import record_faults
 from attnbench.runs.status import folder_status
 
 NAMED = ("dataset", "backbone", "attention")  # groups whose chosen option is one of the values
@@ -43,8 +42,7 @@ class Run:
     @cached_property
     def environment(self) -> Values:
         """The versions, device and commit that made the run, from env.json."""
-        found = files.read_json(self.folder / "env.json")
-        return found if isinstance(found, dict) else {}
+        return record_faults.environment(self.folder)
 
     def value(self, key: str) -> Any:
         """A value of the configuration by its dotted key; ``ABSENT`` if the run does not have the key."""
@@ -67,9 +65,11 @@ def find(patterns: Iterable[str]) -> list[Run]:
     Args:
         patterns: folders of runs, folders above them, or patterns such as ``outputs/runs/*/*/eca-*``.
 
+    A run whose config.yaml cannot be read has the reason as its state, and no values.
+
     Raises:
         DataError: no run exists at or below a pattern; names the pattern.
-        StorageError: a run's config.yaml cannot be read.
+        StorageError: the config.yaml of every run cannot be read.
     """
     folders: dict[Path, Path] = {}
     for pattern in patterns:
@@ -77,7 +77,16 @@ def find(patterns: Iterable[str]) -> list[Run]:
         if not found:
             raise DataError("no run here", pattern, "give a run's folder, a folder above it, or a quoted pattern")
         folders |= {folder.resolve(): folder for folder in found}
-    return [read(folder) for folder in sorted(folders.values())]
+    runs, errors = [], []
+    for folder in sorted(folders.values()):
+        try:
+            runs.append(read(folder))
+        except StorageError as error:
+            runs.append(Run(folder, -1, {}, state=f"unreadable: {error.what}"))
+            errors.append(error)
+    if len(errors) == len(runs):
+        raise errors[0]
+    return runs
 
 
 def _folders(path: Path) -> list[Path]:
@@ -96,8 +105,9 @@ def read(folder: Path) -> Run:
         StorageError: its config.yaml cannot be read.
     """
     config = stored.read(folder)
-    result = RunFolder(folder).result()
-    return Run(folder, config.seed, values_of(config), result or {}, "done" if result else _state(folder))
+    status = folder_status(folder)
+    state = f"{status.state}: {status.reason}" if status.reason else status.state
+    return Run(folder, config.seed, values_of(config), status.result, state)
 
 
 def values_of(config: Config) -> Values:
@@ -110,12 +120,6 @@ def values_of(config: Config) -> Values:
     }
     named = (*NAMED, *(group for group in DETECTION if group in config.choices))
     return {group: config.choices.get(group, ABSENT) for group in named} | {"dataset": config.dataset_name} | values
-
-
-def _state(folder: Path) -> str:
-    """Why a run has no result."""
-    status = folder_status(folder)
-    return f"{status.state}: {status.reason}" if status.reason else status.state
 
 
 def differing(runs: Sequence[Run]) -> tuple[list[str], list[str]]:

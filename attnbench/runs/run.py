@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from attnbench.base import files, secrets
-from attnbench.base.errors import Failure, OutOfMemory, Stopped, StorageError
+from attnbench.base.errors import ConfigError, DataError, Failure, OutOfMemory, Stopped, StorageError
 from attnbench.config import catalog
 from attnbench.config.configuration import Config
 from attnbench.config.stored import differences
@@ -69,8 +69,18 @@ def train(config: Config, opened: Opened = alone) -> dict[str, Any]:
     runtime, sketch, division = refuse(config)
     folder, shorter = RunFolder(config.run_folder), extension.source(config)
     hint = "" if shorter else extension.hint(config)
-    with _held(folder, config, shorter, hint), _reported(folder, division), opened(config, runtime) as (data, process):
-        return _train(config, folder, data, process, sketch)
+    first = not (folder.path / "config.yaml").exists()
+    try:
+        with (
+            _held(folder, config, shorter, hint),
+            _reported(folder, division),
+            opened(config, runtime) as (data, process),
+        ):
+            return _train(config, folder, data, process, sketch)
+    except (ConfigError, DataError):
+        if first and rank() == 0:
+            folder.discard()
+        raise
 
 
 def refuse(config: Config) -> tuple[Runtime, Sketch, Division]:

@@ -11,7 +11,7 @@ from attnbench.base import files
 from attnbench.base.errors import BusyError, ConfigError, DataError, OtherData, StorageError, listed
 from attnbench.config import stored
 from attnbench.config.configuration import Config
-from attnbench.runs import initial_weights
+from attnbench.runs import initial_weights, record_faults
 from attnbench.runs.data import DataCheck
 from attnbench.runs.environment import changed_since
 from attnbench.runs.folder import RunFolder
@@ -24,9 +24,9 @@ class RunStatus:
     """The status of a run.
 
     Attributes:
-        state: ``done``, ``failed``, ``stopped`` (it can be continued), ``running``, ``not run``, ``other data`` or
-            ``other weights`` (initial ones).
-        reason: why it failed or stopped, or how its data or initial weights differ.
+        state: ``done``, ``failed``, ``stopped`` (it can be continued), ``running``, ``not run``, ``unreadable``,
+            ``other data`` or ``other weights`` (initial ones).
+        reason: why it failed or stopped, what cannot be read, or how its data or initial weights differ.
         result: the contents of result.json if the run is done.
         unseen: why its data could not be compared with those that a run would open now; empty if they were compared.
     """
@@ -47,6 +47,7 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
         ConfigError: the run was made with other values, because an option now declares other defaults.
         OtherData: the run, finished or not, was trained on other data; or it started from other weights.
         DataError: its data cannot be opened.
+        StorageError: its result is damaged.
     """
     folder = RunFolder(config.run_folder)
     if (folder.path / "config.yaml").is_file():
@@ -56,6 +57,9 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
     if result:
         if line := changed_since(config, folder.path):
             log.warning("%s", line)
+        if fault := record_faults.fault_of_result(result):
+            what = f"the record of this run is damaged: {fault}"
+            raise StorageError(what, folder.path / "result.json", "remove it, and the same command writes it again")
         try:
             initial_weights.refuse_other(config, folder.path)
         except StorageError as error:
@@ -93,9 +97,18 @@ def run_status(config: Config, data_check: DataCheck) -> RunStatus:
 def folder_status(path: Path) -> RunStatus:
     """The status of the run in a folder, without a check of its data."""
     folder = RunFolder(path)
-    if result := folder.result():
-        return RunStatus("done", result=result)
-    record = files.read_object(path / "status.json")
+    try:
+        result = folder.result()
+    except StorageError as error:
+        found = files.read_json(path / "result.json")
+        fault = record_faults.fault_of_result(found) if isinstance(found, dict) else ""
+        return RunStatus("unreadable", fault or str(error))
+    if result:
+        fault = record_faults.fault_of_result(result)
+        return RunStatus("unreadable", fault) if fault else RunStatus("done", result=result)
+    if fault := record_faults.fault_of_file(path / "result.json"):
+        return RunStatus("unreadable", fault)
+    record = folder.record()
     if record.get("status") in ("failed", "stopped"):
         return RunStatus(record["status"], str(record.get("error", "")))
     if record.get("status") != "running":

@@ -164,3 +164,21 @@ def test_a_run_shows_its_speed_and_time_left_in_a_bar(record: Record, now: list[
     train(record(), now)
     assert re.search(r"epoch 2/3 ━+[╸╺]?━* +58 % loss 0\.500  5 images/s 0:00:50", shown(terminal))
     assert "\nepoch 2/3 loss 0.250  top-1 90.00 %\n" in shown(terminal).replace(f"\r{ERASED}", "\n")
+
+
+def test_a_terminal_that_becomes_narrower_keeps_no_row_of_the_drawing(
+    connect: Connect, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of 50 columns is wrapped into three rows of 20: two of them are erased from below."""
+    terminal = connect()
+    display = console.Display()
+    display.update(lambda: "x" * 50)
+    monkeypatch.setenv("COLUMNS", "20")
+    assert display.live
+    display.live.console.width = 20
+    before, now[0] = len(terminal.getvalue()), now[0] + 1
+    display.update(lambda: "short")
+    display.close()
+    up = f"{ERASED}\x1b[1A"
+    assert terminal.getvalue()[before:].startswith(f"{up}{up}\r{ERASED}short")
+    assert console.wrapped_rows([50, 20, 0], 20) == 5

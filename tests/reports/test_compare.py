@@ -15,7 +15,7 @@ from scipy import stats
 
 from attnbench.config import composition, configuration, hydra_state
 from attnbench.reports.comparison import compare
-from attnbench.reports.figures.sweep import axis_places
+from attnbench.reports.figures.value_axis import value_axis
 from attnbench.runs import results
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -105,7 +105,8 @@ def test_a_network_without_attention_is_compared_with_every_placement(tmp_path: 
     found = compare(results.find([str(tmp_path)]), by="placement.wrap")
     assert [group.label for group in found.groups] == ["none", "sb wrap=conv", "sb wrap=conv_norm"]
     assert [group.baseline for group in found.groups] == ["", "none", "none"]
-    assert list(axis_places(found)) == ["conv", "conv_norm"]  # the plain network is a horizontal line
+    axis = value_axis([group.at("placement.wrap") for group in found.groups])
+    assert list(axis.places) == ["conv", "conv_norm"]  # the plain network is a horizontal line
 
 
 def test_the_plain_network_is_the_baseline_and_first_whatever_its_name(tmp_path: Path) -> None:
@@ -130,5 +131,6 @@ def test_without_a_plain_network_the_first_configuration_is_the_baseline(runs: P
 
 def test_a_given_baseline_is_used(runs: Path) -> None:
     found = compare(results.find([str(runs)]), baseline="attention.kernel_size=5")
-    assert [group.baseline for group in found.groups] == ["kernel_size=5", "", "kernel_size=5"]
-    assert found.groups[0].against is not None and found.groups[0].against.mean == pytest.approx(91.5 - 278.5 / 3)
+    assert [group.label for group in found.groups] == ["kernel_size=5", "kernel_size=3", "kernel_size=adaptive"]
+    assert [group.baseline for group in found.groups] == ["", "kernel_size=5", "kernel_size=5"]
+    assert found.groups[1].against is not None and found.groups[1].against.mean == pytest.approx(91.5 - 278.5 / 3)

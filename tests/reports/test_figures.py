@@ -261,7 +261,8 @@ def test_any_runs_in_the_plane_of_their_costs(draw: Draw, leave: Leave) -> None:
     assert [curve_at(axes, 1) for axes in (params, macs)] == [(2.0, 60.5), (3.0, 60.5)]
     assert [curve_at(axes, 0) for axes in (params,)] == [(1.0, 50.0)]
     assert curve_at(speed, 0) == (110.0, 60.5) and len(speed.containers) == 1  # the other one was not measured
-    assert legend(picture) == ["none", "eca"]
+    beside = speed.get_legend()
+    assert beside and [text.get_text() for text in beside.get_texts()] == ["none (baseline)", "eca"]
     assert "images/s" in speed.get_xlabel() and "%" in params.get_ylabel()
 
 

@@ -46,7 +46,6 @@ def test_a_csv_cell_is_read_back(text: str) -> None:
 def test_a_markdown_row_has_as_many_cells_as_it_was_given(text: str) -> None:
     rows = writing.markdown_table([text, "n"], [[text, "1"]])
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3]
-    assert re.sub(r"\\([\\`|<(])", r"\1", rows[0]) == f"| {text} | n |"
 
 
 @every_hostile_text

@@ -23,6 +23,9 @@ PRINTED = "#f3efe6"  # the background of axes with printed numbers
 WARNING = "#A03000"
 PER_INCH = 11.5  # characters of a title in an inch
 
+CROSS = 0.045  # of the height of axes, between two crosses
+LEGEND_LINE = 0.165  # inches of a line of a legend
+
 Grid = list[list["Axes"]]
 Style = dict[str, Any]  # keyword arguments of matplotlib
 
@@ -87,6 +90,13 @@ def legend(picture: Picture, handles: Sequence[Artist], title: str = "", **optio
         picture.legend(handles=list(handles), loc="outside right center", **about, **options)
 
 
+def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
+    """Add a legend to the right of one of several axes, for what is drawn on them."""
+    if handles:
+        place: Style = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+        axes.legend(handles=list(handles), fontsize=8, frameon=False, **place)
+
+
 def key(label: str, **style: Any) -> Line2D:
     """An entry of a legend."""
     from matplotlib.lines import Line2D
@@ -97,6 +107,22 @@ def key(label: str, **style: Any) -> Line2D:
 def bar(deviation: float | None) -> float:
     """The length of an error bar; NaN, which draws no bar, if there is no deviation."""
     return math.nan if deviation is None else deviation
+
+
+def crosses(axes: Axes, missing: Sequence[tuple[float, str]], near: float = 0.0) -> None:
+    """Mark what has no value by crosses at the bottom of axes, one above the other where they would overlap.
+
+    Args:
+        missing: the x position and the colour of each.
+        near: the distance in x below which two crosses overlap.
+    """
+    placed: list[tuple[float, int]] = []
+    for x, drawn in missing:
+        taken = {level for at, level in placed if abs(at - x) <= near}
+        level = next(level for level in range(len(missing)) if level not in taken)
+        placed.append((x, level))
+        marks: Style = {"transform": axes.get_xaxis_transform(), "color": drawn, "clip_on": False, "zorder": 5}
+        axes.plot([x], [CROSS * level], "x", ms=6, **marks)
 
 
 def placeholder(axes: Axes, text: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = (4, 3)  # blocks side by side: the number that leaves fewer cells empty
 GAP = 0.12  # height of the gap between blocks, relative to axes
 ALL = "#000000"
+WIDE, HIGH = 4.4, 2.1  # inches of axes with a line for each class
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def weights(
     columns = min(COLUMNS, key=lambda number: -len(names) % number) if len(names) > max(COLUMNS) else len(names)
     strips = -(-len(names) // columns)
     heights = ([1.0] * len(layers) + [GAP]) * strips
-    size = (2.9 * columns + 1.6, 1.5 * strips * (len(layers) + GAP))
+    size = (WIDE * columns + 1.6, HIGH * strips * (len(layers) + GAP))
     gridded: Style = {"gridspec_kw": {"height_ratios": heights}}
     picture, grid = canvas(len(heights), columns, size, title, notes, warned=warned, **gridded)
     for at in range(strips * columns):
@@ -131,8 +132,10 @@ def _weights(axes: Axes, layer: Layer, name: str, classes: dict[str, str]) -> No
     means = made.means[name]
     for i, wanted in enumerate(classes):
         if wanted in made.classes:
-            axes.plot(means[made.classes.index(wanted)].numpy(), color=colour(i), lw=_thin(means))
-    axes.plot(means.mean(0).numpy(), color=ALL, lw=_thin(means))
+            line = means[made.classes.index(wanted)]
+            behind = 3 - min(0.9, line.std(correction=0).item())  # the one that varies most
+            axes.plot(line.numpy(), color=colour(i), lw=_thin(means), zorder=behind)
+    axes.plot(means.mean(0).numpy(), color=ALL, lw=_thin(means), zorder=4)
 
 
 def _named(block: Block) -> str:

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.reports.comparison import metric_name
-from attnbench.reports.figures.canvas import Grid, Style, bar, canvas, colour, key, legend, marker, placeholder, plain
+from attnbench.reports.figures.canvas import (
+    Grid,
+    Style,
+    bar,
+    canvas,
+    colour,
+    crosses,
+    key,
+    legend,
+    marker,
+    placeholder,
+    plain,
+)
 from attnbench.reports.figures.notes import notes
 from attnbench.reports.figures.paper_figures import Axis, Figure, Place
 from attnbench.reports.report import Cell, Report
@@ -94,6 +106,9 @@ def _panel(axes: Axes, figure: Figure, places: Iterable[Place], values: dict[str
     for number in range(len(figure.series)):
         mine = [place for place in here if place.series == number]
         _series(axes, figure, number, [(place, values[place.row]) for place in mine], is_printed)
+    if not is_printed and figure.axis:
+        missing = [place for place in here if values[place.row].mean is None and place.tick is not None]
+        crosses(axes, [(position(figure.axis, place.tick or ""), colour(place.series)) for place in missing])
     if not any(values[place.row].mean is not None for place in here):
         placeholder(axes, "not printed" if is_printed else "not run")
 
@@ -111,10 +126,6 @@ def _series(axes: Axes, figure: Figure, number: int, values: list[tuple[Place, V
             axes.axhline(value.mean, **style)
             if value.std:
                 axes.axhspan(value.mean - value.std, value.mean + value.std, color=colour(number), alpha=0.1, lw=0)
-    missing = [_x(figure, place) for place, value in values if value.mean is None and place.tick is not None]
-    if missing and not is_printed:
-        marks: Style = {"transform": axes.get_xaxis_transform(), "color": colour(number), "clip_on": False}
-        axes.plot(missing, [0.0] * len(missing), "x", ms=6, zorder=5, **marks)
 
 
 def _x(figure: Figure, place: Place) -> float:

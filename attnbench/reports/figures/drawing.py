@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("attnbench")
 
+UNFINISHED = 4  # at most so many unfinished runs are named below a picture
+
 Drawn = tuple["Picture", str]  # and its title
 
 
@@ -128,7 +130,9 @@ def _costs(request: Request) -> Drawn:
         raise ConfigError(f"{request.figure.id} needs runs", "--runs", "give folders or a quoted pattern")
     comparison = compare(request.runs)
     title = f"{request.figure.title}: {comparison.common}"
-    unfinished = [f"not finished: {folder}: {why}" for folder, why in comparison.unfinished]
+    unfinished = [f"not finished: {folder}: {why}" for folder, why in comparison.unfinished[:UNFINISHED]]
+    if more := len(comparison.unfinished) - UNFINISHED:
+        unfinished += [f"not finished: {more} more; attnbench compare names all"] * (more > 0)
     return sweep.costs(comparison, title, [*comparison.notes, *unfinished]), title
 
 

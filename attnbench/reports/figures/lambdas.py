@@ -12,7 +12,7 @@ from attnbench.config import stored
 from attnbench.models import factory
 from attnbench.models.insertion import Site
 from attnbench.reports.comparison import label
-from attnbench.reports.figures.canvas import canvas, colour, key, legend, marker, plain
+from attnbench.reports.figures.canvas import Style, canvas, colour, key, legend, marker, plain
 from attnbench.runs import results
 from attnbench.runs.results import Run
 from attnbench.training.recorder import read_metrics
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
 ENDS = ("mean", "std", "min", "max")
+LAST = 2.2  # the width of the last panel, which has a mark for each site, relative to the others
 PALE = 0.88  # the used part of the colour map: its palest end is not visible on white
 
 
@@ -123,8 +124,9 @@ def draw(made: Sequence[Learned], title: str, notes: Sequence[str], warned: bool
     roles = list(dict.fromkeys(place.role for one in made for place in one.places))
     deepest = max(place.depth for one in made for place in one.places)
     columns = len(roles) + 1
-    size = (2.9 * columns + 1.6, 2.9 * len(made))
-    picture, grid = canvas(len(made), columns, size, title, notes, warned=warned)
+    size = (2.9 * (columns - 1 + LAST) + 1.6, 2.9 * len(made))
+    wider: Style = {"gridspec_kw": {"width_ratios": [1.0] * len(roles) + [LAST]}}
+    picture, grid = canvas(len(made), columns, size, title, notes, warned=warned, **wider)
     for line, one in zip(grid, made, strict=True):
         for axes, role in zip(line, roles, strict=False):
             _over_epochs(axes, [place for place in one.places if place.role == role], deepest)
@@ -163,7 +165,7 @@ def _over_depth(axes: Axes, places: Sequence[Place], roles: Sequence[str]) -> No
         x = [place.depth + (i - (len(roles) - 1) / 2) * 0.22 for place in mine]
         axes.vlines(x, [p.last["min"] for p in mine], [p.last["max"] for p in mine], color=colour(i), lw=0.5)
         mean, std = ([p.last[name] for p in mine] for name in ("mean", "std"))
-        axes.errorbar(x, mean, std, fmt=marker(i), color=colour(i), ms=3.5, elinewidth=1.6)
+        axes.errorbar(x, mean, std, fmt=marker(i), color=colour(i), ms=3, elinewidth=1.2)
     axes.set_xlabel("block, from the input", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.reports.figures.canvas import Style, canvas, colour, key, legend, placeholder, plain
+from attnbench.reports.figures.canvas import Style, canvas, colour, crosses, key, legend, placeholder, plain
 from attnbench.reports.figures.notes import notes
 from attnbench.reports.figures.paper_figures import Figure
 from attnbench.reports.report import Cell, Line, Report
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
     from matplotlib.lines import Line2D
 
+NEAR = 0.03  # of the range of parameters: crosses that are nearer overlap
 LARGEST = 900.0  # area of the largest circle in square points
 
 
@@ -90,10 +91,9 @@ def _circles_on(axes: Axes, circles: list[Circle], most: float, nothing: str) ->
         if circle.std is not None:
             axes.errorbar([at], [high], [circle.std], fmt="none", capsize=3, elinewidth=1, color=colour(circle.series))
         axes.annotate(circle.text, (at, high), ha="center", va="center", fontsize=7)
-    for circle in circles:
-        if circle.top1 is None:
-            marks: Style = {"transform": axes.get_xaxis_transform(), "color": colour(circle.series), "clip_on": False}
-            axes.plot([circle.params / 1e6], [0.0], "x", ms=6, zorder=5, **marks)
+    at_all = [circle.params / 1e6 for circle in circles]
+    near = NEAR * (max(at_all) - min(at_all)) if at_all else 0.0
+    crosses(axes, [(c.params / 1e6, colour(c.series)) for c in circles if c.top1 is None], near)
     axes.margins(0.12, 0.14)
     if not there:
         placeholder(axes, nothing)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.base import files
+from attnbench.base import escape, files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
+
+log = logging.getLogger("attnbench")
 
 DPI = 110
 COLOURS = 256
@@ -28,9 +33,9 @@ def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    drawn, file, written = io.BytesIO(), io.BytesIO(), PngInfo()
-    picture.savefig(drawn, format="png", dpi=dpi)
-    written.add_itxt("Description", about)
+    file, written = io.BytesIO(), PngInfo()
+    drawn = _drawn(picture, format="png", dpi=dpi)
+    written.add_itxt("Description", escape.visible(about))
     pixels = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)  # a third of the bytes
     pixels.save(file, "png", optimize=True, pnginfo=written)
     return file.getvalue()
@@ -38,11 +43,41 @@ def png(picture: Picture, about: str = "", dpi: int = DPI) -> bytes:
 
 def pdf(picture: Picture, about: str = "") -> bytes:
     """A picture as PDF; equal pictures give equal bytes."""
-    file = io.BytesIO()
     unknown: Any = None  # no date and no program, so that the bytes depend on the picture alone
-    about_it = {"Subject": about, "CreationDate": unknown, "Creator": unknown, "Producer": unknown}
-    picture.savefig(file, format="pdf", metadata=about_it)
-    return file.getvalue()
+    about_it = {"Subject": escape.visible(about), "CreationDate": unknown, "Creator": unknown, "Producer": unknown}
+    return _drawn(picture, format="pdf", metadata=about_it).getvalue()
+
+
+def _drawn(picture: Picture, **options: Any) -> io.BytesIO:
+    """A picture's file. Every text in it is shown as it is: dollars do not begin a formula.
+
+    Only the labels of ticks are made anew while it is drawn: who sets them escapes their control characters.
+    """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    file = io.BytesIO()
+    for text in picture.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text("\n".join(map(escape.visible, text.get_text().split("\n"))))
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings(record=True) as caught:  # ticks made later
+        warnings.simplefilter("always")
+        picture.savefig(file, **options)
+    _retell(caught)
+    return file
+
+
+def _retell(caught: Sequence[warnings.WarningMessage]) -> None:
+    """Say in one line that the font lacks characters; repeat other warnings."""
+    lacking = [one for one in caught if "missing from font" in str(one.message)]
+    if lacking:
+        count = len({str(one.message) for one in lacking})
+        log.warning(
+            "the font of pictures lacks %s, drawn as boxes", f"{count} characters" if count > 1 else "a character"
+        )
+    for one in caught:
+        if one not in lacking:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def save(picture: Picture, name: str, about: str, folder: Path, board: Path) -> list[Path]:

@@ -25,7 +25,7 @@ def headline(values: Mapping[str, Any] | None) -> tuple[str, float] | None:
         values: a result, or a line of metrics.jsonl.
     """
     found = values or {}
-    return next(((name, float(found[name])) for name in TITLES if found.get(name) is not None), None)
+    return next(((name, float(found[name])) for name in TITLES if isinstance(found.get(name), int | float)), None)
 
 
 def headline_text(values: Mapping[str, Any] | None) -> str:
