@@ -106,7 +106,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(
 @pytest.mark.parametrize(
     ("kind", "where"),
     [
-        (signal.SIGINT, "attnbench.runs.run:environment"),
+        (signal.SIGINT, "attnbench.runs.environment:environment"),
         (signal.SIGTERM, "attnbench.training.checkpoints:Checkpoints.load"),
         (signal.SIGINT, "attnbench.runs.run:_recorder"),
         (signal.SIGTERM, "attnbench.runs.run:_result"),
