@@ -27,6 +27,7 @@ from attnbench.models.attention.se_var2 import ChannelwiseGate
 from attnbench.models.folding import folded
 from attnbench.models.insertion import Attended
 from attnbench.models.ops import fused_norm as ops
+from attnbench.models.ops import fused_norm_c
 
 SIGNALS: dict[str, Callable[[int, int], nn.Module]] = {
     "eca": lambda i, o: EfficientChannelAttention(3),
@@ -267,7 +268,7 @@ def test_the_default_backend_fuses_the_norm_with_its_attention_on_a_cpu(
             with torch.set_grad_enabled(training):
                 made(torch.randn(3, 4, 5, 6, dtype=torch.float64).to(memory_format=layout))
             calls[name, layout] = len(called)
-    assert list(calls.values()) == [0, 1, 1, 2]
+    assert list(calls.values()) == ([0, 1, 1, 2] if fused_norm_c.LIBRARY.functions else [1, 2, 1, 2])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -397,6 +398,8 @@ def _sync(rank: int, port: int, folder: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["algebraic", "fused"])
 def test_statistics_over_two_processes_are_those_of_the_whole_batch(backend: str, tmp_path: Path) -> None:
+    if backend == "fused" and fused_norm_c.LIBRARY.functions is None:
+        pytest.skip("no C compiler, and torch's synchronised norm is for GPUs")
     torch.manual_seed(0)
     behind = site("eca", channels=6, ends=False, reads="output", combine="mul")
     front = [in_front("eca", channels=6, combine=combine).double() for combine in COMBINE]
