@@ -105,8 +105,9 @@ ROOMS: dict[str, list[set[str]]] = {
         {"engine", "setup"},
     ],
     "runs": [
+        {"record_faults"},
         {
-            *("folder", "data", "environment", "initial_weights", "record_faults"),
+            *("folder", "data", "environment", "initial_weights"),
             *("preprocessing", "predictions", "pictures"),
         },
         {"status", "elsewhere", "extension", "detected", "classified"},

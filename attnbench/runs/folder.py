@@ -16,19 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.base import console, files
-from attnbench.base.errors import KINDS, BusyError, Failure, StorageError, listed, main_process
-from attnbench.training.metrics.titles import TITLES
+from attnbench.base.errors import KINDS, BusyError, Failure, StorageError, main_process
+from attnbench.runs import record_faults
 
 # What a start of a run writes, besides folders.
 FILES = (*("result.json", "data.json", "status.json", "metrics.jsonl", "gauges.jsonl", "train.log", "predictions.csv"),)
 SMALL = 2**24  # bytes of a JSON file in a run's folder
-OBJECTS = {"data", "choices", "weights"}  # of result.json
-NUMBERS = {
-    *TITLES,
-    *(f"best_{name}" for name in TITLES),
-    *("best_epoch", "epochs", "params", "frozen_params", "macs", "norm_images", "images_per_s", "val_images_per_s"),
-    *("written_images_per_s", "seconds", "peak_memory_bytes", "resumed_from_step", "seed", "world_size", "packed"),
-}
 STARTED = ("result.json", "data.json", "metrics.jsonl")  # what a start writes once it has its data
 PARENTS = 3  # the folders of a run's name above that of its seed
 PACKED = "packed run "  # the name of a packed run's thread is this prefix and the run's folder
@@ -55,9 +48,9 @@ class RunFolder:
         result = files.read_object(path, SMALL)
         if result.get("status") != "done":
             return None
-        if wrong := [key for key, value in result.items() if not _is_of_its_type(key, value)]:
+        if fault := record_faults.fault_of_result(result):
             todo = "restore the file, or remove it and train on: the last checkpoint gives it again"
-            raise StorageError(f"not a result: {listed(wrong)} cannot be {str(result[wrong[0]])[:40]}", path, todo)
+            raise StorageError(f"the record of this run is damaged: {fault}", path, todo)
         return result
 
     def refuse_busy(self) -> None:
@@ -170,15 +163,6 @@ class RunFolder:
 def _of_this_run(here: threading.Thread) -> Callable[[logging.LogRecord], bool]:
     """A filter for train.log: drop records from the threads of other packed runs."""
     return lambda record: record.thread == here.ident or not (record.threadName or "").startswith(PACKED)
-
-
-def _is_of_its_type(key: str, value: Any) -> bool:
-    """Whether an entry of result.json has the type that a run writes; entries of later versions are not known."""
-    if key in OBJECTS:
-        return isinstance(value, dict)
-    if key in NUMBERS:
-        return value is None or (isinstance(value, (int, float)) and abs(value) < 1e300)  # NaN is not less
-    return True
 
 
 class _Log(logging.FileHandler):

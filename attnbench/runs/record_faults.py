@@ -12,10 +12,16 @@ from attnbench.base import files
 from attnbench.training.metrics.titles import TITLES
 
 NUMBERS = (
-    *TITLES, *(f"best_{name}" for name in TITLES), "params", "macs", "images_per_s", "val_images_per_s",
-    "written_images_per_s", "seconds", "peak_memory_bytes", "epochs", "best_epoch", "world_size", "norm_images",
-)  # fmt: skip
-MAPPINGS = {"data": ("source", "fingerprint"), "weights": ("from", "sha256")}  # with keys whose values are text
+    *(*TITLES, *(f"best_{name}" for name in TITLES)),
+    *("params", "frozen_params", "macs", "images_per_s", "val_images_per_s", "written_images_per_s", "seconds"),
+    *("peak_memory_bytes", "epochs", "best_epoch", "world_size", "norm_images", "resumed_from_step", "seed", "packed"),
+)
+# Of result.json, with the keys in them whose values are text.
+MAPPINGS: dict[str, tuple[str, ...]] = {
+    "choices": (),
+    "data": ("source", "fingerprint"),
+    "weights": ("from", "sha256"),
+}
 LONGEST = 60  # characters of a wrong value that are shown
 
 

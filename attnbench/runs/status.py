@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attnbench.base import files
 from attnbench.base.errors import BusyError, ConfigError, DataError, OtherData, StorageError, listed
 from attnbench.config import stored
 from attnbench.config.configuration import Config
@@ -57,9 +56,6 @@ def finished(config: Config, data_check: DataCheck | None = None) -> dict[str, A
     if result:
         if line := changed_since(config, folder.path):
             log.warning("%s", line)
-        if fault := record_faults.fault_of_result(result):
-            what = f"the record of this run is damaged: {fault}"
-            raise StorageError(what, folder.path / "result.json", "remove it, and the same command writes it again")
         try:
             initial_weights.refuse_other(config, folder.path)
         except StorageError as error:
@@ -100,12 +96,9 @@ def folder_status(path: Path) -> RunStatus:
     try:
         result = folder.result()
     except StorageError as error:
-        found = files.read_json(path / "result.json")
-        fault = record_faults.fault_of_result(found) if isinstance(found, dict) else ""
-        return RunStatus("unreadable", fault or str(error))
+        return RunStatus("unreadable", error.what)
     if result:
-        fault = record_faults.fault_of_result(result)
-        return RunStatus("unreadable", fault) if fault else RunStatus("done", result=result)
+        return RunStatus("done", result=result)
     if fault := record_faults.fault_of_file(path / "result.json"):
         return RunStatus("unreadable", fault)
     record = folder.record()
