@@ -3,6 +3,8 @@
     make bench                                              # about an hour on a quiet machine with two cores
     python scripts/benchmarks/all.py [NAME ...] [--repetitions N]    # only these; keeps the numbers of the others
 
+With PYTORCH_CIFAR=FOLDER, a clone of github.com/kuangliu/pytorch-cifar, its own main.py is the reference for CIFAR.
+
 Each benchmark writes its numbers to ``docs/results/speed/``, from which the page is made. If a round is interrupted,
 name the remaining benchmarks.
 """
@@ -22,6 +24,7 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parents[1] / "docs" / "results"
 BENCHMARKS = {
     "cifar_training": ["cifar_training.py"],
+    "cifar_training_no_workers": ["cifar_training.py", "--workers", "0"],
     "cifar_training_compiled": ["cifar_training.py", "--compile"],
     "cifar_memory": ["cifar_memory.py"],
     "attention_cost": ["attention_cost.py"],

@@ -47,7 +47,7 @@ from attnbench.training.runtime import Process, Runtime
 from attnbench.training.step import Update
 
 IMAGES, BATCH = 12_800, 128
-NETWORK = ("backbone=mobilenetv2_cifar", "attention=none", "dataset=cifar10")
+NETWORK = ("backbone=mobilenetv2_cifar", "backbone.stem=32", "attention=none", "dataset=cifar10")  # pytorch-cifar's
 
 
 def main() -> None:
@@ -60,8 +60,10 @@ def main() -> None:
     options = parser.parse_args()
     ours = "attnbench compiled" if options.compile else "attnbench"
     script = options.script or (Path(os.environ["PYTORCH_CIFAR"]) if "PYTORCH_CIFAR" in os.environ else None)
-    workers_of_it = f"{options.workers} workers" if options.workers else "no workers"
-    reference = f"pytorch-cifar's main.py with {workers_of_it}" if script else "pytorch-cifar"
+    if script and not (script / "main.py").is_file():
+        parser.error(f"--script: there is no main.py in {script}; give a clone of pytorch-cifar")
+    loading = f"{options.workers} data workers" if options.workers else "no data workers"
+    reference = f"pytorch-cifar's {'own main.py' if script else 'steps'} with {loading}"
     claim = Claim(
         title="Training MobileNetV2 on 32x32 images, float32",
         ours=ours,
@@ -71,15 +73,21 @@ def main() -> None:
         work=options.steps * BATCH,
         setting=f"turns of {options.steps} batches of {BATCH}",
     )
-    published = partial(run_script, script, options.workers) if script else partial(in_turns, theirs)
+    published = (
+        partial(run_script, script, options.workers) if script else partial(in_turns, partial(theirs, options.workers))
+    )
     sides = {ours: partial(in_turns, compiled if options.compile else eager), reference: published}
     workers = {name: Worker(side, options.steps) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for turn in range(-1, options.repetitions):
-        for name, worker in list(workers.items())[:: 1 if turn % 2 else -1]:
-            took = worker.turn()
-            if turn >= 0:
-                seconds[name].append(took)
+    try:
+        for turn in range(-1, options.repetitions):
+            for name, worker in list(workers.items())[:: 1 if turn % 2 else -1]:
+                took = worker.turn()
+                if turn >= 0:
+                    seconds[name].append(took)
+    finally:
+        for worker in workers.values():
+            worker.process.kill()
     report(claim, Timings(seconds), options.json)
 
 
@@ -96,7 +104,12 @@ class Worker:
     def turn(self) -> float:
         """Train for one turn, and return its CPU-seconds."""
         self.connection.send(True)
-        seconds: float = self.connection.recv()
+        while not self.connection.poll(1) and self.process.is_alive():
+            pass
+        try:
+            seconds: float = self.connection.recv()
+        except EOFError:
+            sys.exit("error: a side has ended (see above); nothing was measured")
         return seconds
 
 
@@ -223,11 +236,11 @@ def _feed(process: Process) -> Feed:
     return Feed(Loader(split, batch_size=BATCH, seed=0, train=True), process, CIFAR10.mean, CIFAR10.std)
 
 
-def theirs() -> Iterator[None]:
+def theirs(workers: int) -> Iterator[None]:
     """The training steps of pytorch-cifar's main.py."""
     model = factory.network(composition.compose(NETWORK), 10)[0].train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    loader = DataLoader(Arrays(pixels()), batch_size=BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(Arrays(pixels()), batch_size=BATCH, shuffle=True, num_workers=workers)
     while True:
         for images, targets in loader:
             optimizer.zero_grad()
